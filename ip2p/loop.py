@@ -1,0 +1,137 @@
+"""One training loop for everything that is trained here: resumable, logged, with EMA and a picture now and then.
+
+All randomness of a step is drawn from a generator seeded by (seed, step), so a run that is killed and resumed takes
+exactly the steps that an undisturbed run takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of all noise of one step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay: float = 0.25) -> float:
+    """Linear warm-up, constant, then linear decay to 0 over the last `decay` share of the steps."""
+    rest = (steps - step) / max(1, int(steps * decay))
+    return peak * min(1.0, (step + 1) / warmup, rest)
+
+
+class EMA:
+    """Exponential moving average of a module's parameters; early on the average is short (decay (1+t)/(10+t))."""
+
+    def __init__(self, model: torch.nn.Module, decay: float = 0.999):
+        self.decay = decay
+        self.names = [n for n, p in model.named_parameters() if p.requires_grad]
+        self.model = model
+        self.shadow = [p.detach().clone() for n, p in model.named_parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        live = [p.detach() for p in self.model.parameters() if p.requires_grad]
+        torch._foreach_lerp_(self.shadow, live, 1 - min(self.decay, (1 + step) / (10 + step)))
+
+    def state_dict(self) -> dict:
+        return dict(zip(self.names, self.shadow, strict=True))
+
+    def load_state_dict(self, state: dict) -> None:
+        self.shadow = [state[n].clone() for n in self.names]
+
+    def swap(self) -> None:
+        """Exchange the live and the averaged weights (call twice to sample in between)."""
+        for p, s in zip((p for p in self.model.parameters() if p.requires_grad), self.shadow, strict=True):
+            p.data, s.data = s.data, p.data
+
+
+def atomic_save(obj, path: Path) -> None:
+    """torch.save that a kill or a full disk cannot leave half-written."""
+    tmp = path.with_suffix(".tmp")
+    try:
+        with open(tmp, "wb") as f:
+            torch.save(obj, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: float, seed: int = 0,
+               weight_decay: float = 0.01, ema_decay: float | None = None, save_minutes: float = 4.0,
+               sample=None, sample_minutes: float = 8.0, stop_after: int | None = None, desc: str = "",
+               clip: float = 1.0, warmup: int = 100, decay: float = 0.25) -> list[dict]:
+    """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps.
+
+    Keeps `work/state.pt` (model, EMA, AdamW, step) and `work/log.jsonl`; if they exist the run goes on from there.
+    `sample(step)` is called every `sample_minutes` with the averaged weights in place. `stop_after`: stop at this
+    step but keep the schedule of the full run. On return `model` holds the averaged weights. Returns the log.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    state_path, log_path = work / "state.pt", work / "log.jsonl"
+    params = [p for p in model.parameters() if p.requires_grad]
+    device = params[0].device
+    optimiser = torch.optim.AdamW(params, lr, betas=(0.9, 0.99), weight_decay=weight_decay, foreach=True)
+    ema = EMA(model, ema_decay) if ema_decay else None
+    start, log = 0, []
+    if state_path.exists():
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if ema:
+            ema.load_state_dict(state["ema"])
+        start, log = state["step"], state["log"]
+
+    def save(step):
+        atomic_save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "log": log,
+                     "ema": ema.state_dict() if ema else {}}, state_path)
+        log_path.write_text("".join(json.dumps(row) + "\n" for row in log))
+
+    def with_average(function, step):
+        if ema:
+            ema.swap()
+        model.eval()
+        function(step)
+        model.train()
+        if ema:
+            ema.swap()
+
+    end = min(steps, stop_after or steps)
+    model.train()
+    saved = sampled = time.monotonic()
+    running, count = torch.zeros((), device=device), 0
+    for step in tqdm(range(start, end), desc=desc, initial=start, total=end, mininterval=2.0):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, steps, lr, warmup, decay)
+        loss = loss_fn(model, step_generator(seed, step), step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, clip, foreach=True)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if ema:
+            ema.update(step)
+        running, count = running + loss.detach(), count + 1
+        if (step + 1) % 50 == 0 or step + 1 == end:
+            value = (running / count).item()
+            if value != value:
+                raise RuntimeError(f"the loss became NaN at step {step + 1}; lower the learning rate")
+            log.append({"step": step + 1, "loss": round(value, 6), "seconds": round(time.monotonic() - saved, 1)})
+            running, count = torch.zeros((), device=device), 0
+        if time.monotonic() - saved > save_minutes * 60 or step + 1 == end:
+            save(step + 1)
+            saved = time.monotonic()
+        if sample and (time.monotonic() - sampled > sample_minutes * 60 or step + 1 == end):
+            with_average(sample, step + 1)
+            sampled = time.monotonic()
+    if ema:
+        ema.swap()
+    model.eval()
+    return log

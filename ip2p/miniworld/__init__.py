@@ -1,0 +1,31 @@
+"""The miniature world: scenes that can be drawn, described, edited and judged."""
+
+from ip2p.miniworld.language import caption, instruction, parse
+from ip2p.miniworld.render import render, render_mask
+from ip2p.miniworld.scene import (
+    ATTRIBUTES,
+    COLOURS,
+    COUNTS,
+    EDIT_KINDS,
+    EXTRAS,
+    KINDS,
+    MIXES,
+    PLACES,
+    POSITIONS,
+    SIZES,
+    STYLES,
+    TIMES,
+    WEATHERS,
+    Scene,
+    difference,
+    edit,
+    edit_kind,
+    random_edit,
+    random_scene,
+)
+
+__all__ = [
+    "ATTRIBUTES", "COLOURS", "COUNTS", "EDIT_KINDS", "EXTRAS", "KINDS", "MIXES", "PLACES", "POSITIONS",
+    "SIZES", "STYLES", "TIMES", "WEATHERS", "Scene", "caption", "difference", "edit", "edit_kind",
+    "instruction", "parse", "random_edit", "random_scene", "render", "render_mask",
+]

@@ -1,0 +1,105 @@
+"""The hand-written language data: triplets, captions and the frozen reworded instructions."""
+
+import json
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ip2p.miniworld import (
+    COLOURS,
+    EDIT_KINDS,
+    KINDS,
+    PLACES,
+    Scene,
+    difference,
+    edit,
+    edit_kind,
+    instruction,
+    parse,
+    random_edit,
+    random_scene,
+)
+from ip2p.miniworld.language import write_captions
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def lines(name: str) -> list[str]:
+    return (DATA / name).read_text(encoding="utf-8").splitlines()
+
+
+def plain(text: str) -> str:
+    """Lower case, without punctuation."""
+    return " ".join(re.sub(r"[^a-z0-9 ]", "", text.lower()).split())
+
+
+@pytest.fixture(scope="module")
+def triplets() -> list[dict]:
+    return [json.loads(line) for line in lines("triplets/mini.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def reworded() -> list[dict]:
+    return [json.loads(line) for line in lines("eval/reworded.jsonl")]
+
+
+def test_triplets_are_understood_and_change_one_thing(triplets):
+    assert len(triplets) >= 420
+    kinds, scenes = Counter(), []
+    for t in triplets:
+        before, after = parse(t["input"]), parse(t["output"])
+        kinds[edit_kind(before, after)] += 1  # an error if nothing changes
+        scenes.append(before)
+    assert all(kinds[kind] >= 30 for kind in EDIT_KINDS) and 10 <= kinds["several"] <= 25, kinds
+    for name, values in {"kind": KINDS, "colour": COLOURS, "place": PLACES}.items():
+        share = Counter(getattr(scene, name) for scene in scenes)
+        assert min(share[v] for v in values) > 0.6 * len(scenes) / len(values), share
+
+
+def test_triplets_keep_the_wording(triplets):
+    for t in triplets:
+        before, after = t["input"].split(), t["output"].split()
+        kept = Counter(before) & Counter(after)
+        assert kept.total() >= 0.5 * min(len(before), len(after)), t
+
+
+def test_triplets_are_no_duplicates(triplets):
+    assert len({(plain(t["input"]), plain(t["edit"])) for t in triplets}) == len(triplets)
+    assert len({plain(t["edit"]) for t in triplets}) >= 0.9 * len(triplets)
+
+
+def test_captions(tmp_path):
+    captions = lines("captions/mini.txt")
+    assert len(set(captions)) == len(captions) == 3000
+    for text in captions[::3]:
+        parse(text)
+    write_captions(tmp_path / "some.txt", n=200, seed=0)
+    assert (tmp_path / "some.txt").read_text(encoding="utf-8").splitlines() == captions[:200]
+
+
+def test_reworded_edits_are_of_this_world(reworded):
+    kinds = Counter()
+    for row in reworded:
+        before = Scene(**row["scene"])
+        after = edit(before, **row["change"])
+        assert edit_kind(before, after) in row["change"] and len(difference(before, after)) <= 3
+        kinds[edit_kind(before, after)] += 1
+    assert len(reworded) >= 100
+    assert all(kinds[kind] >= (5 if kind in ("count", "position") else 10) for kind in EDIT_KINDS), kinds
+
+
+def test_reworded_instructions_are_in_no_training_data(reworded, triplets):
+    frozen = {plain(row["edit"]) for row in reworded}
+    assert len(frozen) == len(reworded)
+    assert not frozen & {plain(t["edit"]) for t in triplets}
+    rng = random.Random(0)
+    for row in reworded:  # a template that can make this wording would make it for this very edit
+        before = Scene(**row["scene"])
+        after = edit(before, **row["change"])
+        assert plain(row["edit"]) not in {plain(instruction(before, after, rng)) for _ in range(60)}
+    for _ in range(5000):
+        before = random_scene(rng, "plain")
+        assert plain(instruction(before, random_edit(before, rng), rng)) not in frozen

@@ -1,0 +1,129 @@
+"""Captions and instructions of the miniature world: right, varied, and nothing out of the world passes."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from ip2p.miniworld import (
+    EDIT_KINDS,
+    Scene,
+    caption,
+    difference,
+    edit,
+    instruction,
+    parse,
+    random_edit,
+    random_scene,
+)
+
+CAT = Scene("cat", "red", "forest", time="night", weather="rain", style="watercolour", extras=("hat",),
+            seed=5)
+
+
+@pytest.mark.parametrize("mix", ["plain", "even"])
+def test_every_caption_is_understood(mix):
+    rng = random.Random(0)
+    for _ in range(1000):
+        scene = random_scene(rng, mix)
+        for text in (caption(scene), caption(scene, rng)):
+            assert parse(text) == replace(scene, seed=0), text
+
+
+def test_plain_caption():
+    assert caption(CAT) == "a watercolour of a red cat with a hat in a forest at night in the rain"
+    assert caption(CAT, 7) == caption(CAT, random.Random(7))
+
+
+def test_captions_vary():
+    assert len({caption(CAT, seed) for seed in range(500)}) > 300
+    assert len({caption(Scene("owl", "blue", "farm"), seed) for seed in range(500)}) > 40
+
+
+@pytest.mark.parametrize("text, scene", [
+    ("A tiny crimson kitty in the woods after dark.",
+     Scene("cat", "red", "forest", size="small", time="night")),
+    ("It's snowing. Three big violet bunnies on a farm!",
+     Scene("rabbit", "purple", "farm", size="large", count=3, weather="snow")),
+    ("by the seaside at dusk, an orange puppy wearing a hat", Scene("dog", "orange", "beach", time="sunset",
+                                                                    extras=("hat",))),
+    ("a cat that is red, in the center of town", Scene("cat", "red", "city")),
+    ("a green tent to the right of a white owl in the mountains",
+     Scene("owl", "white", "mountains", second=("tent", "green"))),
+    ("a sunny beach with a yellow parasol", Scene("umbrella", "yellow", "beach")),
+    ("a pink car on the right of the picture, in the desert",
+     Scene("car", "pink", "desert", position="right")),
+])
+def test_other_peoples_wording(text, scene):
+    assert parse(text) == scene
+
+
+@pytest.mark.parametrize("british, american", [
+    ("a watercolour of a red cat in a forest", "a watercolor of a red cat in a forest"),
+    ("a blue-coloured duck in the centre, on a farm", "a blue-colored duck in the center, on a farm"),
+    ("a grey pencil sketch of a pink car in the city", "a gray pencil sketch of a pink car in the city")])
+def test_british_and_american_spelling(british, american):
+    assert parse(british) == parse(american)
+
+
+@pytest.mark.parametrize("text, why", [
+    ("a photo of a horse in Paris", "'photo', 'horse', 'paris'"),
+    ("a red dragon in a forest", "'dragon'"), ("an oil painting of a red car on a beach", "'oil'"),
+    ("", "no object"), ("red", "no object"), ("a cat in the woods", "what colour is the cat"),
+    ("a red cat", "where is the cat"), ("a red cat in a forest on a beach", "both forest and beach"),
+    ("a red cat on a farm at night at sunset", "both night and sunset"),
+    ("a red and white cat on a farm", "both red and white"), ("red cats on a farm", "how many cats"),
+    ("three red cats on the left on a farm", "left or right"),
+    ("a red cat with a blue hat on a farm", "'hat'"),
+    ("a blue cat in a red house on a farm", "side by side"),
+    ("a red cat and a red cat on a farm", "named twice"),
+    ("a red cat, a blue dog and a pink owl on a farm", "at most two"), ("four red cats on a farm", "'four'"),
+    ("a red cat without a hat on a farm", "'without'"), ("a red cat in a big forest", "'forest'"),
+    ("a red cat and two blue dogs on a farm", "only one of each")])
+def test_out_of_world_is_refused_with_a_reason(text, why):
+    with pytest.raises(ValueError, match=why):
+        parse(text)
+
+
+@pytest.mark.parametrize("kind", EDIT_KINDS)
+def test_instructions_vary(kind):
+    rng, texts, n = random.Random(0), set(), 0
+    while n < 300:
+        scene = random_scene(rng, "even")
+        try:
+            texts.add(instruction(scene, random_edit(scene, rng, kind), rng).lower().strip(".!?"))
+            n += 1
+        except ValueError:  # this scene has nothing to remove, or cannot move
+            continue
+    assert len(texts) > 150
+    assert all("{" not in t and "(" not in t and "|" not in t and "  " not in t for t in texts)
+
+
+def test_instruction_of_one_edit_varies():
+    assert len({instruction(CAT, edit(CAT, time="day"), seed) for seed in range(200)}) > 20
+
+
+@pytest.mark.parametrize("change, text", [
+    ({"colour": "blue"}, "make the cat blue"), ({"kind": "dog"}, "swap the cat for a dog"),
+    ({"place": "beach"}, "move the cat to a beach"), ({"time": "day"}, "make it day"),
+    ({"weather": "clear"}, "change the weather to clear"), ({"style": "mosaic"}, "paint it as a mosaic"),
+    ({"size": "large"}, "make the cat bigger"),
+    ({"add": "flag"}, "add a flag"), ({"remove": "hat"}, "remove the hat"),
+    ({"count": 3}, "add two more"), ({"position": "left"}, "move the cat to the left"),
+    ({"add": ("dog", "green")}, "add a green dog next to the cat"),
+    ({"colour": "blue", "time": "day"}, "make the cat blue and make it day")])
+def test_plain_instructions(change, text):
+    assert instruction(CAT, edit(CAT, **change)) == text
+
+
+def test_several_changes_are_all_said():
+    after = edit(CAT, kind="owl", weather="clear", remove="hat")
+    for seed in range(50):
+        text = instruction(CAT, after, seed).lower()
+        assert "owl" in text and "hat" in text
+
+
+def test_no_change_is_an_error():
+    assert not difference(CAT, replace(CAT, seed=1))
+    with pytest.raises(ValueError, match="nothing changes"):
+        instruction(CAT, replace(CAT, seed=1))
