@@ -81,7 +81,7 @@ def held_out_psnr(vae, n: int = 500) -> float:
     return psnr(decode(vae, encode(vae, pictures)), pictures)
 
 
-def build(work: Path, *, device: str = "cpu", steps: int = 4000, batch: int = 8, renders: int = 6000, seed: int = 0):
+def build(work: Path, *, device: str = "cpu", steps: int = 12_000, batch: int = 8, renders: int = 12_000, seed: int = 0):
     """Train from nothing (or from `work`'s checkpoint) and normalise. Returns the AutoencoderKL."""
     torch.manual_seed(seed)
     vae = new_autoencoder().to(device, memory_format=torch.channels_last)
@@ -97,7 +97,7 @@ def build(work: Path, *, device: str = "cpu", steps: int = 4000, batch: int = 8,
         print(f"autoencoder, step {step}: {psnr(again, test):.2f} dB", flush=True)
         save_sheet(torch.stack([test, again], 1).flatten(0, 1), work / "autoencoder" / f"sheet-{step:06d}.png")
 
-    train_loop(step_loss, vae, work / "autoencoder", steps=steps, lr=1.5e-3, seed=seed, ema_decay=0.998,
-               sample=sample, sample_minutes=4, desc="autoencoder", weight_decay=0.0, decay=0.5)
+    train_loop(step_loss, vae, work / "autoencoder", steps=steps, lr=1.2e-3, seed=seed, ema_decay=0.998,
+               sample=sample, sample_minutes=6, desc="autoencoder", weight_decay=0.0, decay=0.7)
     normalise_latents(vae, pictures[:4096])
     return vae

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ip2p.miniworld import Scene, random_scene, render
+from ip2p.miniworld import Scene, random_edit, random_scene, render
 
 HELD_OUT = 10**9  # seeds from here on are never trained on
 
@@ -36,15 +36,26 @@ def draw(todo: list[Scene], size: int = 64, desc: str = "renders") -> np.ndarray
     return out
 
 
-def cached_renders(work: Path, n: int, seed: int, mix: str = "plain") -> tuple[list[Scene], torch.Tensor]:
-    """Scenes and their pictures (n, 3, 64, 64) uint8, kept as `work/renders-MIX-SEED-N.npy`."""
-    todo, path = scenes(n, seed, mix), work / f"renders-{mix}-{seed}-{n}.npy"
+def cached_draw(path: Path, todo: list[Scene]) -> torch.Tensor:
+    """The scenes' pictures (n, 3, 64, 64) uint8, kept at `path` (.npy)."""
     if not path.exists():
-        work.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         tmp = path.with_suffix(".tmp.npy")
         np.save(tmp, draw(todo))
         os.replace(tmp, path)
-    return todo, torch.from_numpy(np.load(path))
+    return torch.from_numpy(np.load(path))
+
+
+def cached_renders(work: Path, n: int, seed: int, mix: str = "plain") -> tuple[list[Scene], torch.Tensor]:
+    """Scenes and their pictures (n, 3, 64, 64) uint8, kept as `work/renders-MIX-SEED-N.npy`."""
+    todo = scenes(n, seed, mix)
+    return todo, cached_draw(work / f"renders-{mix}-{seed}-{n}.npy", todo)
+
+
+def cached_edits(work: Path, n: int, seed: int, mix: str = "plain") -> tuple[list[Scene], torch.Tensor]:
+    """One random edit of each scene of `cached_renders`, kept as `work/edits-MIX-SEED-N.npy`."""
+    todo = [random_edit(scene, random.Random(seed * 1_000_003 + i)) for i, scene in enumerate(scenes(n, seed, mix))]
+    return todo, cached_draw(work / f"edits-{mix}-{seed}-{n}.npy", todo)
 
 
 def to_float(pictures: torch.Tensor) -> torch.Tensor:

