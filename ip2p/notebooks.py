@@ -46,9 +46,8 @@ def parameters(nb) -> dict[str, str]:
 
 def minutes(nb) -> float | None:
     """How long the notebook ran; None if it did not, or not to its end."""
-    seconds = nb.metadata.get("papermill", {}).get("duration")
-    states = {c.metadata.get("papermill", {}).get("status") for c in nb.cells if c.cell_type == "code"}
-    return seconds / 60 if seconds and states <= {"completed"} else None
+    run = nb.metadata.get("papermill", {})
+    return None if run.get("exception") or not run.get("duration") else run["duration"] / 60
 
 
 def picture(nb) -> bytes | None:
@@ -79,6 +78,7 @@ def execute(path: Path, out: Path, values: dict | None = None) -> Path:
     Its page (.html) lies beside it, what it writes itself (its parameter OUT) in the folder `out`/NAME.
     Raises papermill's PapermillExecutionError if a cell fails; the two files show how far it came.
     """
+    import nbformat
     import papermill
 
     use_own_kernel()
@@ -91,8 +91,14 @@ def execute(path: Path, out: Path, values: dict | None = None) -> Path:
     values = {"OUT": os.path.relpath(folder, path.parent), **(values or {})}
     try:
         papermill.execute_notebook(str(path), str(target), values, kernel_name="python3",
-                                   cwd=str(path.parent), progress_bar={"desc": path.stem},
+                                   language="python", cwd=str(path.parent), progress_bar={"desc": path.stem},
                                    extra_arguments=["--log-level=ERROR"])
+    except BaseException:
+        if target.exists():  # papermill notes a failing cell, but not a kernel that died
+            nb = read(target)
+            nb.metadata.setdefault("papermill", {})["exception"] = True
+            nbformat.write(nb, target)
+        raise
     finally:
         if target.exists():
             write_page(target, path.parent)

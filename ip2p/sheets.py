@@ -1,13 +1,13 @@
-"""The parts of Markdown files that commands write; `python -m ip2p.sheets` renews the checksums of data/.
+"""The parts of Markdown files that commands write.
 
-Such a part stands between `<!-- figures:NAME -->` and `<!-- /figures -->`, on lines of its own or in a line.
+`python -m ip2p.sheets` renews the checksums in data/README.md and the profiles' settings in README.md.
+A part stands between `<!-- figures:NAME -->` and `<!-- /figures -->`, on lines of its own or in a line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,25 @@ def checksums(data: Path) -> str:
     return "\n".join(rows)
 
 
+def settings(page: str) -> dict[str, str]:
+    """The values of the parts of `page` that are called after a profile's setting: `mini.candidates`."""
+    from ip2p.profiles import PROFILES
+
+    out = {}
+    for name in re.findall(r"<!-- figures:(\w+\.\w+) -->", page):
+        profile, setting = name.split(".")
+        value = getattr(PROFILES[profile], setting)
+        out[name] = (" to ".join(map(str, value)) if isinstance(value, tuple)
+                     else f"{value:,}" if isinstance(value, int) else str(value))
+    return out
+
+
+def renew(root: Path = ROOT) -> None:
+    """Write checksums and settings again in the files below `root`."""
+    readme = root / "README.md"
+    fill(root / "data" / "README.md", {"checksums": checksums(root / "data")})
+    fill(readme, settings(readme.read_text(encoding="utf-8")))
+
+
 if __name__ == "__main__":
-    data = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "data"
-    fill(data / "README.md", {"checksums": checksums(data)})
-    print(f"wrote the checksums in {data / 'README.md'}")
+    renew()

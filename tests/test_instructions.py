@@ -35,14 +35,14 @@ from ip2p.instructions import (
     write_triplets,
 )
 
-NIGHT = {"input": "a red cat in a meadow", "edit": "make it night", "output": "a red cat in a meadow at night"}
+NIGHT = {"input": "a red cat in a field", "edit": "make it night", "output": "a red cat in a field at night"}
 BLUE = {"input": "a red dog on a beach", "edit": "paint the dog blue", "output": "a blue dog on a beach"}
 KINDS = ("cat", "dog", "owl", "duck", "car", "boat", "tent", "robot")
 CAPTIONS = [f"a {colour} {kind} in a meadow" for kind in KINDS for colour in ("red", "blue", "green")]
 
 
 class Scripted:
-    """A backend that answers as a function says, of (caption, how often it was asked); it notes what it was asked."""
+    """A backend whose answers a function gives, of (caption, how often it was asked); it notes all calls."""
 
     def __init__(self, answer):
         self.answer, self.asked = answer, []
@@ -65,7 +65,7 @@ def lines(path):
 
 def test_format_is_the_authors_and_comes_back():
     prompt, completion = to_prompt(NIGHT["input"]), to_completion(NIGHT)
-    assert prompt + completion == "a red cat in a meadow\n##\nmake it night\n%%\na red cat in a meadow at night\nEND"
+    assert prompt + completion == "a red cat in a field\n##\nmake it night\n%%\na red cat in a field at night\nEND"
     assert from_completion(NIGHT["input"], completion) == NIGHT
     assert from_completion(NIGHT["input"], completion + "\n\nand more") == NIGHT
     few = to_prompt(BLUE["input"], [NIGHT])
@@ -82,7 +82,8 @@ def test_malformed_answers_say_why(answer):
 
 def test_triplets_come_back_from_disk_and_caption_is_read_as_input(tmp_path):
     path = tmp_path / "new" / "t.jsonl"
-    french, odd = NIGHT | {"edit": "une nuit d'été"}, {"caption": "a cat", "edit": "b", "output": "c", "url": "x"}
+    french = NIGHT | {"edit": "une nuit d'été"}
+    odd = {"caption": "a cat", "edit": "b", "output": "c", "url": "x"}
     write_triplets(path, [french])
     write_triplets(path, [BLUE], append=True)
     with open(path, "a") as file:
@@ -169,7 +170,8 @@ def test_loop_counts_reasons_retries_and_skips(tmp_path):
     assert len(seeds) == 4 == len(set(seeds)), "asked once and three times again, with new noise each time"
     assert lines(tmp_path / "t.jsonl") == [cat, owl]
     girl = Scripted(lambda *_: "have her ride a dragon\n%%\na girl on a dragon\nEND")
-    assert generate_triplets(["a girl on a horse"], girl, tmp_path / "u.jsonl", world=False) == {"accepted": 1}
+    counts = generate_triplets(["a girl on a horse"], girl, tmp_path / "u.jsonl", world=False)
+    assert counts == {"accepted": 1}
 
 
 def test_n_is_what_the_file_holds_in_the_end(tmp_path):
@@ -235,8 +237,9 @@ def tiny():
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(letters), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        initializer_range=0.15, bos_token_id=0, eos_token_id=0, pad_token_id=0, tie_word_embeddings=True))
+        vocab_size=len(letters), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, initializer_range=0.15, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=0, pad_token_id=0))
     return model.eval(), PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<end>")
 
 
@@ -330,7 +333,7 @@ def server(monkeypatch):
             if self.path == "/v1/completions" and body["model"] == "chat":
                 error = 404, {"message": "This is a chat model", "param": "model", "code": None}
             elif body["model"] == "chat" and "temperature" in body:
-                error = 400, {"message": "Unsupported", "param": "temperature", "code": "unsupported_parameter"}
+                error = 400, {"message": "Unsupported", "param": "temperature", "code": "unsupported"}
             elif body["model"] == "broken":
                 error = 401, {"message": "Incorrect API key", "param": None, "code": "invalid_api_key"}
             prompt = body.get("prompt") or body.get("messages", [{}])[-1].get("content")
@@ -366,7 +369,7 @@ def test_openai_completions(server, tmp_path):
     assert lines(tmp_path / "t.jsonl") == CAPTIONS[:5], "in the captions' order"
     path, key, body = requests[0]
     assert path == "/v1/completions" and key == "Bearer a-key" and len(requests) == 5
-    assert body["stop"] == [STOP] and body["prompt"].startswith(to_prompt(BLUE["input"]) + to_completion(BLUE))
+    assert body["prompt"] == to_prompt(CAPTIONS[0], [BLUE]) and body["stop"] == [STOP]
     assert (body["temperature"], body["max_tokens"], body["frequency_penalty"]) == (0.7, 256, 0.1)
     with pytest.raises(ValueError, match="breaks off"):  # an answer cut at max_tokens is no answer
         from_completion("a", backend.complete(["a red elephant in a meadow"], seed=0)[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm.auto import tqdm
 
 from ip2p.miniworld import Scene
 from ip2p.models.renders import cached_edits, cached_renders
@@ -31,24 +32,28 @@ def training_pairs(work: Path, sets: tuple[tuple[int, int, str], ...]) -> tuple[
     return todo, torch.cat(pictures), torch.tensor(even)
 
 
-def reconstructions(work: Path, vae, pictures: torch.Tensor, rows: torch.Tensor, seed: int = 0,
-                    noise: float = 0.4) -> torch.Tensor:
-    """`pictures[rows]` through the autoencoder, kept as `work/repainted-N.npy`; every second one with Gaussian noise
-    of up to `noise` standard deviations on its latents, as a sampler leaves it. uint8."""
+def repainted_pairs(work: Path, vae, pictures: torch.Tensor, n: int = 3000, seed: int = 0,
+                    noise: float = 0.4) -> tuple[torch.Tensor, torch.Tensor]:
+    """`n` random pairs through the autoencoder, kept as `work/repainted-N.npy`. About half of the pictures have
+    Gaussian noise of up to `noise` standard deviations on their latents, as a sampler leaves it.
+
+    Returns the rows of `pictures` that were taken, (2n,), a pair side by side, and what became of them, uint8.
+    """
     from ip2p.models.autoencoder import SCALING_FACTOR, decode, encode
 
-    path = work / f"repainted-{len(rows)}.npy"
+    generator = torch.Generator().manual_seed(seed)
+    first = 2 * torch.randperm(len(pictures) // 2, generator=generator)[:n]
+    rows, path = torch.stack([first, first + 1], 1).flatten(), work / f"repainted-{n}.npy"
     if not path.exists():
-        generator, out = torch.Generator().manual_seed(seed), []
-        for part in pictures[rows].split(64):
+        out = []
+        for part in tqdm(pictures[rows].split(64), desc="repainting", mininterval=2.0):
             z = encode(vae, part)
-            strength = torch.rand((len(z), 1, 1, 1), generator=generator) * noise / SCALING_FACTOR
-            strength[::2] = 0
-            out.append(decode(vae, z + strength * torch.randn(z.shape, generator=generator)))
+            strength = (torch.rand((len(z), 1, 1, 1), generator=generator) * 2 - 1).clamp_min(0) * noise
+            out.append(decode(vae, z + strength / SCALING_FACTOR * torch.randn(z.shape, generator=generator)))
         tmp = path.with_suffix(".tmp.npy")
         np.save(tmp, torch.cat(out).numpy())
         os.replace(tmp, path)
-    return torch.from_numpy(np.load(path))
+    return rows, torch.from_numpy(np.load(path))
 
 
 def corrupt(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

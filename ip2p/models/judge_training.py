@@ -7,17 +7,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from ip2p.loop import train_loop
 from ip2p.miniworld import ATTRIBUTES, Scene
-from ip2p.miniworld.judge import Judge, judge
+from ip2p.miniworld.judge import Judge, judge, load_judge
 from ip2p.models.autoencoder import decode, encode
-from ip2p.models.corrupt import corrupt, reconstructions, training_pairs
+from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
+from ip2p.models.files import CORES, half, minutes
 from ip2p.models.renders import HELD_OUT, cached_renders, to_float
 
 SETS = ((6000, 1, "plain"), (5000, 3, "even"))  # (renders, seed, mix), and an edit of each
 EVEN_SHARE = 0.3  # of the samples; the rest are of the mix "plain"
-REPAINTED = 6000  # training pictures that went through the autoencoder
 
 
 def classes(scenes: list[Scene]) -> torch.Tensor:
@@ -44,9 +45,9 @@ def measure(model: Judge, work: Path, vae=None, n: int = 2000) -> dict:
 
 
 def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 2500, batch: int = 64, seed: int = 0,
-          sets=SETS, stop_after: int | None = None) -> Judge:
+          sets=SETS, stop_after: int | None = None) -> tuple[Judge, list[dict]]:
     """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample has been
-    through the autoencoder `vae` (None: stop there)."""
+    through the autoencoder `vae` (None: stop there). Returns the judge and the log."""
     torch.manual_seed(seed)
     model = Judge().to(device, memory_format=torch.channels_last)
     scenes, pictures, even = training_pairs(work, sets)
@@ -54,10 +55,9 @@ def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 2500, batch
     pools = [torch.nonzero(even == kind).flatten() for kind in (False, True)]
     repaint_from = steps // 2
     if vae is None:
-        stop_after = repaint_from
+        stop_after = min(stop_after or steps, repaint_from)
     else:
-        some = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:REPAINTED]
-        paint = reconstructions(work, vae, pictures, some, seed)
+        painted, paint = repainted_pairs(work, vae, pictures, seed=seed)
     test, held_out = cached_renders(work, 2000, HELD_OUT)
     test, held_out = test[:300], held_out[:300]
 
@@ -68,8 +68,8 @@ def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 2500, batch
         rows = torch.where(from_even, even, plain)
         x, y = pictures[rows], truth[rows]
         if step >= repaint_from:
-            again = torch.randint(len(some), (batch // 2,), generator=generator)
-            x[::2], y[::2] = paint[again], truth[some[again]]
+            again = torch.randint(len(paint), (batch // 2,), generator=generator)
+            x[::2], y[::2] = paint[again], truth[painted[again]]
         x = corrupt(to_float(x), generator).to(device, memory_format=torch.channels_last)
         y = y.to(device)
         return sum(F.cross_entropy(out, y[:, i]) for i, out in enumerate(model(x).values()))
@@ -80,6 +80,52 @@ def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 2500, batch
         print(f"judge, step {step}: mean {sum(right.values()) / len(right):.4f}; "
               + ", ".join(f"{name} {right[name]:.3f}" for name in worst), flush=True)
 
-    train_loop(step_loss, model, work / "judge", steps=steps, lr=2e-3, seed=seed, sample=sample, sample_minutes=3,
-               desc="judge", decay=0.6, stop_after=stop_after, save_minutes=2)
-    return model
+    log = train_loop(step_loss, model, work / "judge", steps=steps, lr=2e-3, seed=seed, sample=sample,
+                     sample_minutes=3, desc="judge", decay=0.6, stop_after=stop_after, save_minutes=2)
+    return model, log
+
+
+def save(model: Judge, log: list[dict], folder: Path, work: Path, vae, hardware: str = CORES) -> dict:
+    """Write data/models/mini-judge: config, fp16 weights, and a model card with figures measured on what was written.
+    Returns the figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(model.config, indent=1) + "\n", encoding="utf-8")
+    save_file(half(model), folder / "model.safetensors")
+    load_judge.cache_clear()
+    figures = measure(load_judge(folder), work, vae)
+    clean, again = figures["renders"], figures["after_autoencoder"]
+    rows = "\n".join(f"| {name} | {len(values)} | {clean[name]:.2%} | {again[name]:.2%} |"
+                     for name, values in ATTRIBUTES.items())
+    mean = {key: sum(right.values()) / len(right) for key, right in figures.items() if key != "held_out"}
+    (folder / "README.md").write_text(CARD.format(
+        parameters=sum(p.numel() for p in model.parameters()), steps=log[-1]["step"], minutes=minutes(log),
+        hardware=hardware, rows=rows, n=figures["held_out"], clean=mean["renders"], again=mean["after_autoencoder"],
+        renders=2 * sum(n for n, *_ in SETS), sets=" and ".join(f"{n:,} of the mix {m!r}" for n, _, m in SETS)),
+        encoding="utf-8")
+    return figures
+
+
+CARD = """# mini-judge
+
+Reads every attribute of a scene of the miniature world off its picture: a residual convolutional network of
+{parameters:,} parameters with one linear head an attribute. It is independent of mini-clip and selects nothing, neither
+data nor thresholds nor checkpoints; it only says afterwards whether an edit happened and whether the rest stayed.
+
+    from ip2p.miniworld import judge
+    judge(image)  # PIL in, a list with one dict of attributes out
+
+- Data: {renders:,} renders by `ip2p.miniworld.render`: {sets}, and one random edit of each. No other data.
+- Training: {steps:,} steps of 64 pictures, shifted, blurred, brightened and noised a little; in the second half every
+  second one went through the autoencoder of mini-sd first. {minutes:.0f} minutes on {hardware}.
+- Made by `ip2p models build`; MIT licence, like the rest of this repository.
+
+Share read right on {n:,} held-out renders of the mix 'plain', and on the same after the autoencoder (mean
+{clean:.2%} and {again:.2%}):
+
+| Attribute | Values | Renders | After the autoencoder |
+|---|---:|---:|---:|
+{rows}
+
+Limits: it knows this world only, answers for any picture, and never says "I cannot tell".
+"""
+

@@ -12,6 +12,7 @@ from ip2p.miniworld import caption
 from ip2p.models.autoencoder import SCALING_FACTOR, decode, encode
 from ip2p.models.renders import HELD_OUT, cached_renders, save_sheet, scenes
 from ip2p.models.text_encoder import WIDTH, tokenise
+from ip2p.training import add_noise, min_snr_loss, stratified_timesteps
 
 
 def new_unet():
@@ -34,28 +35,6 @@ def new_scheduler():
                                            beta_schedule="linear", timestep_spacing="trailing")
 
 
-def noise_levels(scheduler) -> torch.Tensor:
-    """alpha-bar for each training step, (1000,)."""
-    return scheduler.alphas_cumprod.float()
-
-
-def add_noise(z: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
-    """z_t = sqrt(alpha_bar) z + sqrt(1 - alpha_bar) noise. z, noise: (B, 4, h, w); alpha_bar: (B,)."""
-    a = alpha_bar[:, None, None, None]
-    return a.sqrt() * z + (1 - a).sqrt() * noise
-
-
-def min_snr_loss(eps: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, gamma: float = 5.0) -> torch.Tensor:
-    """|eps - noise|^2, weighted by min(SNR, gamma) / SNR (Hang et al., arXiv 2303.09556). Returns a scalar."""
-    snr = alpha_bar / (1 - alpha_bar)
-    return ((eps - noise).square().mean((1, 2, 3)) * snr.clamp(max=gamma) / snr).mean()
-
-
-def stratified_timesteps(n: int, generator: torch.Generator, steps: int = 1000) -> torch.Tensor:
-    """n timesteps, one from each n-th of the range: as uniform as independent draws, with less variance."""
-    return ((torch.arange(n) + torch.rand(n, generator=generator)) * steps / n).long().clamp(max=steps - 1)
-
-
 def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", steps: int = 30_000, batch: int = 32,
           renders: int = 40_000, seed: int = 0, lr: float = 5e-4, stop_after: int | None = None):
     """Train from nothing or from `work`'s checkpoint. Returns the UNet with its averaged weights and the log."""
@@ -68,7 +47,7 @@ def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", step
     del pictures
     torch.manual_seed(seed)
     unet, scheduler = new_unet().to(device, memory_format=torch.channels_last), new_scheduler()
-    alpha_bar = noise_levels(scheduler)
+    alpha_bar = scheduler.alphas_cumprod.float()
 
     def embed(texts):
         with torch.no_grad():
@@ -100,7 +79,7 @@ def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", step
 def sample_latents(unet, scheduler, cond: torch.Tensor, uncond: torch.Tensor, seeds, guidance_scale: float = 3.0,
                    steps: int = 25) -> torch.Tensor:
     """Plain classifier-free guided sampling. cond, uncond: (n, T, d). Returns scaled latents (n, 4, 16, 16)."""
-    n, device = len(cond), cond.device
+    device = cond.device
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     scheduler.set_timesteps(steps)
     z = torch.stack([torch.randn(4, 16, 16, generator=g) for g in generators]).to(device) * scheduler.init_noise_sigma
@@ -108,5 +87,4 @@ def sample_latents(unet, scheduler, cond: torch.Tensor, uncond: torch.Tensor, se
         z_in = scheduler.scale_model_input(z, t)
         e0, e1 = unet(torch.cat([z_in, z_in]), t, torch.cat([uncond, cond])).sample.chunk(2)
         z = scheduler.step(e0 + guidance_scale * (e1 - e0), t, z, generator=generators).prev_sample
-    assert z.shape[0] == n
     return z

@@ -1,0 +1,159 @@
+"""The project around the code: set-up files in step, sizes, clean notebooks, truthful Markdown."""
+
+import ast
+import re
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from ip2p import notebooks, sheets
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+IGNORED = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()] + [".git"]
+
+
+def tracked(folder: Path = ROOT) -> list[Path]:
+    """Every file that git does not ignore (.gitignore holds plain names and patterns only)."""
+    out = []
+    for path in sorted(folder.iterdir()):
+        if not any(fnmatch(path.name, pattern) for pattern in IGNORED):
+            out += tracked(path) if path.is_dir() else [path]
+    return out
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_conda_installs_what_make_installs():
+    project = tomllib.loads(page("pyproject.toml"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    python, pip, packages = yaml.safe_load(page("environment.yml"))["dependencies"]
+    assert python.startswith("python=3.") and pip == "pip"
+    assert packages["pip"] == ["-c constraints.txt", *wanted, "-e ."]
+
+
+def test_every_dependency_has_a_tested_version():
+    project = tomllib.loads(page("pyproject.toml"))["project"]
+    pinned = {line.split("==")[0] for line in page("constraints.txt").split("\n") if "==" in line}
+    for dependency in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        name = re.match(r"[\w-]+", dependency)[0].lower().replace("_", "-")
+        assert name in pinned, f"{name}: run make lock"
+    assert {"torch", "torchvision"} <= pinned  # one release, one kind: they only work as a pair
+
+
+def test_size():
+    size = sum(path.stat().st_size for path in tracked())
+    assert size < 56e6, f"all files together take {size / 1e6:.1f} MB"
+
+
+def test_no_private_path_or_host():
+    private = re.compile(rb"(?<![\w.~}>-])/(root|home|Users|work|opt)/[\w.]|(index-url|find-links)[ =]+[\w/]")
+    for path in tracked():
+        found = private.search(path.read_bytes()) if path != Path(__file__) else None
+        assert not found or path.suffix in (".parquet", ".safetensors", ".png"), f"{path}: {found[0]}"
+
+
+def test_local_links_lead_somewhere():
+    for path in tracked():
+        if path.suffix == ".md":
+            text = path.read_text(encoding="utf-8")
+            text = re.sub(r"<!--.*?-->|```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+            for link in re.findall(r"\]\(([^)#\s]+)", text):
+                assert link.startswith("https://") or (path.parent / link).exists(), f"{path}: {link}"
+
+
+def test_checksums_and_settings_are_those_of_now():
+    readme, data = page("README.md"), page("data/README.md")
+    hint = "run python -m ip2p.sheets"
+    assert sheets.checksums(ROOT / "data") in data, hint
+    for name, value in sheets.settings(readme).items():
+        assert f"<!-- figures:{name} -->{value}<!-- /figures -->" in readme, f"{name}: {hint}"
+    for folder in (ROOT / "data").iterdir():
+        assert not folder.is_dir() or f"\n## {folder.name}\n" in data, f"data/README.md leaves out {folder.name}"
+
+
+def test_fill(tmp_path):
+    file = tmp_path / "page.md"
+    file.write_text("| a | <!-- figures:a -->?<!-- /figures --> |\n"
+                    "<!-- figures:b -->\nold\n<!-- /figures -->\n")
+    for _ in range(2):  # a second time changes nothing
+        sheets.fill(file, {"a": r"1\2", "b": "| x |\n|---|"})
+        assert file.read_text() == ("| a | <!-- figures:a -->1\\2<!-- /figures --> |\n"
+                                    "<!-- figures:b -->\n\n| x |\n|---|\n\n<!-- /figures -->\n")
+    with pytest.raises(KeyError, match="figures:c"):
+        sheets.fill(file, {"c": ""})
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_in_shape(path):
+    nb = nbformat.read(path, as_version=4)
+    nbformat.validate(nb)
+    assert nb.metadata.kernelspec.name == "python3" and "widgets" not in nb.metadata
+    for cell in nb.cells:
+        assert not cell.get("outputs") and not cell.get("execution_count"), "run nbstripout notebooks/*.ipynb"
+    assert nb.cells[0].source.startswith(f"# {path.stem[:2]} "), "the first line is: # NN Name: the question?"
+    assert notebooks.title(nb)[1].endswith("?")
+    tagged = [cell.source for cell in nb.cells if "parameters" in cell.metadata.get("tags", ())]
+    assert len(tagged) == 1
+    for node in ast.parse(tagged[0]).body:
+        line = tagged[0].split("\n")[node.lineno - 1]
+        assert isinstance(node, ast.AnnAssign) and "  # " in line, f"no type or no comment: {line}"
+    assert {"PROFILE", "SEED", "OUT"} <= set(notebooks.parameters(nb))
+    assert f"](notebooks/{path.name})" in page("README.md"), "run python -m ip2p.notebooks --readme"
+
+
+# ------------------------------------------------------------------------------------ running notebooks
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two tiny notebooks: 00 draws a picture, 01 fails."""
+    from nbformat import v4
+
+    first = "SEED: int = 0  # any\nOUT: str = '.'  # folder"
+    cells = {"00_fine": ["import sys\nprint(sys.prefix, SEED)",
+                         "from PIL import Image\nImage.new('RGB', (8, 8), 'red')",
+                         "open(OUT + '/note.txt', 'w').write('here')"],
+             "01_wrong": ["one = 1", "one / 0"]}
+    for name, sources in cells.items():
+        nb = v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+        nb.cells = [v4.new_markdown_cell(f"# {name[:2]} Tiny <b>: is it {name[3:]}?\n"),
+                    v4.new_code_cell(first, metadata={"tags": ["parameters"]}),
+                    *map(v4.new_code_cell, sources)]
+        nbformat.write(nb, tmp_path / f"{name}.ipynb")
+    return tmp_path
+
+
+def test_notebooks_run_and_failures_are_explained(folder, capfd, monkeypatch):
+    stranger = folder / "jupyter" / "kernels" / "python3"  # another kernel of that name must not win
+    stranger.mkdir(parents=True)
+    (stranger / "kernel.json").write_text('{"argv": ["false"], "display_name": "x", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(folder / "jupyter"))
+    out, common = folder / "out", ["--notebooks", str(folder), "--out", str(folder / "out")]
+
+    assert notebooks.main([*common, "-p", "SEED", "7"]) == 1
+    said = capfd.readouterr().err
+    assert "01_wrong.ipynb failed at In [" in said and "ZeroDivisionError" in said and "    one / 0" in said
+    fine, wrong = (notebooks.read(out / f"{name}.ipynb") for name in ("00_fine", "01_wrong"))
+    assert f"{sys.prefix} 7" in str(fine.cells) and (out / "00_fine" / "note.txt").read_text() == "here"
+    assert notebooks.picture(fine).startswith(b"\x89PNG") and notebooks.minutes(fine) > 0
+    assert notebooks.minutes(wrong) is None
+    index = (out / "index.html").read_text()
+    assert index.count("data:image/png") == 1 and "is it wrong?<br>not finished" in index
+    assert "Tiny &lt;b&gt;" in index
+    assert "is it fine?" in (out / "00_fine.html").read_text()
+
+
+@pytest.mark.parametrize("wrong", [["--only", "07"], ["-p", "NOPE", "1"]])
+def test_notebooks_refuse_what_is_not_there(folder, wrong, capsys):
+    with pytest.raises(SystemExit) as stop:
+        notebooks.main(["--notebooks", str(folder), "--out", str(folder / "out"), *wrong])
+    assert stop.value.code == 2 and wrong[1] in capsys.readouterr().err
