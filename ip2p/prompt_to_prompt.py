@@ -100,14 +100,14 @@ def hook(unet, sharing: Sharing) -> Sharing:
 
     Raises RuntimeError if there is no such layer: hooks that silently hook nothing make unrelated pairs.
     """
-    processors = {}
-    for name in unet.attn_processors:
+    present, processors = getattr(unet, "attn_processors", {}), {}
+    for name in present:
         cross = name.endswith("attn2.processor")
         if cross or name.endswith("attn1.processor"):
             processors[name] = SharedAttention(name, cross, sharing)
     if not processors:
         raise RuntimeError("no attention layer was hooked: this UNet has no transformer blocks with attn1 / attn2")
-    unet.set_attn_processor({**unet.attn_processors, **processors})
+    unet.set_attn_processor({**present, **processors})
     sharing.layers = list(processors)
     return sharing
 

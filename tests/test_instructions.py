@@ -65,7 +65,8 @@ def lines(path):
 
 def test_format_is_the_authors_and_comes_back():
     prompt, completion = to_prompt(NIGHT["input"]), to_completion(NIGHT)
-    assert prompt + completion == "a red cat in a field\n##\nmake it night\n%%\na red cat in a field at night\nEND"
+    assert prompt == "a red cat in a field\n##\n"
+    assert completion == "make it night\n%%\na red cat in a field at night\nEND"
     assert from_completion(NIGHT["input"], completion) == NIGHT
     assert from_completion(NIGHT["input"], completion + "\n\nand more") == NIGHT
     few = to_prompt(BLUE["input"], [NIGHT])

@@ -76,7 +76,7 @@ def test_checksums_and_settings_are_those_of_now():
     for name, value in sheets.settings(readme).items():
         assert f"<!-- figures:{name} -->{value}<!-- /figures -->" in readme, f"{name}: {hint}"
     for folder in (ROOT / "data").iterdir():
-        assert not folder.is_dir() or f"\n## {folder.name}\n" in data, f"data/README.md leaves out {folder.name}"
+        assert not folder.is_dir() or f"\n## {folder.name}\n" in data, f"data/README.md: {folder.name}?"
 
 
 def test_fill(tmp_path):
