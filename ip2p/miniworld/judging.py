@@ -1,7 +1,7 @@
-"""The judge: a small network that reads every attribute of a scene off its picture, and what follows from that.
+"""The judge: a small network that reads every attribute of a scene off its picture, and what follows.
 
-It knows nothing of CLIP and never selects anything: it is the independent witness that says, for a picture made by
-any model here, whether the edit happened and whether everything else stayed.
+It knows nothing of CLIP and never selects anything: it is the independent witness that says, for a picture
+made by any model here, whether the edit happened and whether everything else stayed.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ class Judge(nn.Module):
         self.config = {"channels": list(channels), "squeeze": squeeze, "width": width,
                        "attributes": {name: list(values) for name, values in ATTRIBUTES.items()}}
         first, *rest = channels
-        layers = [nn.PixelUnshuffle(2), nn.Conv2d(12, first, 3, 1, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
+        layers = [nn.PixelUnshuffle(2), nn.Conv2d(12, first, 3, 1, 1, bias=False), nn.BatchNorm2d(first),
+                  nn.ReLU()]
         for c_in, c_out in zip(channels, rest, strict=False):
             layers += [Block(c_in, c_out, 2), Block(c_out, c_out)]
         self.features = nn.Sequential(*layers)  # (B, 3, 64, 64) -> (B, c, 4, 4)
         last = channels[-1]
         self.squeeze = nn.Conv2d(last, squeeze, 1)  # keeps where things are ...
         self.readout = nn.Linear(squeeze * 16 + last, width)  # ... beside the average over all places
-        self.heads = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(v)) for name, v in ATTRIBUTES.items()})
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, 3, 64, 64) in [-1, 1] -> {attribute: (B, classes) logits}."""
@@ -73,7 +74,7 @@ def load_judge(path: str | Path | None = None) -> Judge:
     if config.pop("attributes") != {name: list(values) for name, values in ATTRIBUTES.items()}:
         raise ValueError(f"the judge in {folder} was trained for other attributes; run `ip2p models build`")
     model = Judge(**config)
-    model.load_state_dict(load_file(folder / "model.safetensors"))  # fp16 weights are copied into float32 ones
+    model.load_state_dict(load_file(folder / "model.safetensors"))  # from fp16 into float32
     return model.eval()
 
 
@@ -97,14 +98,14 @@ def pixels(images) -> torch.Tensor:
 
 
 def readings(logits: dict[str, torch.Tensor]) -> list[dict]:
-    """Logits -> attribute dicts. A second object has both a kind and a colour or neither, whichever is likelier."""
+    """Logits -> attribute dicts. A second object has kind and colour or neither, as is likelier."""
     best = {name: out.argmax(-1) for name, out in logits.items()}
     kind, colour = (logits[name].log_softmax(-1) for name in ("second_kind", "second_colour"))
     there = kind[:, 1:].amax(-1) + colour[:, 1:].amax(-1) > kind[:, 0] + colour[:, 0]
     for name in ("second_kind", "second_colour"):
         best[name] = torch.where(there, logits[name][:, 1:].argmax(-1) + 1, 0)
     rows = torch.stack([best[name] for name in ATTRIBUTES], 1).tolist()
-    return [{name: values[i] for (name, values), i in zip(ATTRIBUTES.items(), row, strict=True)} for row in rows]
+    return [{name: ATTRIBUTES[name][i] for name, i in zip(ATTRIBUTES, row, strict=True)} for row in rows]
 
 
 @torch.no_grad()
@@ -119,8 +120,8 @@ def judge(images, model: Judge | None = None, batch: int = 256) -> list[dict]:
 
 
 def asked(before: Scene, after: Scene) -> dict:
-    """What an edit asks for: {attribute: value}. That a row or a second object moves a single one to the middle, and
-    that an object taken away has no colour, goes without saying and is left out."""
+    """What an edit asks for: {attribute: value}. That a row or a second object moves a single one to the
+    middle, and that an object taken away has no colour, goes without saying and is left out."""
     wanted = difference(before, after)
     if not wanted:
         raise ValueError("this edit changes nothing")
@@ -137,7 +138,7 @@ def edit_success(before: Scene, after: Scene, reading: dict) -> bool:
 
 
 def preservation(before: dict | Scene, after: dict, changed: Iterable[str]) -> float:
-    """Share of the attributes not named in `changed` that are the same before (a reading or the scene) and after."""
+    """Share of the attributes not in `changed` that are the same before (a reading or a scene) and after."""
     before = before.attributes() if isinstance(before, Scene) else before
     others = [name for name in ATTRIBUTES if name not in set(changed)]
     return sum(before[name] == after[name] for name in others) / len(others)
@@ -150,8 +151,8 @@ def valid_pair(before: Scene, after: Scene, reading_0: dict, reading_1: dict) ->
 
 
 def outside_distance(image_0: Image.Image, image_1: Image.Image, mask: np.ndarray) -> float:
-    """Mean absolute difference, in [0, 1], of the pixels outside `mask` (of `render_mask`: what the edit changes);
-    0 where nothing lies outside."""
+    """Mean absolute difference, in [0, 1], of the pixels outside `mask` (that of `render_mask`: what the edit
+    changes); 0 where nothing lies outside."""
     height, width = mask.shape
     a, b = (np.asarray(i.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), np.float32)
             for i in (image_0, image_1))

@@ -1,8 +1,8 @@
 """mini-clip: open_clip's own CLIP, small, trained with open_clip's own loss on renders and captions.
 
-The image side is CLIP's ResNet (Radford et al., arXiv 2103.00020, "RN50" with fewer and thinner blocks): at this size
-and with so few samples convolutions learn much faster than a vision transformer. Half of every batch are hard
-negatives, a scene beside one edit of it, so that the similarity has to mind each single attribute.
+The image side is CLIP's ResNet (Radford et al., arXiv 2103.00020; "RN50" with fewer and thinner blocks): at
+this size it costs half of a vision transformer on a CPU, and convolutions need fewer samples. Half of every
+batch are hard negatives, a scene beside one edit of it, so that the similarity has to mind each attribute.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ip2p.loop import train_loop
 from ip2p.miniworld import Scene, caption
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
-from ip2p.models.files import CORES, half, minutes
+from ip2p.models.files import CORES, half, minutes, names
 from ip2p.models.judge_training import SETS as JUDGE_SETS
 from ip2p.models.renders import HELD_OUT, cached_edits, cached_renders, to_float
 from ip2p.models.text_encoder import MAX_TOKENS, tokenise
 
-SETS = (*JUDGE_SETS, (5000, 2, "plain"))  # (renders, seed, mix), and an edit of each; first those of the judge
+SETS = (*JUDGE_SETS, (5000, 2, "plain"))  # (renders, seed, mix), and an edit of each
 PREPROCESS = {"size": 64, "mode": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic",
               "resize_mode": "shortest"}  # [-1, 1], as everywhere here
 
@@ -34,8 +34,10 @@ def model_config(tokenizer) -> dict:
     return {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 1], "width": 14, "head_width": 64},
-        "text_cfg": {"context_length": MAX_TOKENS, "vocab_size": len(tokenizer), "hf_tokenizer_name": "mini-clip",
-                     "width": 96, "heads": 4, "layers": 2, "pool_type": "eos", "eos_id": tokenizer.eos_token_id},
+        "text_cfg": {
+            "context_length": MAX_TOKENS, "vocab_size": len(tokenizer), "width": 96, "heads": 4, "layers": 2,
+            "pool_type": "eos", "eos_id": tokenizer.eos_token_id,
+            "hf_tokenizer_name": "data/models/mini-clip"},  # "local-dir:" takes its own folder instead
     }
 
 
@@ -61,8 +63,8 @@ def text_features(model, tokenizer, texts: list[str], batch: int = 256) -> torch
                       for ids in tokenise(tokenizer, texts).split(batch)])
 
 
-def retrieval(images: torch.Tensor, texts: torch.Tensor, scenes: list[Scene], group: int = 100) -> dict[str, float]:
-    """How often the own one is the most similar of `group` distinct scenes, over all full groups of the rows."""
+def retrieval(images: torch.Tensor, texts: torch.Tensor, scenes: list[Scene], group: int = 100) -> dict:
+    """How often the own one is the most similar of `group` distinct scenes, over all full groups of rows."""
     groups, current, seen = [], [], set()
     for i, scene in enumerate(scenes):
         key = tuple(scene.attributes().items())
@@ -77,8 +79,8 @@ def retrieval(images: torch.Tensor, texts: torch.Tensor, scenes: list[Scene], gr
 
 
 def edits_told(before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor]) -> dict:
-    """On true edits, (image, text) features before and after: how often the edited picture is more similar to its own
-    caption than to the one before, and the directional similarity of the pairs and of pairs shuffled among them."""
+    """On true edits, (image, text) features before and after: how often the edited picture is more similar to
+    its own caption than to the one before; directional similarity, and that with another edit's captions."""
     (i0, t0), (i1, t1) = before, after
     images, texts = (torch.nn.functional.normalize(d, dim=-1) for d in (i1 - i0, t1 - t0))
     told = ((i1 * t1).sum(-1) > (i1 * t0).sum(-1)).float().mean().item()
@@ -93,7 +95,7 @@ def measure(model, tokenizer, work: Path, vae=None, n: int = 2000, n_edits: int 
     texts = text_features(model, tokenizer, [caption(s, i) for i, s in enumerate(scenes)])
     images = image_features(model, pictures)
     after = (image_features(model, edited_pictures),
-             text_features(model, tokenizer, [caption(s, i) for i, s in enumerate(edited)]))  # worded as before
+             text_features(model, tokenizer, [caption(s, i) for i, s in enumerate(edited)]))
     figures = {"held_out": n, "renders": retrieval(images, texts, scenes),
                "edits": edits_told((images[:n_edits], texts[:n_edits]), after)}
     if vae is not None:
@@ -104,8 +106,8 @@ def measure(model, tokenizer, work: Path, vae=None, n: int = 2000, n_edits: int 
 
 def build(work: Path, tokenizer, vae=None, *, device: str = "cpu", steps: int = 1280, batch: int = 128,
           seed: int = 0, sets=SETS, stop_after: int | None = None):
-    """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample has been
-    through the autoencoder `vae` (None: stop there). Returns the open_clip model and the log."""
+    """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample
+    has been through the autoencoder `vae` (None: stop there). Returns the open_clip model and the log."""
     from open_clip.loss import ClipLoss
 
     torch.manual_seed(seed)
@@ -133,7 +135,8 @@ def build(work: Path, tokenizer, vae=None, *, device: str = "cpu", steps: int = 
             rows = draw_rows(len(pictures), batch // 4, generator)
             x = pictures[rows]
         else:
-            own, again = draw_rows(len(pictures), batch // 8, generator), draw_rows(len(paint), batch // 8, generator)
+            own = draw_rows(len(pictures), batch // 8, generator)
+            again = draw_rows(len(paint), batch // 8, generator)
             rows, x = torch.cat([own, painted[again]]), torch.cat([pictures[own], paint[again]])
         mixed = torch.randperm(len(rows), generator=generator)
         rows, x = rows[mixed], corrupt(to_float(x[mixed]), generator)
@@ -141,8 +144,8 @@ def build(work: Path, tokenizer, vae=None, *, device: str = "cpu", steps: int = 
         x = x.to(device, memory_format=torch.channels_last)
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))  # as in the paper
-        return clip_loss(model.encode_image(x, normalize=True), model.encode_text(ids.to(device), normalize=True),
-                         model.logit_scale.exp())
+        return clip_loss(model.encode_image(x, normalize=True),
+                         model.encode_text(ids.to(device), normalize=True), model.logit_scale.exp())
 
     def sample(step):
         found = retrieval(image_features(model, held_out), text_features(model, tokenizer, words), test)
@@ -164,7 +167,7 @@ def load(folder: str | Path):
 
 
 def save(model, tokenizer, log: list[dict], folder: Path, work: Path, vae, hardware: str = CORES) -> dict:
-    """Write data/models/mini-clip as open_clip's hub folders are, and a model card with figures measured on what was
+    """Write data/models/mini-clip as open_clip's hub folders are, and a card with figures measured on what was
     written. Returns the figures."""
     folder.mkdir(parents=True, exist_ok=True)
     config = model_config(tokenizer)
@@ -177,42 +180,44 @@ def save(model, tokenizer, log: list[dict], folder: Path, work: Path, vae, hardw
     (folder / "README.md").write_text(CARD.format(
         parameters=sum(p.numel() for p in model.parameters()), steps=log[-1]["step"], minutes=minutes(log),
         hardware=hardware, n=figures["held_out"], renders=2 * sum(n for n, *_ in SETS),
-        clean=figures["renders"], again=figures["after_autoencoder"], edits=figures["edits"],
-        sets=", ".join(f"{n:,} of the mix {m!r}" for n, _, m in SETS)), encoding="utf-8")
+        clean=figures["renders"], again=figures["after_autoencoder"], edits=figures["edits"], sets=names(SETS)),
+        encoding="utf-8")
     return figures
 
 
 CARD = """# mini-clip
 
-A small CLIP for pictures and captions of the miniature world: open_clip's own `CLIP` class ({parameters:,} parameters, a
-thin ResNet as in CLIP's RN50 and a two-layer text transformer). It loads with stock open_clip:
+A small CLIP for pictures and captions of the miniature world: open_clip's own `CLIP` class ({parameters:,}
+parameters, a thin ResNet as in CLIP's RN50 and a two-layer text transformer). It loads with stock open_clip:
 
     import open_clip
     model, _, preprocess = open_clip.create_model_and_transforms("local-dir:data/models/mini-clip")
     tokenizer = open_clip.get_tokenizer("local-dir:data/models/mini-clip")
 
-or, from the root of the repository, after `open_clip.add_model_config("data/models/mini-clip")`, by the name "mini-clip"
-with `pretrained="data/models/mini-clip/open_clip_model.safetensors", image_mean=(0.5,) * 3, image_std=(0.5,) * 3`.
+or, from the root of the repository, after `open_clip.add_model_config("data/models/mini-clip")`, by the name
+"mini-clip" with `pretrained="data/models/mini-clip/open_clip_model.safetensors"`, `image_mean=(0.5,) * 3` and
+`image_std=(0.5,) * 3`.
 
-- Data: {renders:,} renders by `ip2p.miniworld.render` ({sets}, and one random edit of each), with captions by
-  `ip2p.miniworld.caption`, worded afresh at each step. No other data.
-- Training: open_clip's contrastive loss, {steps:,} steps of 128 pairs, half of them a scene beside its edit; pictures are
-  shifted, blurred, brightened and noised a little, and in the second half every second one went through the autoencoder
-  of mini-sd first. {minutes:.0f} minutes on {hardware}.
+- Data: {renders:,} renders by `ip2p.miniworld.render` ({sets}, and one random
+  edit of each), with captions by `ip2p.miniworld.caption`, worded afresh at each step. No other data.
+- Training: open_clip's contrastive loss, {steps:,} steps of 128 pairs, half of them a scene beside its edit;
+  pictures are shifted, blurred, brightened and noised a little, and in the second half every second one went
+  through the autoencoder of mini-sd first. {minutes:.0f} minutes on {hardware}.
 - Tokenizer: that of mini-sd.
 - Made by `ip2p models build`; MIT licence, like the rest of this repository.
 
-On {n:,} held-out scenes of the mix 'plain', how often the own one is the most similar of 100 (mean of {clean[groups]} groups):
+On {n:,} held-out scenes of the mix 'plain', how often the own one is the most similar of 100 (mean of
+{clean[groups]} groups):
 
 | | Renders | After the autoencoder |
 |---|---:|---:|
 | Image to text | {clean[image_to_text]:.1%} | {again[image_to_text]:.1%} |
 | Text to image | {clean[text_to_image]:.1%} | {again[text_to_image]:.1%} |
 
-On {edits[edits]} held-out true edits the edited picture is more similar to its own caption than to the one before in
-{edits[own_caption_preferred]:.1%}; the mean directional similarity is {edits[direction]:.3f}, and
+On {edits[edits]} held-out true edits the edited picture is more similar to its own caption than to the one
+before in {edits[own_caption_preferred]:.1%}; the mean directional similarity is {edits[direction]:.3f}, and
 {edits[direction_shuffled]:.3f} with the captions of another edit.
 
-Limits: it knows this world's things and words only. Similarities have another scale than those of ViT-L/14; thresholds
-do not carry over.
+Limits: it knows this world's things and words only. Similarities have another scale than those of ViT-L/14;
+thresholds do not carry over.
 """

@@ -17,11 +17,10 @@ from ip2p.miniworld import Scene
 from ip2p.models.renders import cached_edits, cached_renders
 
 
+def training_pairs(work: Path, sets) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
+    """Scenes, their pictures (n, 3, 64, 64) uint8, and whether each is of the mix "even".
 
-def training_pairs(work: Path, sets: tuple[tuple[int, int, str], ...]) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
-    """Scenes, their pictures (n, 3, 64, 64) uint8, and whether each is of the mix "even"; `sets`: (n, seed, mix).
-
-    Scene 2i + 1 is a random edit of scene 2i: pairs that differ in one attribute.
+    `sets`: (n, seed, mix) each. Scene 2i + 1 is a random edit of scene 2i: pairs that differ in one attribute.
     """
     todo, pictures, even = [], [], []
     for n, seed, mix in sets:
@@ -34,10 +33,10 @@ def training_pairs(work: Path, sets: tuple[tuple[int, int, str], ...]) -> tuple[
 
 def repainted_pairs(work: Path, vae, pictures: torch.Tensor, n: int = 3000, seed: int = 0,
                     noise: float = 0.4) -> tuple[torch.Tensor, torch.Tensor]:
-    """`n` random pairs through the autoencoder, kept as `work/repainted-N.npy`. About half of the pictures have
-    Gaussian noise of up to `noise` standard deviations on their latents, as a sampler leaves it.
+    """`n` random pairs through the autoencoder, kept as `work/repainted-N.npy`. About half of the pictures
+    have Gaussian noise of up to `noise` standard deviations on their latents, as a sampler leaves it.
 
-    Returns the rows of `pictures` that were taken, (2n,), a pair side by side, and what became of them, uint8.
+    Returns the rows of `pictures` that were taken, (2n,), a pair side by side, and what became of them.
     """
     from ip2p.models.autoencoder import SCALING_FACTOR, decode, encode
 
@@ -57,9 +56,9 @@ def repainted_pairs(work: Path, vae, pictures: torch.Tensor, n: int = 3000, seed
 
 
 def corrupt(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shift, blur, brightness, contrast and noise, a little of each and each picture its own. (B, 3, h, w) in [-1, 1].
+    """Shift, blur, brightness, contrast and noise, a little of each, each picture its own.
 
-    No flips and no change of hue: position and colour are to be read.
+    x: (B, 3, h, w) in [-1, 1]. No flips and no change of hue: position and colour are to be read.
     """
     n, _, h, w = x.shape
 

@@ -15,6 +15,11 @@ def half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
             for name, t in model.state_dict().items()}
 
 
+def names(sets) -> str:
+    """`sets`: (n, seed, mix) each, as words."""
+    return ", ".join(f"{n:,} of the mix {mix!r}" for n, _, mix in sets)
+
+
 def minutes(log: list[dict]) -> float:
     """Minutes of training, from the log of `train_loop`, whose seconds count from the last save."""
     seconds, last = 0.0, 0.0

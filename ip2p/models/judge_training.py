@@ -14,7 +14,7 @@ from ip2p.miniworld import ATTRIBUTES, Scene
 from ip2p.miniworld.judging import Judge, judge, load_judge
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
-from ip2p.models.files import CORES, half, minutes
+from ip2p.models.files import CORES, half, minutes, names
 from ip2p.models.renders import HELD_OUT, cached_renders, to_float
 
 SETS = ((6000, 1, "plain"), (5000, 3, "even"))  # (renders, seed, mix), and an edit of each
@@ -46,8 +46,8 @@ def measure(model: Judge, work: Path, vae=None, n: int = 2000) -> dict:
 
 def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 2000, batch: int = 64, seed: int = 0,
           sets=SETS, stop_after: int | None = None) -> tuple[Judge, list[dict]]:
-    """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample has been
-    through the autoencoder `vae` (None: stop there). Returns the judge and the log."""
+    """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample
+    has been through the autoencoder `vae` (None: stop there). Returns the judge and the log."""
     torch.manual_seed(seed)
     model = Judge().to(device, memory_format=torch.channels_last)
     scenes, pictures, even = training_pairs(work, sets)
@@ -86,7 +86,7 @@ def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 2000, batch
 
 
 def save(model: Judge, log: list[dict], folder: Path, work: Path, vae, hardware: str = CORES) -> dict:
-    """Write data/models/mini-judge: config, fp16 weights, and a model card with figures measured on what was written.
+    """Write data/models/mini-judge: config, fp16 weights, a card with figures measured on what was written.
     Returns the figures."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(model.config, indent=1) + "\n", encoding="utf-8")
@@ -99,24 +99,25 @@ def save(model: Judge, log: list[dict], folder: Path, work: Path, vae, hardware:
     mean = {key: sum(right.values()) / len(right) for key, right in figures.items() if key != "held_out"}
     (folder / "README.md").write_text(CARD.format(
         parameters=sum(p.numel() for p in model.parameters()), steps=log[-1]["step"], minutes=minutes(log),
-        hardware=hardware, rows=rows, n=figures["held_out"], clean=mean["renders"], again=mean["after_autoencoder"],
-        renders=2 * sum(n for n, *_ in SETS), sets=" and ".join(f"{n:,} of the mix {m!r}" for n, _, m in SETS)),
+        hardware=hardware, rows=rows, n=figures["held_out"], clean=mean["renders"],
+        again=mean["after_autoencoder"], renders=2 * sum(n for n, *_ in SETS), sets=names(SETS)),
         encoding="utf-8")
     return figures
 
 
 CARD = """# mini-judge
 
-Reads every attribute of a scene of the miniature world off its picture: a residual convolutional network of
-{parameters:,} parameters with one linear head an attribute. It is independent of mini-clip and selects nothing, neither
-data nor thresholds nor checkpoints; it only says afterwards whether an edit happened and whether the rest stayed.
+Reads every attribute of a scene of the miniature world off its picture: a residual convolutional network
+of {parameters:,} parameters with one linear head an attribute. It is independent of mini-clip and selects
+nothing, neither data nor thresholds nor checkpoints; it only says afterwards whether an edit happened and
+whether the rest stayed.
 
     from ip2p.miniworld import judge
     judge(image)  # PIL in, a list with one dict of attributes out
 
-- Data: {renders:,} renders by `ip2p.miniworld.render`: {sets}, and one random edit of each. No other data.
-- Training: {steps:,} steps of 64 pictures, shifted, blurred, brightened and noised a little; in the second half every
-  second one went through the autoencoder of mini-sd first. {minutes:.0f} minutes on {hardware}.
+- Data: {renders:,} renders by `ip2p.miniworld.render` ({sets}, and one random edit of each). No other data.
+- Training: {steps:,} steps of 64 pictures, shifted, blurred, brightened and noised a little; in the second
+  half every second one went through the autoencoder of mini-sd first. {minutes:.0f} minutes on {hardware}.
 - Made by `ip2p models build`; MIT licence, like the rest of this repository.
 
 Share read right on {n:,} held-out renders of the mix 'plain', and on the same after the autoencoder (mean

@@ -54,7 +54,8 @@ def cached_renders(work: Path, n: int, seed: int, mix: str = "plain") -> tuple[l
 
 def cached_edits(work: Path, n: int, seed: int, mix: str = "plain") -> tuple[list[Scene], torch.Tensor]:
     """One random edit of each scene of `cached_renders`, kept as `work/edits-MIX-SEED-N.npy`."""
-    todo = [random_edit(scene, random.Random(seed * 1_000_003 + i)) for i, scene in enumerate(scenes(n, seed, mix))]
+    todo = [random_edit(scene, random.Random(seed * 1_000_003 + i))
+            for i, scene in enumerate(scenes(n, seed, mix))]
     return todo, cached_draw(work / f"edits-{mix}-{seed}-{n}.npy", todo)
 
 
