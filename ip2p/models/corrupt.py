@@ -17,10 +17,10 @@ from ip2p.miniworld import Scene
 from ip2p.models.renders import cached_edits, cached_renders
 
 
-def training_pairs(work: Path, sets) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
+def training_pairs(work: Path, sets: tuple) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
     """Scenes, their pictures (n, 3, 64, 64) uint8, and whether each is of the mix "even".
 
-    `sets`: (n, seed, mix) each. Scene 2i + 1 is a random edit of scene 2i: pairs that differ in one attribute.
+    `sets`: (n, seed, mix) each. Scene 2i + 1 is a random edit of scene 2i.
     """
     todo, pictures, even = [], [], []
     for n, seed, mix in sets:

@@ -16,14 +16,15 @@ def half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def names(sets) -> str:
-    """`sets`: (n, seed, mix) each, as words."""
-    return ", ".join(f"{n:,} of the mix {mix!r}" for n, _, mix in sets)
+    """How many of which mix, in words. `sets`: (n, seed, mix) each."""
+    mixes = list(dict.fromkeys(mix for *_, mix in sets))
+    return " and ".join(f"{sum(n for n, _, m in sets if m == mix):,} of the mix {mix!r}" for mix in mixes)
 
 
 def minutes(log: list[dict]) -> float:
-    """Minutes of training, from the log of `train_loop`, whose seconds count from the last save."""
-    seconds, last = 0.0, 0.0
-    for row in log:
-        seconds += row["seconds"] - last if row["seconds"] >= last else row["seconds"]
-        last = row["seconds"]
-    return seconds / 60
+    """Minutes of training, from the log of `train_loop`, whose seconds begin anew at every save: the mean time of a
+    step between two rows with no save in between, times the steps."""
+    gaps = [(b["step"] - a["step"], b["seconds"] - a["seconds"]) for a, b in zip(log, log[1:], strict=False)
+            if b["seconds"] > a["seconds"]]
+    steps, seconds = (sum(x) for x in zip(*gaps, strict=True)) if gaps else (log[-1]["step"], log[-1]["seconds"])
+    return log[-1]["step"] * seconds / steps / 60
