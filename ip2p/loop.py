@@ -52,6 +52,37 @@ class EMA:
             p.data, s.data = s.data, p.data
 
 
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal by five Newton-Schulz steps (Jordan et al., Muon, 2024), for the
+    weights of hidden layers; convolutions count as matrices (out, in * k * k). The update's size is matched to
+    AdamW's (root mean square 0.2; Liu et al., arXiv 2502.16982), so learning rates of AdamW carry over."""
+
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonal(p.grad.lerp(buffer, group["momentum"]).flatten(1))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.view(p.shape), alpha=-0.2 * max(update.shape) ** 0.5 * group["lr"])
+
+
+def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """About U V^T of the singular value decomposition U S V^T, by a quintic Newton-Schulz iteration."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        a = x @ x.T
+        x = 3.4445 * x + torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315) @ x
+    return (x.T if matrix.shape[0] > matrix.shape[1] else x).contiguous()
+
+
 def atomic_save(obj, path: Path) -> None:
     """torch.save that a kill or a full disk cannot leave half-written."""
     tmp = path.with_suffix(".tmp")
@@ -68,30 +99,36 @@ def atomic_save(obj, path: Path) -> None:
 def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: float, seed: int = 0,
                weight_decay: float = 0.01, ema_decay: float | None = None, save_minutes: float = 4.0,
                sample=None, sample_minutes: float = 8.0, stop_after: int | None = None, desc: str = "",
-               clip: float = 1.0, warmup: int = 100, decay: float = 0.25) -> list[dict]:
+               clip: float = 1.0, warmup: int = 100, decay: float = 0.25, muon: bool = False) -> list[dict]:
     """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps.
 
     Keeps `work/state.pt` (model, EMA, AdamW, step) and `work/log.jsonl`; if they exist the run goes on from there.
     `sample(step)` is called every `sample_minutes` with the averaged weights in place. `stop_after`: stop at this
-    step but keep the schedule of the full run. On return `model` holds the averaged weights. Returns the log.
+    step but keep the schedule of the full run. `muon`: weights of hidden layers by `Muon`, the rest by AdamW. On return `model` holds the averaged weights. Returns the log.
     """
     work.mkdir(parents=True, exist_ok=True)
     state_path, log_path = work / "state.pt", work / "log.jsonl"
     params = [p for p in model.parameters() if p.requires_grad]
     device = params[0].device
-    optimiser = torch.optim.AdamW(params, lr, betas=(0.9, 0.99), weight_decay=weight_decay, foreach=True)
+    hidden = {id(p) for n, p in model.named_parameters()
+              if muon and p.requires_grad and p.ndim > 1 and "conv_in" not in n and "conv_out" not in n}
+    optimisers = [torch.optim.AdamW([p for p in params if id(p) not in hidden], lr, betas=(0.9, 0.99),
+                                    weight_decay=weight_decay, foreach=True)]
+    if hidden:
+        optimisers.append(Muon([p for p in params if id(p) in hidden], lr, weight_decay=weight_decay))
     ema = EMA(model, ema_decay) if ema_decay else None
     start, log = 0, []
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved_state in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved_state)
         if ema:
             ema.load_state_dict(state["ema"])
         start, log = state["step"], state["log"]
 
     def save(step):
-        atomic_save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "log": log,
+        atomic_save({"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "step": step, "log": log,
                      "ema": ema.state_dict() if ema else {}}, state_path)
         log_path.write_text("".join(json.dumps(row) + "\n" for row in log))
 
@@ -109,13 +146,14 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
     saved = sampled = time.monotonic()
     running, count = torch.zeros((), device=device), 0
     for step in tqdm(range(start, end), desc=desc, initial=start, total=end, mininterval=2.0):
-        for group in optimiser.param_groups:
+        for group in (g for o in optimisers for g in o.param_groups):
             group["lr"] = learning_rate(step, steps, lr, warmup, decay)
         loss = loss_fn(model, step_generator(seed, step), step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, clip, foreach=True)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         if ema:
             ema.update(step)
         running, count = running + loss.detach(), count + 1

@@ -116,7 +116,7 @@ def judge(images, model: Judge | None = None, batch: int = 256) -> list[dict]:
     """
     model = model or load_judge()
     device = next(model.parameters()).device
-    return [row for x in pixels(images).split(batch) for row in readings(model(x.to(device)))]
+    return [row for x in pixels(images).split(batch) if len(x) for row in readings(model(x.to(device)))]
 
 
 def asked(before: Scene, after: Scene) -> dict:

@@ -84,7 +84,8 @@ def edits_told(before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Ten
     (i0, t0), (i1, t1) = before, after
     images, texts = (torch.nn.functional.normalize(d, dim=-1) for d in (i1 - i0, t1 - t0))
     told = ((i1 * t1).sum(-1) > (i1 * t0).sum(-1)).float().mean().item()
-    return {"edits": len(i0), "own_caption_preferred": told, "direction": (images * texts).sum(-1).mean().item(),
+    return {"edits": len(i0), "own_caption_preferred": told,
+            "direction": (images * texts).sum(-1).mean().item(),
             "direction_shuffled": (images * texts.roll(1, 0)).sum(-1).mean().item()}
 
 
@@ -167,7 +168,7 @@ def load(folder: str | Path):
 
 
 def save(model, tokenizer, log: list[dict], folder: Path, work: Path, vae, hardware: str = CORES) -> dict:
-    """Write data/models/mini-clip as open_clip's hub folders are, and a card with figures measured on what was
+    """Write data/models/mini-clip as open_clip's hub folders are, a card with figures measured on what was
     written. Returns the figures."""
     folder.mkdir(parents=True, exist_ok=True)
     config = model_config(tokenizer)
@@ -177,11 +178,13 @@ def save(model, tokenizer, log: list[dict], folder: Path, work: Path, vae, hardw
     tokenizer.save_pretrained(folder)
     save_file(half(model), folder / "open_clip_model.safetensors")
     figures = measure(*load(folder), work, vae)
+    edits = figures["edits"]
     (folder / "README.md").write_text(CARD.format(
         parameters=sum(p.numel() for p in model.parameters()), steps=log[-1]["step"], minutes=minutes(log),
         hardware=hardware, n=figures["held_out"], renders=2 * sum(n for n, *_ in SETS),
-        clean=figures["renders"], again=figures["after_autoencoder"], edits=figures["edits"], sets=names(SETS)),
-        encoding="utf-8")
+        clean=figures["renders"], again=figures["after_autoencoder"], n_edits=edits["edits"],
+        told=edits["own_caption_preferred"], direction=edits["direction"],
+        shuffled=edits["direction_shuffled"], sets=names(SETS)), encoding="utf-8")
     return figures
 
 
@@ -198,11 +201,12 @@ or, from the root of the repository, after `open_clip.add_model_config("data/mod
 "mini-clip" with `pretrained="data/models/mini-clip/open_clip_model.safetensors"`, `image_mean=(0.5,) * 3` and
 `image_std=(0.5,) * 3`.
 
-- Data: {renders:,} renders by `ip2p.miniworld.render` ({sets}, and one random
-  edit of each), with captions by `ip2p.miniworld.caption`, worded afresh at each step. No other data.
+- Data: {renders:,} renders by `ip2p.miniworld.render` ({sets}, and one
+  random edit of each), with captions by `ip2p.miniworld.caption`, worded afresh at each step. No other data.
 - Training: open_clip's contrastive loss, {steps:,} steps of 128 pairs, half of them a scene beside its edit;
   pictures are shifted, blurred, brightened and noised a little, and in the second half every second one went
-  through the autoencoder of mini-sd first. {minutes:.0f} minutes on {hardware}.
+  through the autoencoder of mini-sd first. About {minutes:.0f} minutes on
+  {hardware}.
 - Tokenizer: that of mini-sd.
 - Made by `ip2p models build`; MIT licence, like the rest of this repository.
 
@@ -214,9 +218,9 @@ On {n:,} held-out scenes of the mix 'plain', how often the own one is the most s
 | Image to text | {clean[image_to_text]:.1%} | {again[image_to_text]:.1%} |
 | Text to image | {clean[text_to_image]:.1%} | {again[text_to_image]:.1%} |
 
-On {edits[edits]} held-out true edits the edited picture is more similar to its own caption than to the one
-before in {edits[own_caption_preferred]:.1%}; the mean directional similarity is {edits[direction]:.3f}, and
-{edits[direction_shuffled]:.3f} with the captions of another edit.
+On {n_edits} held-out true edits the edited picture is more similar to its own caption than to the one before
+in {told:.1%}; the mean directional similarity is {direction:.3f}, and {shuffled:.3f} with another edit's
+captions.
 
 Limits: it knows this world's things and words only. Similarities have another scale than those of ViT-L/14;
 thresholds do not carry over.

@@ -17,14 +17,16 @@ def half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def names(sets) -> str:
     """How many of which mix, in words. `sets`: (n, seed, mix) each."""
-    mixes = list(dict.fromkeys(mix for *_, mix in sets))
-    return " and ".join(f"{sum(n for n, _, m in sets if m == mix):,} of the mix {mix!r}" for mix in mixes)
+    total: dict[str, int] = {}
+    for n, _, mix in sets:
+        total[mix] = total.get(mix, 0) + n
+    return " and ".join(f"{n:,} of the mix {mix!r}" for mix, n in total.items())
 
 
 def minutes(log: list[dict]) -> float:
-    """Minutes of training, from the log of `train_loop`, whose seconds begin anew at every save: the mean time of a
-    step between two rows with no save in between, times the steps."""
-    gaps = [(b["step"] - a["step"], b["seconds"] - a["seconds"]) for a, b in zip(log, log[1:], strict=False)
-            if b["seconds"] > a["seconds"]]
-    steps, seconds = (sum(x) for x in zip(*gaps, strict=True)) if gaps else (log[-1]["step"], log[-1]["seconds"])
-    return log[-1]["step"] * seconds / steps / 60
+    """Minutes of training, from the log of `train_loop`, whose seconds begin anew at every save: the mean
+    time of a step between two rows without a save in between, times the steps."""
+    gaps = [(b["step"] - a["step"], b["seconds"] - a["seconds"])
+            for a, b in zip(log, log[1:], strict=False) if b["seconds"] > a["seconds"]]
+    gaps = gaps or [(log[-1]["step"], log[-1]["seconds"])]
+    return log[-1]["step"] * sum(s for _, s in gaps) / sum(n for n, _ in gaps) / 60

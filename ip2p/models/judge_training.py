@@ -117,7 +117,8 @@ whether the rest stayed.
 
 - Data: {renders:,} renders by `ip2p.miniworld.render` ({sets}, and one random edit of each). No other data.
 - Training: {steps:,} steps of 64 pictures, shifted, blurred, brightened and noised a little; in the second
-  half every second one went through the autoencoder of mini-sd first. {minutes:.0f} minutes on {hardware}.
+  half every second one went through the autoencoder of mini-sd first. About {minutes:.0f} minutes on
+  {hardware}.
 - Made by `ip2p models build`; MIT licence, like the rest of this repository.
 
 Share read right on {n:,} held-out renders of the mix 'plain', and on the same after the autoencoder (mean

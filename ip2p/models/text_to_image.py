@@ -36,7 +36,7 @@ def new_scheduler():
 
 
 def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", steps: int = 30_000, batch: int = 32,
-          renders: int = 40_000, seed: int = 0, lr: float = 5e-4, stop_after: int | None = None):
+          renders: int = 40_000, seed: int = 0, lr: float = 1e-3, stop_after: int | None = None):
     """Train from nothing or from `work`'s checkpoint. Returns the UNet with its averaged weights and the log."""
     todo, pictures = cached_renders(work, renders, seed=2)
     vae, text_encoder = vae.to(device).eval(), text_encoder.to(device).eval().requires_grad_(False)
@@ -71,7 +71,7 @@ def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", step
         save_sheet(decode(vae, z / SCALING_FACTOR), work / "mini-sd" / f"sheet-{step:06d}.png")
 
     log = train_loop(step_loss, unet, work / "mini-sd", steps=steps, lr=lr, seed=seed, ema_decay=0.999,
-                     sample=sample, sample_minutes=10, desc="mini-sd", stop_after=stop_after)
+                     sample=sample, sample_minutes=10, desc="mini-sd", stop_after=stop_after, muon=True)
     return unet, log
 
 
