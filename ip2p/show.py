@@ -1,0 +1,56 @@
+"""Pictures for notebooks and pages: labelled grids in one style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def as_array(picture) -> np.ndarray:
+    """A PIL image, a float tensor (3, h, w) in [0, 1] or an array (h, w, 3) -> (h, w, 3) uint8."""
+    if hasattr(picture, "convert"):
+        return np.asarray(picture.convert("RGB"))
+    if hasattr(picture, "detach"):
+        return (picture.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return np.asarray(picture)
+
+
+def grid(pictures: Sequence, *, rows: Sequence[str] = (), columns: Sequence[str] = (), titles: Sequence = (),
+         heading: str = "", size: float = 1.3):
+    """Pictures as a labelled grid; returns the matplotlib figure.
+
+    pictures: a list of rows, or one list for a single row; None leaves a cell empty. rows, columns: labels of rows and
+    columns. titles: a text for each cell, in the shape of `pictures`. size: inches of a cell.
+    """
+    from matplotlib import pyplot as plt
+
+    nested = isinstance(pictures[0], list | tuple) or getattr(pictures[0], "ndim", 0) == 4
+    table = pictures if nested else [pictures]
+    titles = titles if nested or not titles else [titles]
+    across = max(map(len, table))
+    lines = 1 + max((str(t).count("\n") for row in titles for t in row), default=-1)
+    left = 0.075 * max((len(line) for r in rows for line in str(r).split("\n")), default=0)
+    cell = size + 0.17 * lines
+    top = 0.3 * bool(heading) + 0.17 * (1 + max((str(c).count("\n") for c in columns), default=-1))
+    width, height = left + size * across, top + cell * len(table)
+    figure = plt.figure(figsize=(width, height), dpi=110, facecolor="white")
+    for y, row in enumerate(table):
+        for x, picture in enumerate(row):
+            box = [(left + x * size) / width, 1 - (top + (y + 1) * cell) / height, 0.96 * size / width,
+                   0.96 * size / height]
+            axes = figure.add_axes(box)
+            axes.axis("off")
+            if picture is not None:
+                axes.imshow(as_array(picture), interpolation="lanczos")
+            if y == 0 and x < len(columns):
+                axes.text(0.5, 1.03 + 0.17 * lines / size, columns[x], transform=axes.transAxes, ha="center",
+                          va="bottom", fontsize=8, fontweight="bold")
+            if x == 0 and y < len(rows):
+                axes.text(-0.05, 0.5, rows[y], transform=axes.transAxes, ha="right", va="center", fontsize=8)
+            if titles and x < len(titles[y]):
+                axes.set_title(titles[y][x], fontsize=7, pad=2)
+    if heading:
+        figure.suptitle(heading, x=left / width, y=1 - 0.02 / height, ha="left", va="top", fontsize=10, fontweight="bold")
+    plt.close(figure)  # shown once, as the value of a cell
+    return figure
