@@ -13,7 +13,7 @@ export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
 # The certificates of the system: behind a company's proxy uv's own are not enough.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help run test lab lint lock clean
+.PHONY: help run test lab models lint lock clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
@@ -25,6 +25,9 @@ test: .venv/.ready  ## run all tests (some: make test ARGS="-k filter")
 
 lab: .venv/.ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb $(ARGS)
+
+models: .venv/.ready  ## train every bundled model again, into out/models (many hours on a CPU)
+	$(BIN)/ip2p models build --out out/models $(ARGS)
 
 lint: .venv/.ready  ## check code and notebooks with ruff
 	$(BIN)/ruff check .

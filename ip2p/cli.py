@@ -45,16 +45,35 @@ def edit(a) -> None:
     print(f"saved {a.out}")
 
 
+def evaluate(a) -> None:
+    from ip2p.evaluation import evaluate
+
+    evaluate(a.model, a.out, a.profile, a.n)
+
+
+def models(a) -> None:
+    from ip2p.models.build import build
+
+    build(a.out, a.only, a.device, a.seed)
+
+
+def hero(a) -> None:
+    from ip2p.hero import hero
+
+    hero(a.out, a.profile, a.seed)
+    print(f"saved {a.out}")
+
+
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser("ip2p", description=__doc__.split(":")[0] + " of InstructPix2Pix, stage by stage.")
     commands = main.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, help: str) -> argparse.ArgumentParser:
+    def command(function, help: str, out: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(function.__name__, help=help, description=help)
         sub.set_defaults(run=function)
         sub.add_argument("--profile", default="mini", help="mini (bundled) or sd15 (the paper's models)")
         sub.add_argument("--seed", type=int, default=0)
-        sub.add_argument("--out", required=True, type=Path)
+        sub.add_argument("--out", required=out, type=Path)
         return sub
 
     sub = command(instructions, "stage 1: captions in, edit triplets out")
@@ -78,6 +97,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--image-guidance-scale", type=float, help="s_I, likeness to the input")
     sub.add_argument("--steps", type=int, help="denoising steps")
     sub.add_argument("--model", help="an editor's folder instead of the profile's")
+    sub = command(evaluate, "measure an editor, or every bundled model and the figures of the README", out=False)
+    sub.add_argument("--model", help="an editor's folder; without it every bundled model is measured")
+    sub.add_argument("--n", type=int, default=300, help="edits (300)")
+    sub = command(models, "build: train every bundled model from nothing")
+    sub.add_argument("action", choices=("build",))
+    sub.add_argument("--only", nargs="+", metavar="PART", help="only these parts, such as mini-sd")
+    sub.add_argument("--device", default="cpu")
+    command(hero, "draw the picture at the top of the README")
     return main
 
 

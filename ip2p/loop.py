@@ -102,9 +102,11 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
                clip: float = 1.0, warmup: int = 100, decay: float = 0.25, muon: bool = False) -> list[dict]:
     """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps.
 
-    Keeps `work/state.pt` (model, EMA, AdamW, step) and `work/log.jsonl`; if they exist the run goes on from there.
+    Keeps `work/state.pt` (model, EMA, optimisers, step) and `work/log.jsonl`; if they exist the run goes on from there.
+    A row of the log: step, mean loss of the last 50 steps, seconds since the start, those of earlier runs included.
     `sample(step)` is called every `sample_minutes` with the averaged weights in place. `stop_after`: stop at this
-    step but keep the schedule of the full run. `muon`: weights of hidden layers by `Muon`, the rest by AdamW. On return `model` holds the averaged weights. Returns the log.
+    step but keep the schedule of the full run. `muon`: weights of hidden layers by `Muon`, the rest by AdamW. On return
+    `model` holds the averaged weights. Returns the log.
     """
     work.mkdir(parents=True, exist_ok=True)
     state_path, log_path = work / "state.pt", work / "log.jsonl"
@@ -117,7 +119,7 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
     if hidden:
         optimisers.append(Muon([p for p in params if id(p) in hidden], lr, weight_decay=weight_decay))
     ema = EMA(model, ema_decay) if ema_decay else None
-    start, log = 0, []
+    start, log, before = 0, [], 0.0  # `before`: seconds of earlier runs
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
@@ -125,11 +127,11 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
             optimiser.load_state_dict(saved_state)
         if ema:
             ema.load_state_dict(state["ema"])
-        start, log = state["step"], state["log"]
+        start, log, before = state["step"], state["log"], state.get("seconds", 0.0)
 
     def save(step):
         atomic_save({"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "step": step, "log": log,
-                     "ema": ema.state_dict() if ema else {}}, state_path)
+                     "seconds": before + time.monotonic() - begin, "ema": ema.state_dict() if ema else {}}, state_path)
         log_path.write_text("".join(json.dumps(row) + "\n" for row in log))
 
     def with_average(function, step):
@@ -143,7 +145,7 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
 
     end = min(steps, stop_after or steps)
     model.train()
-    saved = sampled = time.monotonic()
+    begin = saved = sampled = time.monotonic()
     running, count = torch.zeros((), device=device), 0
     for step in tqdm(range(start, end), desc=desc, initial=start, total=end, mininterval=2.0):
         for group in (g for o in optimisers for g in o.param_groups):
@@ -161,7 +163,7 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
             value = (running / count).item()
             if value != value:
                 raise RuntimeError(f"the loss became NaN at step {step + 1}; lower the learning rate")
-            log.append({"step": step + 1, "loss": round(value, 6), "seconds": round(time.monotonic() - saved, 1)})
+            log.append({"step": step + 1, "loss": round(value, 6), "seconds": round(before + time.monotonic() - begin, 1)})
             running, count = torch.zeros((), device=device), 0
         if time.monotonic() - saved > save_minutes * 60 or step + 1 == end:
             save(step + 1)

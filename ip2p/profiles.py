@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ip2p.miniworld.scene import EDIT_KINDS
+
 DATA = Path(__file__).resolve().parent.parent / "data"
 
 
@@ -23,6 +25,7 @@ class Profile:
     resolution: int  # px, of the synthesised pairs and of training
     batch: int  # pairs in one denoising batch
     in_world: bool  # captions are those of the miniature world, so the judge can be asked
+    paint_guidance: float = 7.5  # of the text-to-image model on its own
     # Stage 2: candidates a caption pair, denoising steps, which attention is shared, and the ranges of p and guidance
     candidates: int = 100
     pair_steps: int = 100
@@ -34,6 +37,7 @@ class Profile:
     min_caption: float = 0.2
     min_direction: float = 0.2
     keep: int = 4
+    edit_kinds: tuple[str, ...] = EDIT_KINDS  # what Prompt-to-Prompt can make with these models (`ip2p evaluate`)
     # Stage 4
     train_batch: int = 1024
     train_lr: float = 1e-4
@@ -54,7 +58,7 @@ MINI = Profile(
     name="mini", text_to_image=str(DATA / "models" / "mini-sd"), editor=str(DATA / "models" / "mini-ip2p"),
     clip=str(DATA / "models" / "mini-clip"), language_model="smollm2",
     captions=str(DATA / "captions" / "mini.txt"), triplets=str(DATA / "triplets" / "mini.jsonl"),
-    pairs=str(DATA / "pairs"), resolution=64, batch=16, in_world=True,
+    pairs=str(DATA / "pairs"), resolution=64, batch=16, in_world=True, paint_guidance=3.0,
     candidates=8, pair_steps=20, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
     min_image=0.75, min_caption=0.2, min_direction=0.2, keep=2,
     train_batch=32, train_lr=2e-4, train_steps=10_000, guidance_scale=4.0, image_guidance_scale=1.5, steps=20)
@@ -78,7 +82,7 @@ def _load(cls_name: str, path: str, **kwargs):
     if Path(path).exists() and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{path} is no diffusers model: it has no model_index.json")
     try:
-        return getattr(diffusers, cls_name).from_pretrained(path, torch_dtype=torch.float32, safety_checker=None,
+        return getattr(diffusers, cls_name).from_pretrained(path, dtype=torch.float32, safety_checker=None,
                                                             requires_safety_checker=False, **kwargs)
     except OSError as error:
         raise ValueError(f"cannot load {path}: give a folder made by `ip2p train` or `ip2p models build`, or connect "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from pathlib import Path
 
 import torch
 
@@ -15,6 +18,35 @@ def half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
             for name, t in model.state_dict().items()}
 
 
+def save_half(pipe, folder: Path) -> None:
+    """Write a diffusers pipeline as a folder with fp16 weights that stock diffusers loads in float32."""
+    from safetensors.torch import save_file
+
+    tmp = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(tmp, ignore_errors=True)
+    pipe.save_pretrained(tmp)
+    for name, file in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"),
+                       ("text_encoder", "model")):
+        save_file(half(getattr(pipe, name)), tmp / name / f"{file}.safetensors", {"format": "pt"})
+        path = tmp / name / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        if name == "text_encoder":
+            config["dtype"] = "float32"  # else stock diffusers keeps this one in fp16, beside a float32 UNet
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    index = tmp / "model_index.json"
+    config = json.loads(index.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    index.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in tmp.iterdir():  # what else lies in the folder (its card, its log) stays
+        target = folder / part.name
+        if part.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+        part.replace(target)
+    tmp.rmdir()
+
+
 def names(sets) -> str:
     """How many of which mix, in words. `sets`: (n, seed, mix) each."""
     total: dict[str, int] = {}
@@ -24,8 +56,7 @@ def names(sets) -> str:
 
 
 def minutes(log: list[dict]) -> float:
-    """Minutes of training, from the log of `train_loop`, whose seconds begin anew at every save: the mean
-    time of a step between two rows without a save in between, times the steps."""
+    """Minutes of training, from the log of `train_loop`: the mean time of a step, without what came between runs."""
     gaps = [(b["step"] - a["step"], b["seconds"] - a["seconds"])
             for a, b in zip(log, log[1:], strict=False) if b["seconds"] > a["seconds"]]
     gaps = gaps or [(log[-1]["step"], log[-1]["seconds"])]

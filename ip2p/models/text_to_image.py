@@ -32,7 +32,7 @@ def new_scheduler():
     from diffusers import EulerAncestralDiscreteScheduler
 
     return EulerAncestralDiscreteScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02,
-                                           beta_schedule="linear", timestep_spacing="trailing")
+                                           beta_schedule="linear", timestep_spacing="trailing", steps_offset=1)
 
 
 def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", steps: int = 30_000, batch: int = 32,

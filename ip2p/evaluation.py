@@ -1,0 +1,338 @@
+"""What the models reach, on held-out scenes: the measures, and `ip2p evaluate`, which prints and writes them all.
+
+The judge (`ip2p.miniworld.judge`) decides what a picture shows. It measures only: it chooses no data, no threshold
+and no checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ip2p.clip_filter import ClipSimilarity, passes
+from ip2p.instructions import read_triplets
+from ip2p.miniworld import (
+    EDIT_KINDS,
+    Scene,
+    caption,
+    difference,
+    edit,
+    edit_kind,
+    edit_success,
+    instruction,
+    judge,
+    parse,
+    preservation,
+    random_edit,
+    random_scene,
+    render,
+    render_mask,
+    valid_pair,
+)
+from ip2p.miniworld.judging import outside_distance
+from ip2p.models.renders import HELD_OUT
+from ip2p.pairs import as_tensor, candidate_settings, paint_candidates, read_pairs
+from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
+from ip2p.sheets import ROOT, fill
+
+DEFAULTS = Scene("cat", "red", "meadow").attributes()  # what a caption leaves unsaid
+REWORDED = DATA / "eval" / "reworded.jsonl"
+BATCH = 16
+
+
+class Edit(NamedTuple):
+    """One thing to do, with the truth: the scene before and after."""
+
+    before: Scene
+    after: Scene
+    instruction: str
+    kind: str
+
+
+def held_out_edits(n: int, kinds: tuple[str, ...] | None = None, seed: int = 0) -> list[Edit]:
+    """n edits of scenes that were never trained on, all `kinds` (None: all there are) equally often."""
+    kinds, out, i = kinds or EDIT_KINDS, [], 0
+    while len(out) < n:
+        rng = random.Random(HELD_OUT * 7 + seed * 1_000_003 + i)
+        before, i = random_scene(rng), i + 1
+        try:
+            after = random_edit(before, rng, kinds[len(out) % len(kinds)])
+        except ValueError:  # no such edit of this scene: take the next one
+            continue
+        out.append(Edit(before, after, instruction(before, after, rng), kinds[len(out) % len(kinds)]))
+    return out
+
+
+def reworded_edits(path: str | Path = REWORDED) -> list[Edit]:
+    """The instructions that were worded by hand and frozen before training."""
+    out = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        extras, second = tuple(row["scene"].pop("extras")), row["scene"].pop("second")
+        before = Scene(**row["scene"], extras=extras, second=tuple(second) if second else None)
+        change = {k: tuple(v) if isinstance(v, list) else v for k, v in row["change"].items()}
+        after = edit(before, **change)
+        out.append(Edit(before, after, row["edit"], edit_kind(before, after)))
+    return out
+
+
+# ------------------------------------------------------------------------------------------------- edits
+
+
+def run_editor(editor, edits: list[Edit], inputs: list[Image.Image] | None = None, batch: int = BATCH,
+               **scales) -> list[Image.Image]:
+    """The editor's answers to all edits, in batches; picture i has seed i. inputs: None means renders."""
+    inputs = inputs or [render(e.before) for e in edits]
+    out = []
+    for i in tqdm(range(0, len(edits), batch), desc="editing", mininterval=2.0, leave=False):
+        todo = range(i, min(i + batch, len(edits)))
+        out += editor.many([inputs[k] for k in todo], [edits[k].instruction for k in todo], seeds=todo, **scales)
+    return out
+
+
+def score(edits: list[Edit], inputs: list[Image.Image], outputs: list[Image.Image]) -> list[dict]:
+    """The judge's verdict on each edit: kind, success (bool), preservation (share of the other attributes of the
+    input that the output keeps) and outside (mean absolute pixel change, [0, 1], where a true edit changes nothing)."""
+    rows = []
+    for e, a, b, seen_a, seen_b in zip(edits, inputs, outputs, judge(inputs), judge(outputs), strict=True):
+        rows.append({"kind": e.kind, "success": edit_success(e.before, e.after, seen_b),
+                     "preservation": preservation(seen_a, seen_b, difference(e.before, e.after)),
+                     "outside": outside_distance(a, b, render_mask(e.before, e.after))})
+    return rows
+
+
+def summary(rows: list[dict]) -> dict:
+    """Means of `score`'s rows."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in ("success", "preservation", "outside")
+            } | {"n": len(rows)}
+
+
+def by_kind(rows: list[dict]) -> dict[str, dict]:
+    """`summary` of each kind of edit."""
+    return {kind: summary(some) for kind in EDIT_KINDS if (some := [row for row in rows if row["kind"] == kind])}
+
+
+def clip_of_edits(clip: ClipSimilarity, edits: list[Edit], inputs: list, outputs: list) -> dict[str, np.ndarray]:
+    """CLIP's image similarity and directional similarity of each edit, (n,) each."""
+    sim = clip(as_tensor(inputs), as_tensor(outputs), *([caption(s) for s in scenes] for scenes in
+                                                         ([e.before for e in edits], [e.after for e in edits])))
+    return {"image": sim.sim_image.numpy(), "direction": sim.sim_direction.numpy()}
+
+
+def paired_rise(curves: list[np.ndarray], draws: int = 1000) -> list[float]:
+    """For each step along `curves` (one array of n values a scale, same edits), the share of bootstrap draws of the
+    edits in which the mean rises. All above 0.95: rising, by paired bootstrap."""
+    picks = np.random.default_rng(0).integers(len(curves[0]), size=(draws, len(curves[0])))
+    means = np.stack([curve[picks].mean(1) for curve in curves])  # (scales, draws)
+    return [float((b > a).mean()) for a, b in zip(means, means[1:], strict=False)]
+
+
+# ------------------------------------------------------------------------------- text to image, and pairs
+
+
+def stated(scene: Scene) -> dict:
+    """The attributes that a caption states: kind, colour and place always, the others where not at their default."""
+    return {name: value for name, value in scene.attributes().items()
+            if name in ("kind", "colour", "place") or value != DEFAULTS[name]}
+
+
+def paint(pipe, prompts: list[str], *, guidance_scale: float, steps: int, seed: int = 0, batch: int = BATCH
+          ) -> list[Image.Image]:
+    """Pictures of prompts by a text-to-image model; picture i has seed `seed` + i, whatever the batch."""
+    out = []
+    for i in tqdm(range(0, len(prompts), batch), desc="painting", mininterval=2.0, leave=False):
+        some = prompts[i:i + batch]
+        generators = [torch.Generator().manual_seed(seed + i + k) for k in range(len(some))]
+        out += pipe(some, guidance_scale=guidance_scale, num_inference_steps=steps, generator=generators).images
+    return out
+
+
+def text_to_image(profile: Profile, n: int = 500, pipe=None) -> dict:
+    """How well the text-to-image model paints what held-out captions state, by the judge."""
+    pipe = pipe or load_text_to_image(profile)
+    pipe.set_progress_bar_config(disable=True)
+    scenes = [random_scene(random.Random(HELD_OUT + i)) for i in range(n)]
+    pictures = paint(pipe, [caption(s, i) for i, s in enumerate(scenes)], guidance_scale=profile.paint_guidance,
+                     steps=profile.pair_steps, seed=HELD_OUT)
+    right, total, whole = Counter(), Counter(), 0
+    for scene, seen in zip(scenes, judge(pictures), strict=True):
+        hits = {name: seen[name] == value for name, value in stated(scene).items()}
+        right.update(name for name, hit in hits.items() if hit)
+        total.update(hits.keys())
+        whole += all(hits.values())
+    return {"n": n, "mean": sum(right.values()) / sum(total.values()), "all": whole / n,
+            "attributes": {name: right[name] / total[name] for name in total}}
+
+
+def judge_pairs(triplets: list[dict], images_0: list[Image.Image], images_1: list[Image.Image]) -> list[dict]:
+    """For each pair: the kind of edit its captions ask for, and whether the judge finds the pair valid."""
+    seen = zip(judge(images_0), judge(images_1), strict=True)
+    out = []
+    for triplet, (seen_0, seen_1) in zip(triplets, seen, strict=True):
+        before, after = parse(triplet["input"]), parse(triplet["output"])
+        out.append({"kind": edit_kind(before, after), "valid": valid_pair(before, after, seen_0, seen_1)})
+    return out
+
+
+def filter_effect(profile: Profile, n: int = 40, candidates: int = 8, seed: int = 0) -> dict:
+    """The share of invalid pairs before and after the filter, and the valid share of each kind of edit among
+    unfiltered candidates at the best p. Pairs are painted afresh from n held-out captions of each kind of edit."""
+    pipe, clip = load_text_to_image(profile), ClipSimilarity(profile.clip)
+    edits = held_out_edits(n * len(EDIT_KINDS), seed=1)
+    rows = []
+    for number, e in enumerate(tqdm(edits, desc="painting pairs", mininterval=2.0, leave=False)):
+        triplet = {"input": caption(e.before), "edit": e.instruction, "output": caption(e.after)}
+        settings = candidate_settings(profile, number, seed + 1, candidates)
+        many = [triplet] * candidates
+        a, b = paint_candidates(pipe, profile, many, settings, steps=profile.pair_steps, attention=profile.attention)
+        sim = clip(a, b, [t["input"] for t in many], [t["output"] for t in many])
+        kept = passes(sim, min_image=profile.min_image, min_caption=profile.min_caption,
+                      min_direction=profile.min_direction)
+        verdicts = judge_pairs(many, *[(x * 255).round().to(torch.uint8) for x in (a, b)])
+        rows += [{"kind": e.kind, "p": s[1], "valid": v["valid"], "kept": bool(k)}
+                 for s, v, k in zip(settings, verdicts, kept, strict=True)]
+    kept = [row["valid"] for row in rows if row["kept"]]
+    before, after = (1 - float(np.mean(x)) if x else float("nan") for x in ([r["valid"] for r in rows], kept))
+    return {"n": len(rows), "kept": len(kept), "invalid_before": before, "invalid_after": after,
+            "kinds": {kind: best_p([r for r in rows if r["kind"] == kind]) for kind in EDIT_KINDS}}
+
+
+def best_p(rows: list[dict], bins: int = 4) -> dict:
+    """The valid share of all rows, and of the rows in the best of `bins` equal ranges of p."""
+    edges = np.quantile([r["p"] for r in rows], np.linspace(0, 1, bins + 1))
+    shares = [np.mean([r["valid"] for r in rows if low <= r["p"] <= high])
+              for low, high in zip(edges, edges[1:], strict=False)]
+    return {"valid": float(np.mean([r["valid"] for r in rows])), "best": float(max(shares)),
+            "p": float(edges[int(np.argmax(shares)):][:2].mean()), "n": len(rows)}
+
+
+# ------------------------------------------------------------------------------------------ ip2p evaluate
+
+
+def evaluate_editor(editor, profile: Profile, n: int = 300) -> dict:
+    """Edit success and preservation on renders and on the text-to-image model's own pictures, on reworded
+    instructions, and CLIP's curves over s_I and s_T."""
+    kinds = profile.edit_kinds
+    edits, figures = held_out_edits(n, kinds), {"kinds": list(kinds)}
+    inputs = [render(e.before) for e in edits]
+    begin = time.perf_counter()
+    rows = score(edits, inputs, run_editor(editor, edits, inputs))
+    figures |= {"renders": summary(rows), "by_kind": by_kind(rows),
+                "seconds_an_edit": (time.perf_counter() - begin) / n}
+
+    pipe = load_text_to_image(profile)
+    pipe.set_progress_bar_config(disable=True)
+    painted = paint(pipe, [caption(e.before, i) for i, e in enumerate(edits)], guidance_scale=profile.paint_guidance,
+                    steps=profile.pair_steps, seed=2 * HELD_OUT)
+    figures["samples"] = summary(score(edits, painted, run_editor(editor, edits, painted)))
+
+    worded = [e for e in reworded_edits() if e.kind in kinds]
+    inputs_worded = [render(e.before) for e in worded]
+    figures["reworded"] = summary(score(worded, inputs_worded, run_editor(editor, worded, inputs_worded)))
+
+    clip = ClipSimilarity(profile.clip)
+    s_t, s_i = profile.guidance_scale, profile.image_guidance_scale
+    sweeps = {"image_guidance_scale": [round(s_i * f, 2) for f in (0.5, 0.75, 1, 1.5, 2)],
+              "guidance_scale": [round(s_t * f, 2) for f in (0.2, 0.4, 0.6, 0.8, 1)]}
+    for name, values in sweeps.items():
+        measure = "image" if name.startswith("image") else "direction"
+        curves = [clip_of_edits(clip, edits, inputs, run_editor(editor, edits, inputs, **{name: v}))[measure]
+                  for v in values]
+        figures[name] = {"values": values, "mean": [float(c.mean()) for c in curves], "rises": paired_rise(curves)}
+    return figures
+
+
+def evaluate(model: str | Path | None = None, out: str | Path | None = None, profile: str | Profile = "mini",
+             n: int = 300) -> dict:
+    """`ip2p evaluate`. With `model`: that editor alone. Without: every bundled model, and the figures are written
+    into README.md and the model cards. Returns and prints the figures; `out`: also a folder for figures.json."""
+    from ip2p.editing import load_editor
+
+    profile = get_profile(profile)
+    figures = {} if model else bundled_models(profile, n)
+    figures["mini-ip2p" if not model else "editor"] = evaluate_editor(
+        load_editor(str(model) if model else profile.name), profile, n)
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        (Path(out) / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(table(figures))
+    if not model:
+        fill(ROOT / "README.md", {"results": table(figures), **counts(profile, figures)})
+    return figures
+
+
+def bundled_models(profile: Profile, n: int) -> dict:
+    """The figures of the judge, mini-clip, mini-sd and the filter."""
+    from tempfile import TemporaryDirectory
+
+    from ip2p.miniworld.judging import load_judge
+    from ip2p.models import clip as mini_clip
+    from ip2p.models import judge_training
+
+    with TemporaryDirectory() as work:
+        vae = load_text_to_image(profile).vae
+        return {"judge": judge_training.measure(load_judge(), Path(work), vae),
+                "mini-clip": mini_clip.measure(*mini_clip.load(profile.clip), Path(work), vae),
+                "mini-sd": text_to_image(profile, max(n, 500)), "filter": filter_effect(profile)}
+
+
+def counts(profile: Profile, figures: dict) -> dict[str, str]:
+    """What the README's table says of the bundled data."""
+    editor = figures["mini-ip2p"]
+    return {"triplets": f"{len(read_triplets(DATA / 'triplets' / 'generated.jsonl')):,}",
+            "pairs": f"{len(read_pairs(profile.pairs, decode=False)):,}",
+            "edit_time": f"{editor['seconds_an_edit']:.2f} s on 2 CPU cores, in a batch of {BATCH}"}
+
+
+def table(figures: dict) -> str:
+    """The figures as a Markdown table: what was aimed at, and what came out."""
+    rows = ["| What | Aim | Measured |", "|---|---:|---:|"]
+
+    def row(what: str, aim: str, value: float, spec: str = ".3f"):
+        rows.append(f"| {what} | {aim} | {value:{spec}} |")
+
+    if "judge" in figures:
+        judged = figures["judge"]
+        for name, aim, what in (("renders", "0.985", "held-out renders"),
+                                ("after_autoencoder", "0.970", "the same after the autoencoder")):
+            worst = min(judged[name], key=judged[name].get)
+            row(f"Judge, {judged['held_out']:,} {what}: its weakest attribute ({worst})", aim, judged[name][worst])
+        row("mini-clip: own caption found among 100 scenes", "0.800", figures["mini-clip"]["renders"]["image_to_text"])
+        sd = figures["mini-sd"]
+        row(f"mini-sd, {sd['n']} held-out captions: mean accuracy of the stated attributes", "0.920", sd["mean"])
+        row("mini-sd: all stated attributes right", "0.650", sd["all"])
+        kept = figures["filter"]
+        row(f"Invalid share of {kept['n']:,} candidates, before the filter", "", kept["invalid_before"])
+        row(f"Invalid share of the {kept['kept']:,} that pass", f"{0.6 * kept['invalid_before']:.3f}",
+            kept["invalid_after"])
+    editor = figures.get("mini-ip2p") or figures["editor"]
+    for name, aim, what in (("renders", ("0.800", "0.900"), "renders"),
+                            ("samples", ("0.800", "0.900"), "pictures by mini-sd"),
+                            ("reworded", ("0.650", ""), "renders, reworded by hand")):
+        row(f"Edit success, {editor[name]['n']} {what}", aim[0], editor[name]["success"])
+        row(f"Preservation, {what}", aim[1], editor[name]["preservation"])
+    for name, what in (("image_guidance_scale", "s_I raises CLIP image similarity"),
+                       ("guidance_scale", "s_T raises directional similarity")):
+        curve = editor[name]
+        means = ", ".join(f"{m:.3f}" for m in curve["mean"])
+        values = ", ".join(map(str, curve["values"]))
+        rows.append(f"| {what}: at {values} | rising | {means} (bootstrap: {min(curve['rises']):.2f}) |")
+    lines = "\n".join(rows)
+    kinds = [f"| {kind} | {f['success']:.2f} | {f['preservation']:.2f} | {f['n']} |"
+             for kind, f in editor["by_kind"].items()]
+    lines += "\n\n| Kind of edit | Success | Preservation | Edits |\n|---|---:|---:|---:|\n" + "\n".join(kinds)
+    if "filter" in figures:
+        kinds = [f"| {kind} | {f['valid']:.2f} | {f['best']:.2f} | {f['p']:.2f} |"
+                 for kind, f in figures["filter"]["kinds"].items()]
+        lines += ("\n\n| Unfiltered candidates | Valid | Valid at the best p | Best p |\n|---|---:|---:|---:|\n"
+                  + "\n".join(kinds))
+    return lines

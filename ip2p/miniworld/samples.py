@@ -1,0 +1,30 @@
+"""The sample pictures in data/images, and the scenes behind them: `python -m ip2p.miniworld.samples` draws them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ip2p.miniworld.render import render
+from ip2p.miniworld.scene import Scene
+
+IMAGES = Path(__file__).parents[2] / "data" / "images"
+
+SAMPLES = {
+    "cat": Scene("cat", "orange", "meadow", size="large", seed=3),
+    "house": Scene("house", "yellow", "mountains", size="large", seed=11),
+    "rocket": Scene("rocket", "red", "desert", size="large", seed=5),
+    "boat": Scene("boat", "blue", "beach", size="large", seed=8),
+    "robot": Scene("robot", "purple", "city", size="large", seed=2),
+    "owl": Scene("owl", "pink", "forest", size="large", seed=4),
+}
+
+
+def write(folder: Path = IMAGES) -> None:
+    """Draw every sample as NAME.png in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, scene in SAMPLES.items():
+        render(scene).save(folder / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,137 @@
+"""`ip2p models build`: every bundled model, from nothing, in the order in which they need each other.
+
+Each part keeps its checkpoint in OUT/work and is skipped once its folder is there, so a killed build goes on where it
+was. With OUT = data/models (and data/pairs, data/triplets beside it) the shipped files themselves are made again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ip2p.models.files import CORES, minutes, save_half
+from ip2p.profiles import MINI, Profile
+
+PARTS = ("autoencoder", "text-encoder", "mini-sd", "mini-clip", "mini-judge", "triplets", "pairs", "mini-ip2p")
+TRIPLETS = 1500  # that the language model writes
+
+
+def build(out: str | Path, only: list[str] | None = None, device: str = "cpu", seed: int = 0) -> None:
+    """Make the parts in `only` (None: all) in the folder `out`, on `device`."""
+    out, work = Path(out), Path(out) / "work"
+    unknown = set(only or ()) - set(PARTS)
+    if unknown:
+        raise ValueError(f"there is no part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
+    work.mkdir(parents=True, exist_ok=True)
+    profile = replace(MINI, text_to_image=str(out / "mini-sd"), editor=str(out / "mini-ip2p"),
+                      clip=str(out / "mini-clip"), pairs=str(out.parent / "pairs"))
+    makers = {"autoencoder": autoencoder, "text-encoder": text_encoder, "mini-sd": mini_sd, "mini-clip": mini_clip,
+              "mini-judge": mini_judge, "triplets": triplets, "pairs": pairs, "mini-ip2p": mini_ip2p}
+    for part in only or PARTS:
+        makers[part](out, work, profile, device, seed)
+
+
+def load_vae(out: Path):
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(out / "mini-sd" / "vae", dtype="float32").eval()
+
+
+def load_text(out: Path):
+    """Tokenizer and text encoder."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    return (CLIPTokenizer.from_pretrained(out / "mini-sd" / "tokenizer"),
+            CLIPTextModel.from_pretrained(out / "mini-sd" / "text_encoder", dtype="float32").eval())
+
+
+def autoencoder(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
+    from ip2p.models.autoencoder import build
+
+    if not (out / "mini-sd" / "vae").exists():
+        build(work, device=device, seed=seed).save_pretrained(out / "mini-sd" / "vae")
+
+
+def text_encoder(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
+    from ip2p.models.text_encoder import build
+
+    if not (out / "mini-sd" / "text_encoder").exists():
+        tokenizer, model, figures = build(work, device=device, seed=seed)
+        tokenizer.save_pretrained(out / "mini-sd" / "tokenizer")
+        (work / "text_encoder.json").write_text(json.dumps(figures), encoding="utf-8")
+        model.save_pretrained(out / "mini-sd" / "text_encoder")
+
+
+def mini_sd(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    from ip2p.models import text_to_image
+
+    if (out / "mini-sd" / "model_index.json").exists():
+        return
+    vae, (tokenizer, encoder) = load_vae(out), load_text(out)
+    unet, log = text_to_image.build(work, vae, tokenizer, encoder, device=device, seed=seed)
+    save_half(StableDiffusionPipeline(
+        vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=text_to_image.new_scheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False), out / "mini-sd")
+    write_log(out / "mini-sd", log)
+
+
+def mini_clip(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
+    from ip2p.models import clip
+
+    if not (out / "mini-clip" / "README.md").exists():
+        vae, (tokenizer, _) = load_vae(out), load_text(out)
+        model, log = clip.build(work, tokenizer, vae, device=device, seed=seed)
+        clip.save(model, tokenizer, log, out / "mini-clip", work, vae)
+
+
+def mini_judge(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
+    from ip2p.models import judge_training
+
+    if not (out / "mini-judge" / "README.md").exists():
+        vae = load_vae(out)
+        model, log = judge_training.build(work, vae, device=device, seed=seed)
+        judge_training.save(model, log, out / "mini-judge", work, vae)
+
+
+def triplets(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
+    from ip2p import instructions
+
+    counts = instructions.run(profile.captions, generated(out), TRIPLETS, seed=seed, device=device)
+    print("triplets:", dict(counts))
+
+
+def generated(out: Path) -> Path:
+    """Where the triplets are that stage 1 writes."""
+    return out.parent / "triplets" / "generated.jsonl"
+
+
+def pairs(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
+    from ip2p.instructions import read_triplets
+    from ip2p.pairs import make_pairs
+
+    print("pairs:", dict(make_pairs(read_triplets(generated(out)), profile.pairs, profile, seed=seed)))
+
+
+def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
+    from ip2p.training import train
+
+    if not (out / "mini-ip2p" / "model_index.json").exists():
+        pipe, log = train(profile.pairs, work / "mini-ip2p", profile, seed=seed, device=device)
+        save_half(pipe, out / "mini-ip2p")
+        write_log(out / "mini-ip2p", log)
+
+
+def write_log(folder: Path, log: list[dict]) -> None:
+    """The curve of a training run, beside the model: JSON lines of step, loss, seconds."""
+    (folder / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
+
+
+def describe(folder: Path) -> str:
+    """Steps, minutes and hardware of the run whose log lies in `folder`, in words."""
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return f"{log[-1]['step']:,} steps, about {minutes(log):.0f} minutes on {CORES}"
+
+
