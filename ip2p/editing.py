@@ -84,7 +84,7 @@ class Editor:
                            zip((guidance_scale, image_guidance_scale, num_inference_steps), self.defaults, strict=True))
         if steps < 1:
             raise ValueError(f"{steps} denoising steps are too few; take at least 1")
-        s_t, s_i = (torch.as_tensor(s, dtype=torch.float32).expand(n).to(device)[:, None, None, None] for s in (s_t, s_i))
+        s_t, s_i = (torch.as_tensor(s, dtype=torch.float32).expand(n).to(device).view(n, 1, 1, 1) for s in (s_t, s_i))
         source = self.encode(images)
         text, empty = embed(self.pipe, instructions), embed(self.pipe, [""]).expand(n, -1, -1)
         scheduler, unet = self.pipe.scheduler, self.pipe.unet

@@ -130,8 +130,9 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
         start, log, before = state["step"], state["log"], state.get("seconds", 0.0)
 
     def save(step):
-        atomic_save({"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers], "step": step, "log": log,
-                     "seconds": before + time.monotonic() - begin, "ema": ema.state_dict() if ema else {}}, state_path)
+        atomic_save({"model": model.state_dict(), "ema": ema.state_dict() if ema else {}, "step": step, "log": log,
+                     "optimisers": [o.state_dict() for o in optimisers],
+                     "seconds": before + time.monotonic() - begin}, state_path)
         log_path.write_text("".join(json.dumps(row) + "\n" for row in log))
 
     def with_average(function, step):
@@ -163,7 +164,8 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
             value = (running / count).item()
             if value != value:
                 raise RuntimeError(f"the loss became NaN at step {step + 1}; lower the learning rate")
-            log.append({"step": step + 1, "loss": round(value, 6), "seconds": round(before + time.monotonic() - begin, 1)})
+            seconds = before + time.monotonic() - begin
+            log.append({"step": step + 1, "loss": round(value, 6), "seconds": round(seconds, 1)})
             running, count = torch.zeros((), device=device), 0
         if time.monotonic() - saved > save_minutes * 60 or step + 1 == end:
             save(step + 1)

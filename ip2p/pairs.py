@@ -115,7 +115,7 @@ def write_author_layout(folder: str | Path, rows: list[dict]) -> None:
     """The layout of the authors' scripts: seeds.json, and a folder a triplet with prompt.json, images, metadata."""
     folder, prompts = Path(folder), {}
     for row in rows:
-        prompts.setdefault(tuple(row[name] for name in ("original_prompt", "edit_prompt", "edited_prompt")), []).append(row)
+        prompts.setdefault(tuple(row[name] for name in TEXT), []).append(row)
     index = []
     for number, (texts, members) in enumerate(prompts.items()):
         place = folder / f"{number:07d}"

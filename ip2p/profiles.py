@@ -1,4 +1,4 @@
-"""Profiles: which models the five stages run on, and the defaults that fit them. `mini` is bundled, `sd15` the paper's."""
+"""Profiles: the models of the five stages and the defaults that fit them. `mini` is bundled, `sd15` the paper's."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Profile:
 SD15 = Profile(
     name="sd15", text_to_image="stable-diffusion-v1-5/stable-diffusion-v1-5", editor="timbrooks/instruct-pix2pix",
     clip="ViT-L-14/openai", language_model="HuggingFaceTB/SmolLM2-135M-Instruct",
-    captions=str(DATA / "captions" / "open.txt"), triplets=str(DATA / "triplets" / "open.jsonl"), pairs="out/pairs-sd15",
-    resolution=512, batch=4, in_world=False)
+    captions=str(DATA / "captions" / "open.txt"), triplets=str(DATA / "triplets" / "open.jsonl"),
+    pairs="out/pairs-sd15", resolution=512, batch=4, in_world=False)
 
 MINI = Profile(
     name="mini", text_to_image=str(DATA / "models" / "mini-sd"), editor=str(DATA / "models" / "mini-ip2p"),

@@ -51,6 +51,7 @@ def grid(pictures: Sequence, *, rows: Sequence[str] = (), columns: Sequence[str]
             if titles and x < len(titles[y]):
                 axes.set_title(titles[y][x], fontsize=7, pad=2)
     if heading:
-        figure.suptitle(heading, x=left / width, y=1 - 0.02 / height, ha="left", va="top", fontsize=10, fontweight="bold")
+        figure.suptitle(heading, x=left / width, y=1 - 0.02 / height, ha="left", va="top", fontsize=10,
+                        fontweight="bold")
     plt.close(figure)  # shown once, as the value of a cell
     return figure

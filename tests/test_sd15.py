@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 JOB = """
-import json, resource, torch
+import json, resource, sys, torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 from ip2p.editing import Editor
@@ -68,7 +68,7 @@ loss = edit_loss(unet, scheduler.alphas_cumprod, source, target, words, empty, t
 loss.backward()
 optimiser.step()
 done["train"] = [bool(loss.isfinite()), not torch.equal(before, unet.conv_out.weight)]
-done["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if __import__("sys").platform == "linux" else 1e9)
+done["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "linux" else 1e9)
 print(json.dumps(done))
 """
 

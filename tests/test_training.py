@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ip2p.loop import train_loop
+from ip2p.loop import orthogonal, train_loop
 from ip2p.training import cache_latents, conditioning_dropout, edit_loss, widen_input
 
 
@@ -51,7 +51,8 @@ def test_the_target_is_the_edited_image(tiny_pipe):
     assert loss < 1e-9 and seen["x"].shape[1] == unet.config.in_channels
 
 
-def test_resumed_training_equals_undisturbed(tmp_path):
+@pytest.mark.parametrize("muon", [False, True])
+def test_resumed_training_equals_undisturbed(tmp_path, muon):
     def run(work, stop_after=None):
         torch.manual_seed(0)
         model = torch.nn.Linear(4, 4)
@@ -60,7 +61,7 @@ def test_resumed_training_equals_undisturbed(tmp_path):
             x = torch.randn(8, 4, generator=generator)
             return (m(x) - x).square().mean()
 
-        train_loop(loss, model, work, steps=20, lr=1e-2, ema_decay=0.9, stop_after=stop_after)
+        train_loop(loss, model, work, steps=20, lr=1e-2, ema_decay=0.9, stop_after=stop_after, muon=muon)
         return model
 
     whole = run(tmp_path / "a")
@@ -69,6 +70,13 @@ def test_resumed_training_equals_undisturbed(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
+def test_muons_update_is_orthogonal():
+    for shape in ((8, 24), (24, 8), (8, 8)):
+        singular = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        assert 0.5 < singular.min() and singular.max() < 1.3
+
+
 def test_a_nan_loss_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="NaN"):
-        train_loop(lambda m, g, s: m(torch.full((1, 2), float("nan"))).sum(), torch.nn.Linear(2, 1), tmp_path, steps=60, lr=1)
+        train_loop(lambda m, g, s: m(torch.full((1, 2), float("nan"))).sum(), torch.nn.Linear(2, 1), tmp_path,
+                   steps=60, lr=1)

@@ -81,7 +81,8 @@ def held_out_psnr(vae, n: int = 500) -> float:
     return psnr(decode(vae, encode(vae, pictures)), pictures)
 
 
-def build(work: Path, *, device: str = "cpu", steps: int = 12_000, batch: int = 8, renders: int = 12_000, seed: int = 0):
+def build(work: Path, *, device: str = "cpu", steps: int = 12_000, batch: int = 8, renders: int = 12_000,
+          seed: int = 0):
     """Train from nothing (or from `work`'s checkpoint) and normalise. Returns the AutoencoderKL."""
     torch.manual_seed(seed)
     vae = new_autoencoder().to(device, memory_format=torch.channels_last)

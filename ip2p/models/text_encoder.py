@@ -136,8 +136,9 @@ def build(work: Path, *, device: str = "cpu", steps: int = 3000, batch: int = 48
         return total / len(ATTRIBUTES) / 2
 
     def sample(step):
-        print("text encoder, step %d: captions %.3f, instructions %.3f read right" % (
-            step, *accuracy(reader, tokenizer, 300)), flush=True)
+        captions, instructions = accuracy(reader, tokenizer, 300)
+        print(f"text encoder, step {step}: captions {captions:.3f}, instructions {instructions:.3f} read right",
+              flush=True)
 
     log = train_loop(step_loss, reader, work / "text_encoder", steps=steps, lr=1e-3, seed=seed, ema_decay=0.995,
                      sample=sample, sample_minutes=2, desc="text encoder", decay=0.5)
