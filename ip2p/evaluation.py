@@ -39,6 +39,7 @@ from ip2p.miniworld import (
     valid_pair,
 )
 from ip2p.miniworld.judging import outside_distance
+from ip2p.models.autoencoder import held_out_psnr
 from ip2p.models.renders import HELD_OUT
 from ip2p.pairs import as_tensor, candidate_settings, paint_candidates, read_pairs
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
@@ -267,6 +268,9 @@ def evaluate(model: str | Path | None = None, out: str | Path | None = None, pro
     print(table(figures))
     if not model:
         fill(ROOT / "README.md", {"results": table(figures), **counts(profile, figures)})
+        for name, parts in (("mini-sd", ("autoencoder", "mini-sd")), ("mini-ip2p", ("filter", "mini-ip2p"))):
+            some = table({part: figures[part] for part in parts})
+            fill(DATA / "models" / name / "README.md", {"results": some})
     return figures
 
 
@@ -280,7 +284,7 @@ def bundled_models(profile: Profile, n: int) -> dict:
 
     with TemporaryDirectory() as work:
         vae = load_text_to_image(profile).vae
-        return {"judge": judge_training.measure(load_judge(), Path(work), vae),
+        return {"autoencoder": held_out_psnr(vae), "judge": judge_training.measure(load_judge(), Path(work), vae),
                 "mini-clip": mini_clip.measure(*mini_clip.load(profile.clip), Path(work), vae),
                 "mini-sd": text_to_image(profile, max(n, 500)), "filter": filter_effect(profile)}
 
@@ -295,44 +299,55 @@ def counts(profile: Profile, figures: dict) -> dict[str, str]:
 
 def table(figures: dict) -> str:
     """The figures as a Markdown table: what was aimed at, and what came out."""
+    editor = figures.get("mini-ip2p") or figures.get("editor")
     rows = ["| What | Aim | Measured |", "|---|---:|---:|"]
 
     def row(what: str, aim: str, value: float, spec: str = ".3f"):
         rows.append(f"| {what} | {aim} | {value:{spec}} |")
 
+    if "autoencoder" in figures:
+        row("Autoencoder of mini-sd: PSNR on 500 held-out renders, dB", "27.0", figures["autoencoder"], ".1f")
     if "judge" in figures:
         judged = figures["judge"]
         for name, aim, what in (("renders", "0.985", "held-out renders"),
                                 ("after_autoencoder", "0.970", "the same after the autoencoder")):
             worst = min(judged[name], key=judged[name].get)
             row(f"Judge, {judged['held_out']:,} {what}: its weakest attribute ({worst})", aim, judged[name][worst])
+    if "mini-clip" in figures:
         row("mini-clip: own caption found among 100 scenes", "0.800", figures["mini-clip"]["renders"]["image_to_text"])
+    if "mini-sd" in figures:
         sd = figures["mini-sd"]
         row(f"mini-sd, {sd['n']} held-out captions: mean accuracy of the stated attributes", "0.920", sd["mean"])
         row("mini-sd: all stated attributes right", "0.650", sd["all"])
+    if "filter" in figures:
         kept = figures["filter"]
         row(f"Invalid share of {kept['n']:,} candidates, before the filter", "", kept["invalid_before"])
         row(f"Invalid share of the {kept['kept']:,} that pass", f"{0.6 * kept['invalid_before']:.3f}",
             kept["invalid_after"])
-    editor = figures.get("mini-ip2p") or figures["editor"]
-    for name, aim, what in (("renders", ("0.800", "0.900"), "renders"),
-                            ("samples", ("0.800", "0.900"), "pictures by mini-sd"),
-                            ("reworded", ("0.650", ""), "renders, reworded by hand")):
-        row(f"Edit success, {editor[name]['n']} {what}", aim[0], editor[name]["success"])
-        row(f"Preservation, {what}", aim[1], editor[name]["preservation"])
-    for name, what in (("image_guidance_scale", "s_I raises CLIP image similarity"),
-                       ("guidance_scale", "s_T raises directional similarity")):
-        curve = editor[name]
-        means = ", ".join(f"{m:.3f}" for m in curve["mean"])
-        values = ", ".join(map(str, curve["values"]))
-        rows.append(f"| {what}: at {values} | rising | {means} (bootstrap: {min(curve['rises']):.2f}) |")
-    lines = "\n".join(rows)
-    kinds = [f"| {kind} | {f['success']:.2f} | {f['preservation']:.2f} | {f['n']} |"
-             for kind, f in editor["by_kind"].items()]
-    lines += "\n\n| Kind of edit | Success | Preservation | Edits |\n|---|---:|---:|---:|\n" + "\n".join(kinds)
+    lines = "\n".join(rows + (editor_rows(editor) if editor else []))
+    if editor:
+        kinds = [f"| {kind} | {f['success']:.2f} | {f['preservation']:.2f} | {f['n']} |"
+                 for kind, f in editor["by_kind"].items()]
+        lines += "\n\n| Kind of edit | Success | Preservation | Edits |\n|---|---:|---:|---:|\n" + "\n".join(kinds)
     if "filter" in figures:
         kinds = [f"| {kind} | {f['valid']:.2f} | {f['best']:.2f} | {f['p']:.2f} |"
                  for kind, f in figures["filter"]["kinds"].items()]
         lines += ("\n\n| Unfiltered candidates | Valid | Valid at the best p | Best p |\n|---|---:|---:|---:|\n"
                   + "\n".join(kinds))
     return lines
+
+
+def editor_rows(editor: dict) -> list[str]:
+    """Rows of `table` on an editor, from `evaluate_editor`."""
+    rows = []
+    for name, aim, what in (("renders", ("0.800", "0.900"), "renders"),
+                            ("samples", ("0.800", "0.900"), "pictures by mini-sd"),
+                            ("reworded", ("0.650", ""), "renders, reworded by hand")):
+        rows.append(f"| Edit success, {editor[name]['n']} {what} | {aim[0]} | {editor[name]['success']:.3f} |")
+        rows.append(f"| Preservation, {what} | {aim[1]} | {editor[name]['preservation']:.3f} |")
+    for name, what in (("image_guidance_scale", "s_I raises CLIP image similarity"),
+                       ("guidance_scale", "s_T raises directional similarity")):
+        curve = editor[name]
+        means, values = ", ".join(f"{m:.3f}" for m in curve["mean"]), ", ".join(map(str, curve["values"]))
+        rows.append(f"| {what}: at {values} | rising | {means} (bootstrap: {min(curve['rises']):.2f}) |")
+    return rows

@@ -58,8 +58,8 @@ def text_encoder(out: Path, work: Path, profile: Profile, device: str, seed: int
 
     if not (out / "mini-sd" / "text_encoder").exists():
         tokenizer, model, figures = build(work, device=device, seed=seed)
+        print("text encoder:", figures)
         tokenizer.save_pretrained(out / "mini-sd" / "tokenizer")
-        (work / "text_encoder.json").write_text(json.dumps(figures), encoding="utf-8")
         model.save_pretrained(out / "mini-sd" / "text_encoder")
 
 
@@ -75,7 +75,7 @@ def mini_sd(out: Path, work: Path, profile: Profile, device: str, seed: int) -> 
     save_half(StableDiffusionPipeline(
         vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=text_to_image.new_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False), out / "mini-sd")
-    write_log(out / "mini-sd", log)
+    write_card(out / "mini-sd", log, SD_CARD)
 
 
 def mini_clip(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
@@ -121,17 +121,58 @@ def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -
     if not (out / "mini-ip2p" / "model_index.json").exists():
         pipe, log = train(profile.pairs, work / "mini-ip2p", profile, seed=seed, device=device)
         save_half(pipe, out / "mini-ip2p")
-        write_log(out / "mini-ip2p", log)
+        write_card(out / "mini-ip2p", log, IP2P_CARD)
 
 
-def write_log(folder: Path, log: list[dict]) -> None:
-    """The curve of a training run, beside the model: JSON lines of step, loss, seconds."""
+def write_card(folder: Path, log: list[dict], card: str) -> None:
+    """The curve of the training run (JSON lines of step, loss, seconds) and the model card, beside the model."""
     (folder / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
+    run = f"{log[-1]['step']:,} steps, about {minutes(log):.0f} minutes on {CORES}"
+    (folder / "README.md").write_text(card.format(run=run), encoding="utf-8")
 
 
-def describe(folder: Path) -> str:
-    """Steps, minutes and hardware of the run whose log lies in `folder`, in words."""
-    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return f"{log[-1]['step']:,} steps, about {minutes(log):.0f} minutes on {CORES}"
+SD_CARD = """# mini-sd
 
+A small Stable Diffusion for pictures of the miniature world (64 px, 16x16 latents): autoencoder, text encoder and
+UNet, trained from nothing. Stock diffusers loads it:
 
+    from diffusers import StableDiffusionPipeline
+    pipe = StableDiffusionPipeline.from_pretrained("data/models/mini-sd")
+    pipe("a red cat on the beach at night", guidance_scale=3, num_inference_steps=25).images[0]
+
+- Data: renders and captions by `ip2p.miniworld`, of the mix "plain": mostly one object, and plain illustrations more
+  often than the other styles. Two objects, rows of two or three and extras are rare in it, so they come out worse.
+- Autoencoder: every latent channel is normalised to a standard deviation of 1 / 0.18215, folded into the 1x1 quant
+  convolutions, so that stock pipelines, which multiply by the scaling factor 0.18215, feed the UNet unit variance.
+- Text encoder: a CLIP text transformer, trained before the UNet to fill in a form with all attributes from a caption,
+  and, with another head, what an instruction asks to change and to what. So it knows instructions as people type them
+  before any editor is trained; it is frozen from then on, and the same in mini-ip2p.
+- UNet: {run}. Epsilon prediction, min-SNR weights, 10% empty captions; Muon for the weights of hidden layers and AdamW
+  for the rest; averaged weights (EMA). The loss is in training_log.jsonl.
+- Made by `ip2p models build`; public domain (CC0), like all files here.
+
+## What it reaches
+
+Written by `ip2p evaluate`: held-out captions, read by the judge.
+
+<!-- figures:results -->not measured yet<!-- /figures -->
+"""
+
+IP2P_CARD = """# mini-ip2p
+
+Edits pictures of the miniature world as a sentence says: mini-sd, its UNet's first convolution widened for the input
+picture, trained by this project's stage 4 on the pairs in data/pairs, which its stages 1 to 3 made. It has seen no
+rendered truth. Stock diffusers loads it:
+
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+    pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained("data/models/mini-ip2p")
+
+- Training: {run}; the loss is in training_log.jsonl.
+- Made by `ip2p models build --only mini-ip2p`; public domain (CC0), like all files here.
+
+## What it reaches
+
+Written by `ip2p evaluate`: held-out scenes and instructions, judged.
+
+<!-- figures:results -->not measured yet<!-- /figures -->
+"""

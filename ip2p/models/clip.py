@@ -208,7 +208,7 @@ or, from the root of the repository, after `open_clip.add_model_config("data/mod
   through the autoencoder of mini-sd first. About {minutes:.0f} minutes on
   {hardware}.
 - Tokenizer: that of mini-sd.
-- Made by `ip2p models build`; MIT licence, like the rest of this repository.
+- Made by `ip2p models build`; public domain (CC0), like all files here.
 
 On {n:,} held-out scenes of the mix 'plain', how often the own one is the most similar of 100 (mean of
 {clean[groups]} groups):

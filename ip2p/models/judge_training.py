@@ -119,7 +119,7 @@ whether the rest stayed.
 - Training: {steps:,} steps of 64 pictures, shifted, blurred, brightened and noised a little; in the second
   half every second one went through the autoencoder of mini-sd first. About {minutes:.0f} minutes on
   {hardware}.
-- Made by `ip2p models build`; MIT licence, like the rest of this repository.
+- Made by `ip2p models build`; public domain (CC0), like all files here.
 
 Share read right on {n:,} held-out renders of the mix 'plain', and on the same after the autoencoder (mean
 {clean:.2%} and {again:.2%}):
