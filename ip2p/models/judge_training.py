@@ -44,7 +44,7 @@ def measure(model: Judge, work: Path, vae=None, n: int = 2000) -> dict:
     return figures
 
 
-def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 2000, batch: int = 64, seed: int = 0,
+def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 4000, batch: int = 64, seed: int = 0,
           sets=SETS, stop_after: int | None = None) -> tuple[Judge, list[dict]]:
     """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample
     has been through the autoencoder `vae` (None: stop there). Returns the judge and the log."""
