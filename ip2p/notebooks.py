@@ -111,7 +111,9 @@ def write_page(path: Path, folder: Path) -> None:
     from nbconvert import HTMLExporter
 
     resources = {"metadata": {"name": path.stem, "path": str(folder)}}
-    page, _ = HTMLExporter(embed_images=True).from_notebook_node(read(path), resources=resources)
+    nb = read(path)
+    nb.metadata.pop("widgets", None)  # with their state the page would fetch live widgets and hide the still picture
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(nb, resources=resources)
     path.with_suffix(".html").write_text(page, encoding="utf-8")
 
 

@@ -159,6 +159,19 @@ def build(work: Path, tokenizer, vae=None, *, device: str = "cpu", steps: int = 
     return model, log
 
 
+def calibrate(folder: str | Path, work: Path, vae, n: int = 500, share: float = 0.05) -> dict[str, float]:
+    """The filter's thresholds: what all but `share` of held-out true edits reach, each criterion on its own, after
+    the autoencoder. A good pair is as alike and as well pointed as a true one; the judge is not asked."""
+    from ip2p.clip_filter import ClipSimilarity
+
+    (before, a), (after, b) = cached_renders(work, n, HELD_OUT), cached_edits(work, n, HELD_OUT)
+    images = (decode(vae, encode(vae, x, 64), 64).float() / 255 for x in (a, b))
+    sim = ClipSimilarity(str(folder))(*images, *([caption(s) for s in scenes] for scenes in (before, after)))
+    low = {name: x.quantile(share).item() for name, x in zip(sim._fields, sim, strict=True)}
+    return {"min_image": low["sim_image"], "min_caption": min(low["sim_0"], low["sim_1"]),
+            "min_direction": low["sim_direction"]}
+
+
 def load(folder: str | Path):
     """The model in a folder, by stock open_clip: (model, its tokenizer as of transformers)."""
     import open_clip
@@ -184,7 +197,7 @@ def save(model, tokenizer, log: list[dict], folder: Path, work: Path, vae, hardw
         hardware=hardware, n=figures["held_out"], renders=2 * sum(n for n, *_ in SETS),
         clean=figures["renders"], again=figures["after_autoencoder"], n_edits=edits["edits"],
         told=edits["own_caption_preferred"], direction=edits["direction"],
-        shuffled=edits["direction_shuffled"], sets=names(SETS)), encoding="utf-8")
+        shuffled=edits["direction_shuffled"], sets=names(SETS), **calibrate(folder, work, vae)), encoding="utf-8")
     return figures
 
 
@@ -221,6 +234,10 @@ On {n:,} held-out scenes of the mix 'plain', how often the own one is the most s
 On {n_edits} held-out true edits the edited picture is more similar to its own caption than to the one before
 in {told:.1%}; the mean directional similarity is {direction:.3f}, and {shuffled:.3f} with another edit's
 captions.
+
+Thresholds of the profile `mini` (`ip2p.models.clip.calibrate`): what 95% of held-out true edits reach, each
+criterion on its own, after the autoencoder: image with image {min_image:.2f}, image with caption
+{min_caption:.2f}, direction {min_direction:.2f}.
 
 Limits: it knows this world's things and words only. Similarities have another scale than those of ViT-L/14;
 thresholds do not carry over.
