@@ -94,7 +94,7 @@ def run_editor(editor, edits: list[Edit], inputs: list[Image.Image] | None = Non
     """The editor's answers to all edits, in batches; picture i has seed i. inputs: None means renders."""
     inputs = inputs or [render(e.before) for e in edits]
     out = []
-    for i in tqdm(range(0, len(edits), batch), desc="editing", mininterval=2.0, leave=False):
+    for i in tqdm(range(0, len(edits), batch), desc="editing", mininterval=2.0, delay=2, leave=False):
         todo = range(i, min(i + batch, len(edits)))
         out += editor.many([inputs[k] for k in todo], [edits[k].instruction for k in todo], seeds=todo, **scales)
     return out
@@ -126,7 +126,7 @@ def clip_of_edits(clip: ClipSimilarity, edits: list[Edit], inputs: list, outputs
     """CLIP's image similarity and directional similarity of each edit, (n,) each."""
     sim = clip(as_tensor(inputs), as_tensor(outputs), *([caption(s) for s in scenes] for scenes in
                                                          ([e.before for e in edits], [e.after for e in edits])))
-    return {"image": sim.sim_image.numpy(), "direction": sim.sim_direction.numpy()}
+    return {"image": sim.sim_image.cpu().numpy(), "direction": sim.sim_direction.cpu().numpy()}
 
 
 def paired_rise(curves: list[np.ndarray], draws: int = 1000) -> list[float]:
@@ -150,7 +150,7 @@ def paint(pipe, prompts: list[str], *, guidance_scale: float, steps: int, seed: 
           ) -> list[Image.Image]:
     """Pictures of prompts by a text-to-image model; picture i has seed `seed` + i, whatever the batch."""
     out = []
-    for i in tqdm(range(0, len(prompts), batch), desc="painting", mininterval=2.0, leave=False):
+    for i in tqdm(range(0, len(prompts), batch), desc="painting", mininterval=2.0, delay=2, leave=False):
         some = prompts[i:i + batch]
         generators = [torch.Generator().manual_seed(seed + i + k) for k in range(len(some))]
         out += pipe(some, guidance_scale=guidance_scale, num_inference_steps=steps, generator=generators).images
@@ -190,7 +190,7 @@ def filter_effect(profile: Profile, n: int = 40, candidates: int = 8, seed: int 
     pipe, clip = load_text_to_image(profile), ClipSimilarity(profile.clip)
     edits = held_out_edits(n * len(EDIT_KINDS), seed=1)
     rows = []
-    for number, e in enumerate(tqdm(edits, desc="painting pairs", mininterval=2.0, leave=False)):
+    for number, e in enumerate(tqdm(edits, desc="painting pairs", mininterval=2.0, delay=2, leave=False)):
         triplet = {"input": caption(e.before), "edit": e.instruction, "output": caption(e.after)}
         settings = candidate_settings(profile, number, seed + 1, candidates)
         many = [triplet] * candidates

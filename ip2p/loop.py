@@ -103,7 +103,7 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
     """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps.
 
     Keeps `work/state.pt` (model, EMA, optimisers, step) and `work/log.jsonl`; if they exist the run goes on from there.
-    A row of the log: step, mean loss of the last 50 steps, seconds since the start, those of earlier runs included.
+    A row of the log (40 or more): step, mean loss since the row before, seconds since the start (of all runs).
     `sample(step)` is called every `sample_minutes` with the averaged weights in place. `stop_after`: stop at this
     step but keep the schedule of the full run. `muon`: weights of hidden layers by `Muon`, the rest by AdamW. On return
     `model` holds the averaged weights. Returns the log.
@@ -147,7 +147,7 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
     end = min(steps, stop_after or steps)
     model.train()
     begin = saved = sampled = time.monotonic()
-    running, count = torch.zeros((), device=device), 0
+    running, count, log_every = torch.zeros((), device=device), 0, max(1, min(50, steps // 40))
     for step in tqdm(range(start, end), desc=desc, initial=start, total=end, mininterval=2.0):
         for group in (g for o in optimisers for g in o.param_groups):
             group["lr"] = learning_rate(step, steps, lr, warmup, decay)
@@ -160,7 +160,7 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
         if ema:
             ema.update(step)
         running, count = running + loss.detach(), count + 1
-        if (step + 1) % 50 == 0 or step + 1 == end:
+        if (step + 1) % log_every == 0 or step + 1 == end:
             value = (running / count).item()
             if value != value:
                 raise RuntimeError(f"the loss became NaN at step {step + 1}; lower the learning rate")

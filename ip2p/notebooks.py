@@ -92,7 +92,7 @@ def execute(path: Path, out: Path, values: dict | None = None) -> Path:
     try:
         papermill.execute_notebook(str(path), str(target), values, kernel_name="python3",
                                    language="python", cwd=str(path.parent), progress_bar={"desc": path.stem},
-                                   extra_arguments=["--log-level=ERROR"])
+                                   start_timeout=300, extra_arguments=["--log-level=ERROR"])
     except BaseException:
         if target.exists():  # papermill notes a failing cell, but not a kernel that died
             nb = read(target)

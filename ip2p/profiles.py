@@ -42,6 +42,7 @@ class Profile:
     train_batch: int = 1024
     train_lr: float = 1e-4
     train_steps: int = 10_000
+    muon: bool = False  # Muon for the weights of hidden layers, AdamW for the rest; else AdamW for all
     # Stage 5
     guidance_scale: float = 7.5  # s_T
     image_guidance_scale: float = 1.5  # s_I
@@ -61,7 +62,8 @@ MINI = Profile(
     pairs=str(DATA / "pairs"), resolution=64, batch=16, in_world=True, paint_guidance=3.0,
     candidates=8, pair_steps=20, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
     min_image=0.57, min_caption=0.89, min_direction=0.53, keep=2,
-    train_batch=32, train_lr=2e-4, train_steps=10_000, guidance_scale=4.0, image_guidance_scale=1.5, steps=20)
+    train_batch=32, train_lr=2e-4, train_steps=10_000, muon=True,
+    guidance_scale=4.0, image_guidance_scale=1.5, steps=20)
 
 PROFILES = {p.name: p for p in (MINI, SD15)}
 
