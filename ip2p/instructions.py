@@ -167,8 +167,14 @@ def _mentions(text: str) -> set[tuple[str, object]]:
     return out
 
 
-def _inconsistent(instruction: str, before, after) -> bool:
-    """Whether an instruction cannot mean this edit: it names what neither scene holds, or another change."""
+# Words that ask for a change of size or number without naming the new one, by the start of the word.
+RELATIVE = {"size": r"bigg|large|enlarg|grow|shrink|small|scale|size|blow|tiny|little|huge",
+            "count": r"another|second|doubl|tripl|twin|clone|copy|copies|more|again|friend|alone|single|only"}
+
+
+def _disagreement(instruction: str, before, after) -> str | None:
+    """Why an instruction cannot mean this edit: "inconsistent", it names what neither scene holds, or not all that
+    changed; "unsaid", it names nothing of what changed. None if it may."""
     from ip2p.miniworld import EXTRAS, difference
 
     def slot(name: str) -> str:
@@ -180,19 +186,23 @@ def _inconsistent(instruction: str, before, after) -> bool:
 
     by_word = {"kind", "colour", "place", "time", "weather", "style", "extra"}  # the rest is said freely
     changed = set(difference(before, after))
-    several = len(changed - ({"position"} if changed & {"count", "second_kind"} else set())) > 1
-    changed -= {"second_colour"} if "second_kind" in changed else set()
-    changed = {slot(name) for name in changed} & by_word
-    named = {(s, value) for s, value in _mentions(instruction) if s in by_word}
-    news = {s for s, _ in named - (facts(before) & facts(after))}  # what both hold may just say which cat
-    return bool(named - (facts(before) | facts(after)) or several and changed - news
-                or news and changed and not changed & news)
+    changed -= {"position"} if changed & {"count", "second_kind"} else set()
+    several = len(changed) > 1
+    changed = {slot(name) for name in changed - ({"second_colour"} if "second_kind" in changed else set())}
+    named, both, either = _mentions(instruction), facts(before) & facts(after), facts(before) | facts(after)
+    news = {s for s, _ in named - both}  # what both hold may just say which cat
+    hinted = news | {s for s, words in RELATIVE.items() if re.search(rf"\b({words})", instruction.lower())}
+    foreign = {(s, value) for s, value in named - either if s in by_word}
+    told, to_tell = news & by_word, changed & by_word
+    if foreign or several and to_tell - told or told and to_tell and not told & to_tell:
+        return "inconsistent"
+    return None if changed & hinted else "unsaid"
 
 
 def check(triplet: dict, world: bool = True) -> str | None:
     """None for a good triplet, else why it is not: "malformed", "no-op" and, with `world` (captions of the
-    miniature world), "out-of-world" (nobody can paint the edited caption) or "inconsistent" (not the edit
-    that was asked for).
+    miniature world), "out-of-world" (nobody can paint the edited caption), "inconsistent" (not the edit that was
+    asked for) or "unsaid" (the instruction names nothing of the change: it may be a subtle one, or nonsense).
     """
     before, edit, after = (" ".join(re.findall(r"\w+", triplet[name].lower())) for name in FIELDS)
     if not (before and edit and after) or len(triplet["edit"]) > 200 or edit in (before, after):
@@ -208,8 +218,7 @@ def check(triplet: dict, world: bool = True) -> str | None:
             return "out-of-world"
         if before == after:
             return "no-op"
-        if _inconsistent(triplet["edit"], before, after):
-            return "inconsistent"
+        return _disagreement(triplet["edit"], before, after)
     return None
 
 

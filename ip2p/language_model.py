@@ -104,7 +104,7 @@ def save(model, tokenizer, folder: str | Path | None) -> None:
         new.rename(folder)
 
 
-def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 1, lr: float = 2e-4,
+def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 1, lr: float = 5e-4,
              batch_size: int = 4, seed: int = 0, frozen: float = 0.0,
              callback: Callable[[int, float], None] | None = None) -> list[float]:
     """Teach the model to continue prompts with their completions; returns every step's loss (nats a token).
