@@ -196,7 +196,9 @@ def _disagreement(instruction: str, before, after) -> str | None:
     told, to_tell = news & by_word, changed & by_word
     if foreign or several and to_tell - told or told and to_tell and not told & to_tell:
         return "inconsistent"
-    return None if changed & hinted else "unsaid"
+    if not changed & hinted:
+        return "unsaid"
+    return "inconsistent" if changed - hinted else None
 
 
 def check(triplet: dict, world: bool = True) -> str | None:
