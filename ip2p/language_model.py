@@ -131,7 +131,7 @@ def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 1, lr
     for module in kept:
         module.requires_grad_(False)
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01, fused=True)
     kind = model.device.type
     bf16 = kind == "cuda" or kind == "cpu" and torch.cpu._is_amx_tile_supported()  # elsewhere it only costs
     losses = []
