@@ -48,7 +48,7 @@ def grid(pictures: Sequence, *, rows: Sequence[str] = (), columns: Sequence[str]
                           va="bottom", fontsize=8, fontweight="bold")
             if x == 0 and y < len(rows):
                 axes.text(-0.05, 0.5, rows[y], transform=axes.transAxes, ha="right", va="center", fontsize=8)
-            if titles and x < len(titles[y]):
+            if y < len(titles) and x < len(titles[y]):
                 axes.set_title(titles[y][x], fontsize=7, pad=2)
     if heading:
         figure.suptitle(heading, x=left / width, y=1 - 0.02 / height, ha="left", va="top", fontsize=10,
