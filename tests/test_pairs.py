@@ -104,7 +104,7 @@ from ip2p import pairs
 from ip2p.clip_filter import ClipSimilarity
 import test_pairs as t
 pairs.TRIPLETS_A_SHARD = 1
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 pipe = torch.load({pipe!r}, weights_only=False)
 clip = ClipSimilarity(t.MINI.clip)
 print("ready", flush=True)
