@@ -8,7 +8,6 @@ import pytest
 from ip2p import notebooks
 
 SMALL = {
-    "01_instruction_generation": {"LESSONS": 64, "HELD_OUT": 12, "CAPTIONS": 6, "TRIPLETS": 6},
     "02_prompt_to_prompt_pairs": {"STEPS": 10, "EDITS": 3, "SHARES": [0.0, 0.9], "SCENES": 2},
 }
 
