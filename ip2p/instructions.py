@@ -187,14 +187,11 @@ def _disagreement(instruction: str, before, after) -> str | None:
     by_word = {"kind", "colour", "place", "time", "weather", "style", "extra"}  # the rest is said freely
     changed = set(difference(before, after))
     changed -= {"position"} if changed & {"count", "second_kind"} else set()
-    several = len(changed) > 1
     changed = {slot(name) for name in changed - ({"second_colour"} if "second_kind" in changed else set())}
     named, both, either = _mentions(instruction), facts(before) & facts(after), facts(before) | facts(after)
-    news = {s for s, _ in named - both}  # what both hold may just say which cat
-    hinted = news | {s for s, words in RELATIVE.items() if re.search(rf"\b({words})", instruction.lower())}
-    foreign = {(s, value) for s, value in named - either if s in by_word}
-    told, to_tell = news & by_word, changed & by_word
-    if foreign or several and to_tell - told or told and to_tell and not told & to_tell:
+    hinted = {s for s, _ in named - both}  # what both hold may just say which cat
+    hinted |= {s for s, words in RELATIVE.items() if re.search(rf"\b({words})", instruction.lower())}
+    if any(s in by_word for s, _ in named - either):
         return "inconsistent"
     if not changed & hinted:
         return "unsaid"

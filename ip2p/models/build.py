@@ -10,11 +10,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ip2p.models.files import CORES, minutes, save_half
 from ip2p.profiles import MINI, Profile
 
 PARTS = ("autoencoder", "text-encoder", "mini-sd", "mini-clip", "mini-judge", "triplets", "pairs", "mini-ip2p")
-TRIPLETS = 1500  # that the language model writes
+TRIPLETS = 1000  # that the language model writes
 
 
 def build(out: str | Path, only: list[str] | None = None, device: str = "cpu", seed: int = 0) -> None:
@@ -35,7 +37,7 @@ def build(out: str | Path, only: list[str] | None = None, device: str = "cpu", s
 def load_vae(out: Path):
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL.from_pretrained(out / "mini-sd" / "vae", dtype="float32").eval()
+    return AutoencoderKL.from_pretrained(out / "mini-sd" / "vae", dtype=torch.float32).eval()
 
 
 def load_text(out: Path):
@@ -43,7 +45,7 @@ def load_text(out: Path):
     from transformers import CLIPTextModel, CLIPTokenizer
 
     return (CLIPTokenizer.from_pretrained(out / "mini-sd" / "tokenizer"),
-            CLIPTextModel.from_pretrained(out / "mini-sd" / "text_encoder", dtype="float32").eval())
+            CLIPTextModel.from_pretrained(out / "mini-sd" / "text_encoder", dtype=torch.float32).eval())
 
 
 def autoencoder(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:

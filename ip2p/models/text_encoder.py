@@ -118,7 +118,7 @@ def accuracy(reader: Reader, tokenizer, n: int = 1000, seed: int = 10**9) -> tup
     return out[0], out[1]
 
 
-def build(work: Path, *, device: str = "cpu", steps: int = 3000, batch: int = 48, seed: int = 0):
+def build(work: Path, *, device: str = "cpu", steps: int = 1200, batch: int = 48, seed: int = 0):
     """Train from nothing or from `work`'s checkpoint. Returns (tokenizer, CLIPTextModel, figures)."""
     rng = random.Random(seed)
     tokenizer = new_tokenizer([SAMPLERS[i % 2](rng)[0] for i in range(20_000)])

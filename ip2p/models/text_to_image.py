@@ -35,8 +35,8 @@ def new_scheduler():
                                            beta_schedule="linear", timestep_spacing="trailing", steps_offset=1)
 
 
-def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", steps: int = 30_000, batch: int = 32,
-          renders: int = 40_000, seed: int = 0, lr: float = 1e-3, stop_after: int | None = None):
+def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", steps: int = 3_500, batch: int = 32,
+          renders: int = 24_000, seed: int = 0, lr: float = 1e-3, stop_after: int | None = None):
     """Train from nothing or from `work`'s checkpoint. Returns the UNet with its averaged weights and the log."""
     todo, pictures = cached_renders(work, renders, seed=2)
     vae, text_encoder = vae.to(device).eval(), text_encoder.to(device).eval().requires_grad_(False)
