@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ip2p.clip_filter import ClipSimilarity, passes
+from ip2p.clip_filter import ClipSimilarity, Similarities, best
 from ip2p.instructions import read_triplets
 from ip2p.miniworld import (
     EDIT_KINDS,
@@ -40,7 +40,7 @@ from ip2p.miniworld import (
 )
 from ip2p.miniworld.judging import outside_distance
 from ip2p.models.autoencoder import held_out_psnr
-from ip2p.models.files import CORES
+from ip2p.models.files import CORES, minutes
 from ip2p.models.renders import HELD_OUT
 from ip2p.pairs import as_tensor, candidate_settings, paint_candidates, read_pairs
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
@@ -48,6 +48,7 @@ from ip2p.sheets import ROOT, fill
 
 DEFAULTS = Scene("cat", "red", "meadow").attributes()  # what a caption leaves unsaid
 REWORDED = DATA / "eval" / "reworded.jsonl"
+GENERATED = DATA / "triplets" / "generated.jsonl"  # by stage 1
 BATCH = 16
 
 
@@ -164,7 +165,7 @@ def text_to_image(profile: Profile, n: int = 500, pipe=None) -> dict:
     pipe.set_progress_bar_config(disable=True)
     scenes = [random_scene(random.Random(HELD_OUT + i)) for i in range(n)]
     pictures = paint(pipe, [caption(s, i) for i, s in enumerate(scenes)], guidance_scale=profile.paint_guidance,
-                     steps=profile.pair_steps, seed=HELD_OUT)
+                     steps=profile.steps, seed=HELD_OUT)
     right, total, whole = Counter(), Counter(), 0
     for scene, seen in zip(scenes, judge(pictures), strict=True):
         hits = {name: seen[name] == value for name, value in stated(scene).items()}
@@ -185,36 +186,39 @@ def judge_pairs(triplets: list[dict], images_0: list[Image.Image], images_1: lis
     return out
 
 
-def filter_effect(profile: Profile, n: int = 40, candidates: int = 8, seed: int = 0) -> dict:
-    """The share of invalid pairs before and after the filter, and the valid share of each kind of edit among
-    unfiltered candidates at the best p. Pairs are painted afresh from n held-out captions of each kind of edit."""
-    pipe, clip = load_text_to_image(profile), ClipSimilarity(profile.clip)
-    edits = held_out_edits(n * len(EDIT_KINDS), seed=1)
-    rows = []
-    for number, e in enumerate(tqdm(edits, desc="painting pairs", mininterval=2.0, delay=2, leave=False)):
-        triplet = {"input": caption(e.before), "edit": e.instruction, "output": caption(e.after)}
-        settings = candidate_settings(profile, number, seed + 1, candidates)
-        many = [triplet] * candidates
-        a, b = paint_candidates(pipe, profile, many, settings, steps=profile.pair_steps, attention=profile.attention)
-        sim = clip(a, b, [t["input"] for t in many], [t["output"] for t in many])
-        kept = passes(sim, min_image=profile.min_image, min_caption=profile.min_caption,
-                      min_direction=profile.min_direction)
-        verdicts = judge_pairs(many, *[(x * 255).round().to(torch.uint8) for x in (a, b)])
-        rows += [{"kind": e.kind, "p": s[1], "valid": v["valid"], "kept": bool(k)}
-                 for s, v, k in zip(settings, verdicts, kept, strict=True)]
+def filter_effect(profile: Profile, n: int = 16, seed: int = 1) -> dict:
+    """The share of invalid pairs before and after the filter (thresholds, then the best few of a caption pair), and
+    the valid share of each kind of edit among unfiltered candidates at the best p. Painted afresh, with another seed
+    than the shipped pairs, from up to n of stage 1's triplets of each kind of edit."""
+    pipe, clip, many = load_text_to_image(profile), ClipSimilarity(profile.clip), profile.candidates
+    of_kind: dict[str, list[dict]] = {}
+    for triplet in read_triplets(GENERATED):
+        of_kind.setdefault(edit_kind(parse(triplet["input"]), parse(triplet["output"])), []).append(triplet)
+    triplets, rows = [t for some in of_kind.values() for t in some[:n]], []
+    at_once = max(1, profile.batch // many)  # caption pairs
+    for first in tqdm(range(0, len(triplets), at_once), desc="painting pairs", mininterval=2.0, delay=2, leave=False):
+        some = triplets[first:first + at_once]
+        settings = [s for k in range(first, first + len(some)) for s in candidate_settings(profile, k, seed, many)]
+        asked = [t for t in some for _ in range(many)]
+        a, b = paint_candidates(pipe, profile, asked, settings, steps=profile.pair_steps, attention=profile.attention)
+        sim = clip(a, b, [t["input"] for t in asked], [t["output"] for t in asked])
+        kept = {i + k for i in range(0, len(asked), many)
+                for k in best(Similarities(*(x[i:i + many] for x in sim)), profile.keep, min_image=profile.min_image,
+                              min_caption=profile.min_caption, min_direction=profile.min_direction)}
+        verdicts = judge_pairs(asked, *[(x * 255).round().to(torch.uint8) for x in (a, b)])
+        rows += [{"kind": v["kind"], "p": s[1], "valid": v["valid"], "kept": i in kept}
+                 for i, (s, v) in enumerate(zip(settings, verdicts, strict=True))]
     kept = [row["valid"] for row in rows if row["kept"]]
     before, after = (1 - float(np.mean(x)) if x else float("nan") for x in ([r["valid"] for r in rows], kept))
     return {"n": len(rows), "kept": len(kept), "invalid_before": before, "invalid_after": after,
-            "kinds": {kind: best_p([r for r in rows if r["kind"] == kind]) for kind in EDIT_KINDS}}
+            "kinds": {kind: best_p([r for r in rows if r["kind"] == kind]) for kind in of_kind}}
 
 
-def best_p(rows: list[dict], bins: int = 4) -> dict:
-    """The valid share of all rows, and of the rows in the best of `bins` equal ranges of p."""
-    edges = np.quantile([r["p"] for r in rows], np.linspace(0, 1, bins + 1))
-    shares = [np.mean([r["valid"] for r in rows if low <= r["p"] <= high])
-              for low, high in zip(edges, edges[1:], strict=False)]
-    return {"valid": float(np.mean([r["valid"] for r in rows])), "best": float(max(shares)),
-            "p": float(edges[int(np.argmax(shares)):][:2].mean()), "n": len(rows)}
+def best_p(rows: list[dict], parts: int = 4) -> dict:
+    """The valid share of all rows, and that of the best of `parts` equal parts of the rows sorted by p."""
+    ordered = np.array(sorted((r["p"], r["valid"]) for r in rows))
+    p, valid = max(np.array_split(ordered, parts), key=lambda part: part[:, 1].mean()).mean(0)
+    return {"valid": float(ordered[:, 1].mean()), "best": float(valid), "p": float(p), "n": len(rows)}
 
 
 # ------------------------------------------------------------------------------------------ ip2p evaluate
@@ -235,7 +239,7 @@ def evaluate_editor(editor, profile: Profile, n: int = 300) -> dict:
     pipe = load_text_to_image(profile)
     pipe.set_progress_bar_config(disable=True)
     painted = paint(pipe, [caption(e.before, i) for i, e in enumerate(edits)], guidance_scale=profile.paint_guidance,
-                    steps=profile.pair_steps, seed=2 * HELD_OUT)
+                    steps=profile.steps, seed=2 * HELD_OUT)
     figures["samples"] = summary(score(edits, painted, run_editor(editor, edits, painted)))
 
     worded = [e for e in reworded_edits() if e.kind in kinds]
@@ -293,9 +297,11 @@ def bundled_models(profile: Profile, n: int) -> dict:
 
 def counts(profile: Profile, figures: dict) -> dict[str, str]:
     """What the README's table says of the bundled data."""
-    editor = figures["mini-ip2p"]
-    return {"triplets": f"{len(read_triplets(DATA / 'triplets' / 'generated.jsonl')):,}",
+    editor, log = figures["mini-ip2p"], (Path(profile.editor) / "training_log.jsonl").read_text(encoding="utf-8")
+    spent = minutes([json.loads(line) for line in log.splitlines()])
+    return {"triplets": f"{len(read_triplets(GENERATED)):,}",
             "pairs": f"{len(read_pairs(profile.pairs, decode=False)):,}",
+            "train_time": f"{spent:.0f} minutes on {CORES}",
             "edit_time": f"{editor['seconds_an_edit']:.2f} s on {CORES}, in a batch of {BATCH}"}
 
 
@@ -324,7 +330,7 @@ def table(figures: dict) -> str:
     if "filter" in figures:
         kept = figures["filter"]
         row(f"Invalid share of {kept['n']:,} candidates, before the filter", "", kept["invalid_before"])
-        row(f"Invalid share of the {kept['kept']:,} that pass", f"{0.6 * kept['invalid_before']:.3f}",
+        row(f"Invalid share of the {kept['kept']:,} that it keeps", f"{0.6 * kept['invalid_before']:.3f}",
             kept["invalid_after"])
     lines = "\n".join(rows + (editor_rows(editor) if editor else []))
     if editor:

@@ -82,7 +82,7 @@ def execute(path: Path, out: Path, values: dict | None = None) -> Path:
     import papermill
 
     use_own_kernel()
-    for name, value in {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
+    for name, value in {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}.items():
         os.environ.setdefault(name, value)
     path, folder = path.resolve(), out.resolve() / path.stem
     target = out / path.name

@@ -169,22 +169,23 @@ def make_pairs(triplets: list[dict], out: str | Path, profile: str | Profile = "
     clip = clip or ClipSimilarity(profile.clip)
     thresholds = dict(min_image=profile.min_image, min_caption=profile.min_caption,
                       min_direction=profile.min_direction)
-    starts = range(0, len(triplets), TRIPLETS_A_SHARD)
+    starts, at_once = range(0, len(triplets), TRIPLETS_A_SHARD), max(1, profile.batch // candidates)  # triplets
     for start in tqdm(starts, desc="pairs", unit="shard"):
         path = out / f"pairs-{start // TRIPLETS_A_SHARD:05d}.parquet"
         if path.exists():
             continue
-        rows = []
-        for number in range(start, min(start + TRIPLETS_A_SHARD, len(triplets))):
-            triplet = triplets[number]
-            settings = candidate_settings(profile, number, seed, candidates)
-            pictures = paint_candidates(pipe, profile, [triplet] * candidates, settings, steps=steps,
-                                        attention=attention)
-            sim = clip(*pictures, [triplet["input"]] * candidates, [triplet["output"]] * candidates)
-            chosen = best(sim, keep, **thresholds)
-            counts.update(triplets=1, candidates=candidates, kept=len(chosen))
-            rows += [row(triplet, settings[i], pictures[0][i], pictures[1][i],
-                         Similarities(*(x[i].item() for x in sim))) for i in chosen]
+        rows, end = [], min(start + TRIPLETS_A_SHARD, len(triplets))
+        for first in range(start, end, at_once):
+            numbers = range(first, min(first + at_once, end))
+            settings = [s for k in numbers for s in candidate_settings(profile, k, seed, candidates)]
+            asked = [triplets[k] for k in numbers for _ in range(candidates)]
+            pictures = paint_candidates(pipe, profile, asked, settings, steps=steps, attention=attention)
+            sim = clip(*pictures, [t["input"] for t in asked], [t["output"] for t in asked])
+            for i in range(0, len(asked), candidates):
+                chosen = best(Similarities(*(x[i:i + candidates] for x in sim)), keep, **thresholds)
+                counts.update(triplets=1, candidates=candidates, kept=len(chosen))
+                rows += [row(asked[k], settings[k], pictures[0][k], pictures[1][k],
+                             Similarities(*(x[k].item() for x in sim))) for k in (i + c for c in chosen)]
         write_shard(path, rows)
     return counts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,22 +30,25 @@ def grid(pictures: Sequence, *, rows: Sequence[str] = (), columns: Sequence[str]
     table = pictures if nested else [pictures]
     titles = titles if nested or not titles else [titles]
     across = max(map(len, table))
-    lines = 1 + max((str(t).count("\n") for row in titles for t in row), default=-1)
+    above = [0.17 * max((1 + str(t).count("\n") for t in row if str(t)), default=0) for row in titles]  # inches
+    above += [0.0] * (len(table) - len(above))
     left = 0.075 * max((len(line) for r in rows for line in str(r).split("\n")), default=0)
-    cell = size + 0.17 * lines
-    top = 0.3 * bool(heading) + 0.17 * (1 + max((str(c).count("\n") for c in columns), default=-1))
-    width, height = left + size * across, top + cell * len(table)
+    width = left + size * across
+    heading = textwrap.fill(heading, max(12, int(width / 0.085)))
+    top = 0.19 * (1 + heading.count("\n")) + 0.11 if heading else 0
+    top += 0.17 * (1 + max((str(c).count("\n") for c in columns), default=-1))
+    height = top + sum(above) + size * len(table)
     figure = plt.figure(figsize=(width, height), dpi=110, facecolor="white")
     for y, row in enumerate(table):
+        bottom = top + sum(above[:y + 1]) + (y + 1) * size
         for x, picture in enumerate(row):
-            box = [(left + x * size) / width, 1 - (top + (y + 1) * cell) / height, 0.96 * size / width,
-                   0.96 * size / height]
+            box = [(left + x * size) / width, 1 - bottom / height, 0.96 * size / width, 0.96 * size / height]
             axes = figure.add_axes(box)
             axes.axis("off")
             if picture is not None:
                 axes.imshow(as_array(picture), interpolation="lanczos")
             if y == 0 and x < len(columns):
-                axes.text(0.5, 1.03 + 0.17 * lines / size, columns[x], transform=axes.transAxes, ha="center",
+                axes.text(0.5, 1.03 + above[0] / size, columns[x], transform=axes.transAxes, ha="center",
                           va="bottom", fontsize=8, fontweight="bold")
             if x == 0 and y < len(rows):
                 axes.text(-0.05, 0.5, rows[y], transform=axes.transAxes, ha="right", va="center", fontsize=8)

@@ -1,0 +1,31 @@
+"""The notebooks, executed with papermill on the bundled models. Each asserts itself what it claims.
+
+Parameters make them as small as their claims allow; `make run` executes them at full size.
+"""
+
+import pytest
+
+from ip2p import notebooks
+
+SMALL = {
+    "00_quickstart": {},
+    "01_instruction_generation": {"CAPTIONS": 12, "TRIPLETS": 6},
+    "02_prompt_to_prompt_pairs": {"EDITS": 4, "SHARES": [0.0, 0.9], "SCENES": 2},
+    "03_clip_filtering": {"TRIPLET_COUNT": 8},
+    "04_training": {"STEPS": 40, "PAIRS": 200, "EDITS": 8, "HELD_OUT": 16},
+    "05_guided_editing": {"EDITS": 6},
+}
+
+
+def test_every_notebook_is_here():
+    assert SMALL.keys() == {path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb")}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_notebook_runs_and_its_claims_hold(name, tmp_path):
+    path = notebooks.NOTEBOOKS / f"{name}.ipynb"
+    assert SMALL[name].keys() <= notebooks.parameters(notebooks.read(path)).keys(), "a parameter that is not there"
+    done = notebooks.read(notebooks.execute(path, tmp_path, SMALL[name]))
+    assert notebooks.minutes(done) is not None and notebooks.picture(done) is not None
+    assert not any(output.get("name") == "stderr" and "Traceback" in output.get("text", "")
+                   for cell in done.cells for output in cell.get("outputs", ()))
