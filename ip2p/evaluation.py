@@ -247,13 +247,13 @@ def evaluate_editor(editor, profile: Profile, n: int = 300) -> dict:
     figures["reworded"] = summary(score(worded, inputs_worded, run_editor(editor, worded, inputs_worded)))
 
     clip = ClipSimilarity(profile.clip)
-    s_t, s_i = profile.guidance_scale, profile.image_guidance_scale
-    sweeps = {"image_guidance_scale": [round(s_i * f, 2) for f in (0.5, 0.75, 1, 1.5, 2)],
-              "guidance_scale": [round(s_t * f, 2) for f in (0.2, 0.4, 0.6, 0.8, 1)]}
-    for name, values in sweeps.items():
-        measure = "image" if name.startswith("image") else "direction"
-        curves = [clip_of_edits(clip, edits, inputs, run_editor(editor, edits, inputs, **{name: v}))[measure]
-                  for v in values]
+    sweeps = {"image_guidance_scale": ("image", (0.5, 0.75, 1, 1.5, 2)),
+              "guidance_scale": ("direction", (0.2, 0.4, 0.6, 0.8, 1))}
+    for name, (measure, factors) in sweeps.items():
+        values = [getattr(profile, name) * f for f in factors]
+        curves = [clip_of_edits(clip, edits, inputs, outputs if f == 1 else  # 1: the default, painted above
+                                run_editor(editor, edits, inputs, **{name: v}))[measure]
+                  for f, v in zip(factors, values, strict=True)]
         figures[name] = {"values": values, "mean": [float(c.mean()) for c in curves], "rises": paired_rise(curves)}
     return figures
 
@@ -356,6 +356,6 @@ def editor_rows(editor: dict) -> list[str]:
     for name, what in (("image_guidance_scale", "s_I raises CLIP image similarity"),
                        ("guidance_scale", "s_T raises directional similarity")):
         curve = editor[name]
-        means, values = ", ".join(f"{m:.3f}" for m in curve["mean"]), ", ".join(map(str, curve["values"]))
+        means, values = ", ".join(f"{m:.3f}" for m in curve["mean"]), ", ".join(f"{v:g}" for v in curve["values"])
         rows.append(f"| {what}: at {values} | rising | {means} (bootstrap: {min(curve['rises']):.2f}) |")
     return rows

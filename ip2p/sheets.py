@@ -30,7 +30,7 @@ def checksums(data: Path) -> str:
     rows = ["| File | Bytes | SHA-256 |", "|---|---:|---|"]
     for path in sorted(data.rglob("*")):
         name = path.relative_to(data).as_posix()
-        if path.is_file() and name != "README.md" and not re.search(r"(^|/)\.|\.tmp$|~$", name):
+        if path.is_file() and name != "README.md" and not re.search(r"(^|/)(\.|work/)|\.tmp$|~$", name):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             rows.append(f"| {name} | {path.stat().st_size:,} | `{digest}` |")
     return "\n".join(rows)
