@@ -54,4 +54,4 @@ def test_rising_curves():
 def test_the_valid_share_at_the_best_p():
     rows = [{"p": p, "valid": p > 0.75} for p in np.linspace(0, 1, 101)]
     best = ev.best_p(rows)
-    assert best["best"] > 0.95 and best["p"] == pytest.approx(0.875) and best["valid"] == pytest.approx(25 / 101)
+    assert best["best"] == 1 and best["p"] == pytest.approx(0.88) and best["valid"] == pytest.approx(25 / 101)
