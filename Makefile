@@ -8,7 +8,7 @@ COMPILE = uv pip compile --universal --python-version 3.11 --extra dev --no-anno
 
 # With two busy threads on a two-core machine, threads that spin while they wait made PyTorch ten times slower.
 export OMP_WAIT_POLICY = PASSIVE
-# A short spin (GNU's OpenMP only) costs nothing then, and makes layers of many small matrices twice as fast.
+# A short spin (GNU's OpenMP only): without any, a step of the optimiser Muon took twice as long.
 export GOMP_SPINCOUNT = 20000
 # Only the kernel of .venv is called "python3", whatever kernels the user has elsewhere.
 export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ip2p.clip_filter import ClipSimilarity, Similarities, best
+from ip2p.clip_filter import ClipSimilarity
 from ip2p.instructions import read_triplets
 from ip2p.miniworld import (
     EDIT_KINDS,
@@ -42,7 +42,7 @@ from ip2p.miniworld.judging import outside_distance
 from ip2p.models.autoencoder import held_out_psnr
 from ip2p.models.files import CORES, minutes
 from ip2p.models.renders import HELD_OUT
-from ip2p.pairs import as_tensor, candidate_settings, paint_candidates, read_pairs
+from ip2p.pairs import as_tensor, filtered_candidates, read_pairs
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
 from ip2p.sheets import ROOT, fill
 
@@ -190,23 +190,17 @@ def filter_effect(profile: Profile, n: int = 16, seed: int = 1) -> dict:
     """The share of invalid pairs before and after the filter (thresholds, then the best few of a caption pair), and
     the valid share of each kind of edit among unfiltered candidates at the best p. Painted afresh, with another seed
     than the shipped pairs, from up to n of stage 1's triplets of each kind of edit."""
-    pipe, clip, many = load_text_to_image(profile), ClipSimilarity(profile.clip), profile.candidates
     of_kind: dict[str, list[dict]] = {}
     for triplet in read_triplets(GENERATED):
         of_kind.setdefault(edit_kind(parse(triplet["input"]), parse(triplet["output"])), []).append(triplet)
     triplets, rows = [t for some in of_kind.values() for t in some[:n]], []
-    at_once = max(1, profile.batch // many)  # caption pairs
-    for first in tqdm(range(0, len(triplets), at_once), desc="painting pairs", mininterval=2.0, delay=2, leave=False):
-        some = triplets[first:first + at_once]
-        settings = [s for k in range(first, first + len(some)) for s in candidate_settings(profile, k, seed, many)]
-        asked = [t for t in some for _ in range(many)]
-        a, b = paint_candidates(pipe, profile, asked, settings, steps=profile.pair_steps, attention=profile.attention)
-        sim = clip(a, b, [t["input"] for t in asked], [t["output"] for t in asked])
-        kept = {i + k for i in range(0, len(asked), many)
-                for k in best(Similarities(*(x[i:i + many] for x in sim)), profile.keep, min_image=profile.min_image,
-                              min_caption=profile.min_caption, min_direction=profile.min_direction)}
-        verdicts = judge_pairs(asked, *[(x * 255).round().to(torch.uint8) for x in (a, b)])
-        rows += [{"kind": v["kind"], "p": s[1], "valid": v["valid"], "kept": i in kept}
+    painted = filtered_candidates(
+        load_text_to_image(profile), ClipSimilarity(profile.clip), profile, triplets, range(len(triplets)),
+        candidates=profile.candidates, keep=profile.keep, steps=profile.pair_steps, attention=profile.attention,
+        seed=seed)
+    for asked, settings, pictures, _, chosen in tqdm(painted, desc="painting pairs", mininterval=2.0, leave=False):
+        verdicts = judge_pairs(asked, *[(x * 255).round().to(torch.uint8) for x in pictures])
+        rows += [{"kind": v["kind"], "p": s[1], "valid": v["valid"], "kept": i in chosen}
                  for i, (s, v) in enumerate(zip(settings, verdicts, strict=True))]
     kept = [row["valid"] for row in rows if row["kept"]]
     before, after = (1 - float(np.mean(x)) if x else float("nan") for x in ([r["valid"] for r in rows], kept))

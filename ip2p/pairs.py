@@ -167,27 +167,40 @@ def make_pairs(triplets: list[dict], out: str | Path, profile: str | Profile = "
     out.mkdir(parents=True, exist_ok=True)
     pipe = pipe or load_text_to_image(profile)
     clip = clip or ClipSimilarity(profile.clip)
-    thresholds = dict(min_image=profile.min_image, min_caption=profile.min_caption,
-                      min_direction=profile.min_direction)
-    starts, at_once = range(0, len(triplets), TRIPLETS_A_SHARD), max(1, profile.batch // candidates)  # triplets
+    starts = range(0, len(triplets), TRIPLETS_A_SHARD)
     for start in tqdm(starts, desc="pairs", unit="shard"):
         path = out / f"pairs-{start // TRIPLETS_A_SHARD:05d}.parquet"
         if path.exists():
             continue
-        rows, end = [], min(start + TRIPLETS_A_SHARD, len(triplets))
-        for first in range(start, end, at_once):
-            numbers = range(first, min(first + at_once, end))
-            settings = [s for k in numbers for s in candidate_settings(profile, k, seed, candidates)]
-            asked = [triplets[k] for k in numbers for _ in range(candidates)]
-            pictures = paint_candidates(pipe, profile, asked, settings, steps=steps, attention=attention)
-            sim = clip(*pictures, [t["input"] for t in asked], [t["output"] for t in asked])
-            for i in range(0, len(asked), candidates):
-                chosen = best(Similarities(*(x[i:i + candidates] for x in sim)), keep, **thresholds)
-                counts.update(triplets=1, candidates=candidates, kept=len(chosen))
-                rows += [row(asked[k], settings[k], pictures[0][k], pictures[1][k],
-                             Similarities(*(x[k].item() for x in sim))) for k in (i + c for c in chosen)]
+        rows, numbers = [], range(start, min(start + TRIPLETS_A_SHARD, len(triplets)))
+        for asked, settings, pictures, sim, chosen in filtered_candidates(
+                pipe, clip, profile, triplets, numbers, candidates=candidates, keep=keep, steps=steps,
+                attention=attention, seed=seed):
+            counts.update(triplets=len(asked) // candidates, candidates=len(asked), kept=len(chosen))
+            rows += [row(asked[k], settings[k], pictures[0][k], pictures[1][k],
+                         Similarities(*(x[k].item() for x in sim))) for k in chosen]
         write_shard(path, rows)
     return counts
+
+
+def filtered_candidates(pipe, clip: ClipSimilarity, profile: Profile, triplets: list[dict], numbers: range, *,
+                        candidates: int, keep: int, steps: int, attention: str, seed: int):
+    """Paint the candidates of `triplets[k]` for k in `numbers`, as many triplets at once as fill a batch, and filter.
+
+    Yields for each batch of n candidates: their triplets (n), settings (n), pictures (two tensors (n, 3, H, W) in
+    [0, 1]), similarities (n) and the indices of those that the filter keeps.
+    """
+    at_once = max(1, profile.batch // candidates)  # triplets
+    for first in range(0, len(numbers), at_once):
+        some = numbers[first:first + at_once]
+        settings = [s for k in some for s in candidate_settings(profile, k, seed, candidates)]
+        asked = [triplets[k] for k in some for _ in range(candidates)]
+        pictures = paint_candidates(pipe, profile, asked, settings, steps=steps, attention=attention)
+        sim = clip(*pictures, [t["input"] for t in asked], [t["output"] for t in asked])
+        chosen = [i + k for i in range(0, len(asked), candidates)
+                  for k in best(Similarities(*(x[i:i + candidates] for x in sim)), keep, min_image=profile.min_image,
+                                min_caption=profile.min_caption, min_direction=profile.min_direction)]
+        yield asked, settings, pictures, sim, chosen
 
 
 def row(triplet: dict, setting: tuple[int, float, float], image_0: torch.Tensor, image_1: torch.Tensor,

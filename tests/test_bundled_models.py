@@ -1,7 +1,5 @@
 """What others rely on: the stock libraries load the bundled models, and both painters read with the same encoder."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -44,6 +42,6 @@ def test_the_autoencoder_gives_latents_of_unit_variance_once_scaled():
 
 
 def test_every_model_has_a_card_with_its_figures():
-    for folder in sorted(Path(MODELS).iterdir()):
+    for folder in sorted(MODELS.glob("mini-*")):
         card = (folder / "README.md").read_text(encoding="utf-8")
         assert "ip2p models build" in card and "not measured yet" not in card, folder.name

@@ -121,11 +121,13 @@ def pairs(out: Path, work: Path, profile: Profile, device: str, seed: int) -> No
 def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
     from ip2p.editing import Editor
     from ip2p.evaluation import held_out_edits
-    from ip2p.miniworld import render
+    from ip2p.miniworld import EDIT_KINDS, render
     from ip2p.show import grid
     from ip2p.training import train
 
-    edits = held_out_edits(11)  # one of each kind, to look at
+    if (out / "mini-ip2p" / "model_index.json").exists():
+        return
+    edits = held_out_edits(len(EDIT_KINDS), seed=5)  # one of each kind, to look at; measured are others
     inputs, asked = [render(e.before) for e in edits], [e.instruction for e in edits]
 
     def sample(pipe, step):
@@ -133,10 +135,9 @@ def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -
         sheet = grid([inputs, editor.many(inputs, asked)], columns=[textwrap.fill(text, 17) for text in asked])
         sheet.savefig(work / "mini-ip2p" / f"sheet-{step:06d}.png")
 
-    if not (out / "mini-ip2p" / "model_index.json").exists():
-        pipe, log = train(profile.pairs, work / "mini-ip2p", profile, seed=seed, device=device, sample=sample)
-        save_half(pipe, out / "mini-ip2p")
-        write_card(out / "mini-ip2p", log, IP2P_CARD)
+    pipe, log = train(profile.pairs, work / "mini-ip2p", profile, seed=seed, device=device, sample=sample)
+    save_half(pipe, out / "mini-ip2p")
+    write_card(out / "mini-ip2p", log, IP2P_CARD)
 
 
 def write_card(folder: Path, log: list[dict], card: str) -> None:
