@@ -39,6 +39,7 @@ from ip2p.miniworld import (
     valid_pair,
 )
 from ip2p.miniworld.judging import outside_distance
+from ip2p.miniworld.scene import DEFAULTS
 from ip2p.models.autoencoder import held_out_psnr
 from ip2p.models.files import CORES, minutes
 from ip2p.models.renders import HELD_OUT
@@ -46,7 +47,6 @@ from ip2p.pairs import as_tensor, filtered_candidates, read_pairs
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
 from ip2p.sheets import ROOT, fill
 
-DEFAULTS = Scene("cat", "red", "meadow").attributes()  # what a caption leaves unsaid
 REWORDED = DATA / "eval" / "reworded.jsonl"
 GENERATED = DATA / "triplets" / "generated.jsonl"  # by stage 1
 BATCH = 16
@@ -145,7 +145,7 @@ def paired_rise(curves: list[np.ndarray], draws: int = 1000) -> list[float]:
 def stated(scene: Scene) -> dict:
     """The attributes that a caption states: kind, colour and place always, the others where not at their default."""
     return {name: value for name, value in scene.attributes().items()
-            if name in ("kind", "colour", "place") or value != DEFAULTS[name]}
+            if name not in DEFAULTS or value != DEFAULTS[name]}
 
 
 def paint(pipe, prompts: list[str], *, guidance_scale: float, steps: int, seed: int = 0, batch: int = BATCH

@@ -167,35 +167,57 @@ def _mentions(text: str) -> set[tuple[str, object]]:
     return out
 
 
-# Words that ask for a change of size or number without naming the new one, by the start of the word.
-RELATIVE = {"size": r"bigg|large|enlarg|grow|shrink|small|scale|size|blow|tiny|little|huge",
-            "count": r"another|second|doubl|tripl|twin|clone|copy|copies|more|again|friend|alone|single|only"}
+# Words that ask for a change without naming the new value, by the start of the word.
+RELATIVE = {"bigger": r"bigg|large|enlarg|grow|scale (it |them )?up|blow|huge|giant|increas|expand|zoom in",
+            "smaller": r"small|shrink|scale (it |them )?down|tiny|little|reduc|mini|decreas|zoom out|far",
+            "more": r"another|second|third|doubl|tripl|twin|clone|cop[yi]|more|again|friend|one extra",
+            "fewer": r"alone|single|only|just|less|fewer|remov|away|keep|lone|leav",
+            "gone": r"no|not|never|none|dont|\w+n't|without|remov|delet|eras|drop|los[et]|rid|ditch|tak(e|en|ing)|away|"
+                    r"off|out|leave|disappear|vanish|go|goes|gone|clear|stop|end|over|pop|pick|bye|scare|fl[ey]w?|lower|"
+                    r"scrap|skip|kill|hide|less|back|instead"}
+
+
+def _asked(text: str, name: str, old, new) -> bool:
+    """Whether an instruction asks for this change of one attribute: it names the new value, or, where something goes,
+    the old one and that it goes; sizes and numbers may be relative."""
+    from ip2p.miniworld import EXTRAS, SIZES
+    from ip2p.miniworld.scene import DEFAULTS
+
+    named, slot = _mentions(text), "extra" if name in EXTRAS else name.removeprefix("second_")
+    if name in EXTRAS:
+        old, new = old and name, new and name
+
+    def relative(key: str) -> bool:
+        return bool(re.search(rf"\b({RELATIVE[key]})", text.lower()))
+
+    if slot == "size" and relative("bigger" if SIZES.index(new) > SIZES.index(old) else "smaller"):
+        return True
+    if slot == "count" and relative("more" if new > old else "fewer"):
+        return True
+    if new in (None, False, DEFAULTS.get(slot)) and (slot, old) in named and relative("gone"):
+        return True
+    return (slot, new) in named
 
 
 def _disagreement(instruction: str, before, after) -> str | None:
-    """Why an instruction cannot mean this edit: "inconsistent", it names what neither scene holds, or not all that
-    changed; "unsaid", it names nothing of what changed. None if it may."""
+    """Why an instruction cannot mean this edit: "inconsistent", it names what neither scene holds, or does not ask for
+    all that changed; "unsaid", it asks for nothing of what changed. None if it may."""
     from ip2p.miniworld import EXTRAS, difference
 
-    def slot(name: str) -> str:
-        return "extra" if name in EXTRAS else name.removeprefix("second_")
-
     def facts(scene) -> set:
-        return {(slot(name), name if name in EXTRAS else value)
+        return {("extra", name) if name in EXTRAS else (name.removeprefix("second_"), value)
                 for name, value in scene.attributes().items() if value not in (False, None)}
 
-    by_word = {"kind", "colour", "place", "time", "weather", "style", "extra"}  # the rest is said freely
-    changed = set(difference(before, after))
-    changed -= {"position"} if changed & {"count", "second_kind"} else set()
-    changed = {slot(name) for name in changed - ({"second_colour"} if "second_kind" in changed else set())}
-    named, both, either = _mentions(instruction), facts(before) & facts(after), facts(before) | facts(after)
-    hinted = {s for s, _ in named - both}  # what both hold may just say which cat
-    hinted |= {s for s, words in RELATIVE.items() if re.search(rf"\b({words})", instruction.lower())}
-    if any(s in by_word for s, _ in named - either):
-        return "inconsistent"
-    if not changed & hinted:
-        return "unsaid"
-    return "inconsistent" if changed - hinted else None
+    was, changed = before.attributes(), difference(before, after)
+    if changed.keys() & {"count", "second_kind"}:  # a row, or a second object, moves a single object to the middle
+        changed.pop("position", None)
+    if "second_kind" in changed:  # its colour goes without saying
+        changed.pop("second_colour", None)
+    named = _mentions(instruction) - facts(before) - facts(after)
+    if any(slot in ("kind", "colour", "place", "time", "weather", "style", "extra") for slot, _ in named):
+        return "inconsistent"  # the rest is said freely
+    asked = [_asked(instruction, name, was[name], new) for name, new in changed.items()]
+    return None if all(asked) else "inconsistent" if any(asked) else "unsaid"
 
 
 def check(triplet: dict, world: bool = True) -> str | None:
@@ -333,22 +355,26 @@ def _resume(out: Path) -> list[dict]:
 
 
 def generate_triplets(captions: Iterable[str], backend, out: str | Path, n: int | None = None,
-                      retries: int = 3, seed: int = 0, world: bool = True, batch_size: int = 32,
+                      retries: int = 3, seed: int = 0, world: bool = True, batch_size: int = 128,
                       callback: Callable[[str, str, str | None], None] | None = None) -> Counter:
     """One triplet a caption, appended to `out` until it holds `n` (None: one for every caption).
 
     An answer that `check` rejects is asked for again, up to `retries` times. Stopped at any moment, even by
-    kill -9, the same call goes on where it was. Returns counts: "accepted", every reason of a rejection, and
-    of captions "duplicate", "out-of-world caption", "given up". `callback(caption, answer, reason or None)`
-    sees every answer.
+    kill -9, the same call goes on where it was; captions that were given up stand in `out`.given-up, and are not
+    asked again. Returns counts: "accepted", every reason of a rejection, and of captions "duplicate",
+    "out-of-world caption", "given up". `callback(caption, answer, reason or None)` sees every answer.
     """
     out, counts, unique = Path(out), Counter(), {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    held = _resume(out)
+    held, hopeless = _resume(out), out.with_name(out.name + ".given-up")
+    if not held:
+        hopeless.unlink(missing_ok=True)
     for caption in captions:
         counts["duplicate"] += _key(caption) in unique
         unique.setdefault(_key(caption), caption)
     done, have = {_key(t["input"]) for t in held}, len(held)
+    if hopeless.exists():
+        done |= set(map(_key, hopeless.read_text(encoding="utf-8").split("\n")))
     todo = [caption for key, caption in unique.items() if key not in done]
     n = have + len(todo) if n is None else n
 
@@ -380,6 +406,9 @@ def generate_triplets(captions: Iterable[str], backend, out: str | Path, n: int 
                         callback(caption, answer, reason)
                 file.flush()
             counts["given up"] += len(batch)
+            if batch:
+                with open(hopeless, "a", encoding="utf-8") as rest:
+                    rest.writelines(caption + "\n" for caption in batch)
     return +counts  # without zeros
 
 

@@ -104,8 +104,8 @@ def save(model, tokenizer, folder: str | Path | None) -> None:
         new.rename(folder)
 
 
-def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 1, lr: float = 5e-4,
-             batch_size: int = 4, seed: int = 0, frozen: float = 0.0,
+def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 4, lr: float = 3e-4,
+             batch_size: int = 8, seed: int = 0, frozen: float = 0.0,
              callback: Callable[[int, float], None] | None = None) -> list[float]:
     """Teach the model to continue prompts with their completions; returns every step's loss (nats a token).
 
@@ -172,7 +172,7 @@ def _padded(batch: list[tuple[list[int], list[int]]], pad: int):
 
 
 def complete(model, tokenizer, prompts: list[str], stop: str, temperature: float = 0.7,
-             max_new_tokens: int = 96, frequency_penalty: float = 0.1, batch_size: int = 32,
+             max_new_tokens: int = 96, frequency_penalty: float = 0.1, batch_size: int = 128,
              seed: int = 0) -> list[str]:
     """What the model writes after each prompt, up to and with `stop` (or without it, at `max_new_tokens`).
 

@@ -74,12 +74,17 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """About U V^T of the singular value decomposition U S V^T, by a quintic Newton-Schulz iteration."""
+    """About U V^T of the singular value decomposition U S V^T, by a quintic Newton-Schulz iteration
+    x <- (a I + b x x^T + c (x x^T)^2) x. As all factors are polynomials of the first x x^T, they are multiplied up on
+    that small square matrix, and the long x is touched twice only: a third of the work for a convolution's weight."""
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
+    gram, product = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(steps):
-        a = x @ x.T
-        x = 3.4445 * x + torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315) @ x
+        factor = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        factor.diagonal().add_(3.4445)
+        product, gram = factor @ product, factor @ gram @ factor
+    x = product @ x
     return (x.T if matrix.shape[0] > matrix.shape[1] else x).contiguous()
 
 

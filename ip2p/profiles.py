@@ -60,9 +60,9 @@ MINI = Profile(
     clip=str(DATA / "models" / "mini-clip"), language_model="smollm2",
     captions=str(DATA / "captions" / "mini.txt"), triplets=str(DATA / "triplets" / "mini.jsonl"),
     pairs=str(DATA / "pairs"), resolution=64, batch=24, in_world=True, paint_guidance=3.0,
-    candidates=6, pair_steps=12, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
-    min_image=0.57, min_caption=0.89, min_direction=0.53, keep=3,
-    train_batch=32, train_lr=1e-3, train_steps=2_400, muon=True,
+    candidates=4, pair_steps=12, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
+    min_image=0.57, min_caption=0.89, min_direction=0.53, keep=2,
+    train_batch=32, train_lr=1e-3, train_steps=3_200, muon=True,
     guidance_scale=4.0, image_guidance_scale=1.5, steps=12)
 
 PROFILES = {p.name: p for p in (MINI, SD15)}

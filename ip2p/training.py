@@ -121,6 +121,6 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
 
     log = train_loop(loss_fn, pipe.unet, Path(out) / "work", steps=steps, lr=lr, seed=seed, ema_decay=0.999,
                      sample=(lambda step: sample(pipe, step)) if sample else None, sample_minutes=sample_minutes,
-                     desc="training", muon=profile.muon, warmup=min(100, max(1, steps // 10)))
+                     desc="training", muon=profile.muon, warmup=min(100, max(1, steps // 10)), decay=0.5)
     pipe.save_pretrained(Path(out))
     return pipe, log

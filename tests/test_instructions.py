@@ -123,7 +123,7 @@ def test_captions_plain_or_json(tmp_path):
 def test_hand_written_triplets_are_all_good():
     """But for a few whose instruction only hints at the change ("it's way past bedtime"), which nobody can check."""
     bad = [(check(t), t) for t in read_triplets(SEED_TRIPLETS) if check(t)]
-    assert not [row for row in bad if row[0] != "unsaid"] and len(bad) < 20
+    assert not [row for row in bad if row[0] != "unsaid"] and len(bad) < 30
 
 
 @pytest.mark.parametrize("edit, output, reason", [
@@ -142,6 +142,11 @@ def test_hand_written_triplets_are_all_good():
     ("trade it for a computer", "a pencil sketch of a red cat with a hat in a meadow", "unsaid"),
     ("revise the cat", "a red cat with a hat on the right in a meadow", "unsaid"),
     ("two of them", "two red cats with hats in a meadow", None),
+    ("three please", "two red cats with hats in a meadow", "unsaid"),
+    ("I'd like the hat", "a red cat in a meadow", "unsaid"),
+    ("no hat", "a red cat in a meadow", None),
+    ("make the cat smaller", "a big red cat with a hat in a meadow", "unsaid"),
+    ("no snow, make it rain", "a red cat with a hat in a snowy meadow", "inconsistent"),
     ("a red cat with a hat in a meadow at night", "a red cat with a hat in a meadow at night", "malformed"),
     ("...", "a red cat with a hat in a meadow at night", "malformed")])
 def test_check(edit, output, reason):
@@ -173,6 +178,9 @@ def test_loop_counts_reasons_retries_and_skips(tmp_path):
     seeds = [seed for caption, seed in backend.asked if caption == dog]
     assert len(seeds) == 4 == len(set(seeds)), "asked once and three times again, with new noise each time"
     assert lines(tmp_path / "t.jsonl") == [cat, owl]
+    asked = len(backend.asked)
+    generate_triplets(captions, backend, tmp_path / "t.jsonl")
+    assert len(backend.asked) == asked, "the dog was given up, and is not asked again"
     girl = Scripted(lambda *_: "have her ride a dragon\n%%\na girl on a dragon\nEND")
     counts = generate_triplets(["a girl on a horse"], girl, tmp_path / "u.jsonl", world=False)
     assert counts == {"accepted": 1}

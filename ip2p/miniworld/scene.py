@@ -77,6 +77,10 @@ class Scene:
         return out
 
 
+# What a caption leaves unsaid; kind, colour and place are always said.
+DEFAULTS = {name: value for name, value in Scene("cat", "red", "meadow").attributes().items()
+            if name not in ("kind", "colour", "place")}
+
 # How often each rarer thing is drawn. mini-sd is trained on "plain": mostly one object, as its small size can paint.
 MIXES = {
     "plain": dict(size=(0.10, 0.50, 0.40), count=(0.90, 0.05, 0.05), side=0.2, second=0.04, extra=0.06,

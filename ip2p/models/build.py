@@ -17,7 +17,7 @@ from ip2p.models.files import CORES, minutes, save_half
 from ip2p.profiles import MINI, Profile
 
 PARTS = ("autoencoder", "text-encoder", "mini-sd", "mini-clip", "mini-judge", "triplets", "pairs", "mini-ip2p")
-TRIPLETS = 1024  # that the language model writes: 16 shards of pairs
+TRIPLETS = 1536  # that the language model writes: 24 shards of pairs
 
 
 def build(out: str | Path, only: list[str] | None = None, device: str = "cpu", seed: int = 0) -> None:
