@@ -172,9 +172,9 @@ RELATIVE = {"bigger": r"bigg|large|enlarg|grow|scale (it |them )?up|blow|huge|gi
             "smaller": r"small|shrink|scale (it |them )?down|tiny|little|reduc|mini|decreas|zoom out|far",
             "more": r"another|second|third|doubl|tripl|twin|clone|cop[yi]|more|again|friend|one extra",
             "fewer": r"alone|single|only|just|less|fewer|remov|away|keep|lone|leav",
-            "gone": r"no|not|never|none|dont|\w+n't|without|remov|delet|eras|drop|los[et]|rid|ditch|tak(e|en|ing)|away|"
-                    r"off|out|leave|disappear|vanish|go|goes|gone|clear|stop|end|over|pop|pick|bye|scare|fl[ey]w?|lower|"
-                    r"scrap|skip|kill|hide|less|back|instead"}
+            "gone": r"no\b|not|never|none|dont|\w+n't|without|remov|delet|eras|drop|los[et]|rid|ditch|tak(e|en|ing)|"
+                    r"away|off|out|leave|disappear|vanish|go\b|goes|gone|clear|stop|end\b|over|pop|pick|bye|scare|"
+                    r"fl[ey]w?|lower|scrap|skip|kill|hide|less|back|instead"}
 
 
 def _asked(text: str, name: str, old, new) -> bool:
@@ -223,7 +223,7 @@ def _disagreement(instruction: str, before, after) -> str | None:
 def check(triplet: dict, world: bool = True) -> str | None:
     """None for a good triplet, else why it is not: "malformed", "no-op" and, with `world` (captions of the
     miniature world), "out-of-world" (nobody can paint the edited caption), "inconsistent" (not the edit that was
-    asked for) or "unsaid" (the instruction names nothing of the change: it may be a subtle one, or nonsense).
+    asked for) or "unsaid" (the instruction asks for nothing that changes: it may be a subtle one, or nonsense).
     """
     before, edit, after = (" ".join(re.findall(r"\w+", triplet[name].lower())) for name in FIELDS)
     if not (before and edit and after) or len(triplet["edit"]) > 200 or edit in (before, after):
