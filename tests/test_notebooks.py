@@ -9,7 +9,7 @@ from ip2p import notebooks
 
 SMALL = {
     "00_quickstart": {},
-    "01_instruction_generation": {"CAPTIONS": 12, "TRIPLETS": 6},
+    "01_instruction_generation": {"TRIPLETS": 6},
     "02_prompt_to_prompt_pairs": {"EDITS": 4, "SHARES": [0.0, 0.9]},
     "03_clip_filtering": {"TRIPLET_COUNT": 12},
     "04_training": {},  # its claims are about learning, and need all of it
