@@ -9,9 +9,9 @@ from ip2p import notebooks
 
 SMALL = {
     "00_quickstart": {},
-    "01_instruction_generation": {"TRIPLETS": 6},
+    "01_instruction_generation": {},
     "02_prompt_to_prompt_pairs": {"EDITS": 4, "SHARES": [0.0, 0.9]},
-    "03_clip_filtering": {"TRIPLET_COUNT": 12},
+    "03_clip_filtering": {},
     "04_training": {},  # its claims are about learning, and need all of it
     "05_guided_editing": {"EDITS": 6},
 }
