@@ -167,7 +167,7 @@ def _mentions(text: str) -> set[tuple[str, object]]:
     return out
 
 
-# Words that ask for a change without naming the new value, by the start of the word.
+# Words that ask for a change without naming the new value, by the start of the word where no \b ends it.
 RELATIVE = {"bigger": r"bigg|large|enlarg|grow|scale (it |them )?up|blow|huge|giant|increas|expand|zoom in",
             "smaller": r"small|shrink|scale (it |them )?down|tiny|little|reduc|mini|decreas|zoom out|far",
             "more": r"another|second|third|doubl|tripl|twin|clone|cop[yi]|more|again|friend|one extra",

@@ -119,6 +119,7 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
         text = embed(pipe, [instructions[k] for k in i.tolist()])
         return edit_loss(unet, alpha_bar, source[i].to(device), target[i].to(device), text, empty, generator)
 
+    # half of the steps cool down: after the first steps, the loss falls with the learning rate
     log = train_loop(loss_fn, pipe.unet, Path(out) / "work", steps=steps, lr=lr, seed=seed, ema_decay=0.999,
                      sample=(lambda step: sample(pipe, step)) if sample else None, sample_minutes=sample_minutes,
                      desc="training", muon=profile.muon, warmup=min(100, max(1, steps // 10)), decay=0.5)

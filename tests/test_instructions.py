@@ -123,7 +123,7 @@ def test_captions_plain_or_json(tmp_path):
 def test_hand_written_triplets_are_all_good():
     """But for a few whose instruction only hints at the change ("it's way past bedtime"), which nobody can check."""
     bad = [(check(t), t) for t in read_triplets(SEED_TRIPLETS) if check(t)]
-    assert not [row for row in bad if row[0] != "unsaid"] and len(bad) < 30
+    assert not [row for row in bad if row[0] != "unsaid"] and len(bad) <= 26
 
 
 @pytest.mark.parametrize("edit, output, reason", [
