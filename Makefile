@@ -15,7 +15,7 @@ export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
 # The certificates of the system: behind a company's proxy uv's own are not enough.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help run test lab models lint lock clean
+.PHONY: help run test soak lab models lint lock clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
@@ -24,6 +24,9 @@ run: .venv/.ready  ## execute all notebooks into out/ (one: make run ARGS="--onl
 
 test: .venv/.ready  ## run all tests (some: make test ARGS="-k filter")
 	$(BIN)/python -m pytest -q $(ARGS)
+
+soak: .venv/.ready  ## run the long tests: hundreds of kills (minutes)
+	$(BIN)/python -m pytest -q -m soak $(ARGS)
 
 lab: .venv/.ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb $(ARGS)

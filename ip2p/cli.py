@@ -12,13 +12,28 @@ def instructions(a) -> None:
     from ip2p.profiles import get_profile
 
     profile = get_profile(a.profile)
-    counts = run(a.captions, a.out, a.n, a.backend, a.model, a.seed, profile.triplets, profile.in_world)
+    server = {name: value for name in ("base_url", "api", "shots", "in_flight", "price", "max_cost")
+              if (value := getattr(a, name)) is not None}
+    counts = run(a.captions, a.out, a.n, a.backend, a.model or (profile.language_model if a.backend == "local" else ""),
+                 a.seed, a.lessons or profile.triplets, profile.in_world, shard=a.shard, **server)
     print(", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing left to do")
 
 
+def finetune(a) -> None:
+    from ip2p.instructions import load_finetuned, save_language_model
+    from ip2p.profiles import get_profile
+    from ip2p.triplets import read_triplets
+
+    profile = get_profile(a.profile)
+    lessons = read_triplets(a.lessons or profile.triplets)
+    model = load_finetuned(a.model or profile.language_model, lessons, world=profile.in_world)
+    save_language_model(*model, a.out)
+    print(f"saved {a.out}; serve it with `transformers serve {a.out}`, or give it to `ip2p instructions --model`")
+
+
 def pairs(a) -> None:
-    from ip2p.instructions import read_triplets
     from ip2p.pairs import make_pairs
+    from ip2p.triplets import read_triplets
 
     counts = make_pairs(read_triplets(a.triplets), a.out, a.profile, candidates=a.candidates, keep=a.keep,
                         steps=a.steps, attention=a.attention, seed=a.seed)
@@ -48,7 +63,7 @@ def edit(a) -> None:
 def evaluate(a) -> None:
     from ip2p.evaluation import evaluate
 
-    evaluate(a.model, a.out, a.profile, a.n)
+    evaluate(a.model, a.out, a.profile, a.n, a.only)
 
 
 def models(a) -> None:
@@ -62,6 +77,11 @@ def hero(a) -> None:
 
     hero(a.out, a.profile, a.seed)
     print(f"saved {a.out}")
+
+
+def shard(text: str) -> tuple[int, int]:
+    i, n = map(int, text.split("/"))
+    return i, n
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,8 +99,22 @@ def parser() -> argparse.ArgumentParser:
     sub = command(instructions, "stage 1: captions in, edit triplets out")
     sub.add_argument("--captions", required=True, help="a text file, one caption a line")
     sub.add_argument("--n", type=int, help="stop after so many triplets")
-    sub.add_argument("--backend", default="local", choices=("local", "openai"))
-    sub.add_argument("--model", help="language model: a folder, a hub name, or the server's name for it")
+    sub.add_argument("--backend", default="local", choices=("local", "openai", "batch"),
+                     help="a model on this machine, a server with OpenAI's API, or its Batch API at half the price")
+    sub.add_argument("--model", help="a folder, a .gguf file, a hub name, or the server's name for it")
+    sub.add_argument("--lessons", metavar="FILE", help="triplets to learn from, instead of the profile's")
+    sub.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="for worker I of N, from 0: every N-th "
+                     "caption, into a file of its own")
+    sub.add_argument("--base-url", help="the server (default: OpenAI, or OPENAI_BASE_URL); key from OPENAI_API_KEY")
+    sub.add_argument("--api", choices=("completions", "chat"), help="settle what is otherwise tried: /v1/completions, "
+                     "then /v1/chat/completions")
+    sub.add_argument("--shots", type=int, help="examples shown to the server's model (8; 0 if it was fine-tuned)")
+    sub.add_argument("--in-flight", type=int, help="questions asked at once (32)")
+    sub.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars a million tokens")
+    sub.add_argument("--max-cost", type=float, metavar="DOLLARS", help="stop before this is passed (with --price)")
+    sub = command(finetune, "stage 1: teach a language model by hand-written triplets, and save it")
+    sub.add_argument("--model", help="a .gguf file or a hub name, instead of the profile's model")
+    sub.add_argument("--lessons", metavar="FILE", help="triplets to learn from, instead of the profile's")
     sub = command(pairs, "stages 2 and 3: triplets in, filtered image pairs out")
     sub.add_argument("--triplets", required=True)
     sub.add_argument("--candidates", type=int, help="candidates a caption pair")
@@ -100,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(evaluate, "measure an editor, or every bundled model and the figures of the README", out=False)
     sub.add_argument("--model", help="an editor's folder; without it every bundled model is measured")
     sub.add_argument("--n", type=int, default=300, help="edits (300)")
+    sub.add_argument("--only", nargs="+", metavar="PART", help="without --model: only these parts, such as filter")
     sub = command(models, "build: train every bundled model from nothing")
     sub.add_argument("action", choices=("build",))
     sub.add_argument("--only", nargs="+", metavar="PART", help="only these parts, such as mini-sd")

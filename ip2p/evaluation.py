@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
-from ip2p.instructions import read_triplets
 from ip2p.miniworld import (
     EDIT_KINDS,
     Scene,
@@ -46,8 +46,10 @@ from ip2p.models.renders import HELD_OUT
 from ip2p.pairs import as_tensor, filtered_candidates, read_pairs
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
 from ip2p.sheets import ROOT, fill
+from ip2p.triplets import check, follows, from_completion, read_captions, read_triplets
 
 REWORDED = DATA / "eval" / "reworded.jsonl"
+FIGURES = DATA / "eval" / "figures.json"
 GENERATED = DATA / "triplets" / "generated.jsonl"  # by stage 1
 BATCH = 16
 
@@ -186,14 +188,15 @@ def judge_pairs(triplets: list[dict], images_0: list[Image.Image], images_1: lis
     return out
 
 
-def filter_effect(profile: Profile, n: int = 16, seed: int = 1) -> dict:
+def filter_effect(profile: Profile, n: int = 32, seed: int = 1) -> dict:
     """The share of invalid pairs before and after the filter (thresholds, then the best few of a caption pair), and
     the valid share of each kind of edit among unfiltered candidates at the best p. Painted afresh, with another seed
-    than the shipped pairs, from up to n of stage 1's triplets of each kind of edit."""
+    than the shipped pairs, from n random ones of stage 1's triplets of each kind of edit (all, if there are fewer)."""
     of_kind: dict[str, list[dict]] = {}
     for triplet in read_triplets(GENERATED):
         of_kind.setdefault(edit_kind(parse(triplet["input"]), parse(triplet["output"])), []).append(triplet)
-    triplets, rows = [t for some in of_kind.values() for t in some[:n]], []
+    rng, rows = random.Random(seed), []
+    triplets = [t for some in of_kind.values() for t in rng.sample(some, min(n, len(some)))]
     painted = filtered_candidates(
         load_text_to_image(profile), ClipSimilarity(profile.clip), profile, triplets, range(len(triplets)),
         candidates=profile.candidates, keep=profile.keep, steps=profile.pair_steps, attention=profile.attention,
@@ -213,6 +216,56 @@ def best_p(rows: list[dict], parts: int = 4) -> dict:
     ordered = np.array(sorted((r["p"], r["valid"]) for r in rows))
     p, valid = max(np.array_split(ordered, parts), key=lambda part: part[:, 1].mean()).mean(0)
     return {"valid": float(ordered[:, 1].mean()), "best": float(valid), "p": float(p), "n": len(rows)}
+
+
+# -------------------------------------------------------------------------------------------- stage 1
+
+
+def stage_1(n: int = 1000, n_shown: int = 100, seed: int = 1) -> dict:
+    """The fine-tuned language model of each profile on n held-out captions (the last of its file), one answer each,
+    and on n_shown of them the same model not fine-tuned, but shown eight examples. Values: see `judge_answers`."""
+    from ip2p.instructions import generate, load_finetuned, load_language_model
+
+    out = {}
+    for profile in map(get_profile, ("mini", "sd15")):
+        captions, lessons = read_captions(profile.captions)[-n:], read_triplets(profile.triplets)
+        examples = lessons[::len(lessons) // 8][:8]
+        out[profile.name] = {"lessons": len(lessons)}
+        for name, (model, tokenizer), some, shown in (
+                ("few-shot", load_language_model(profile.language_model), captions[-n_shown:], examples),
+                ("fine-tuned", load_finetuned(profile.language_model, lessons, world=profile.in_world), captions,
+                 ())):
+            answers = generate(model, tokenizer, some, shown, seed=seed, max_new_tokens=128)
+            out[profile.name][name] = judge_answers(some, answers, lessons, profile.in_world)
+    return out
+
+
+def kind_of_edit(triplet: dict) -> str:
+    return edit_kind(parse(triplet["input"]), parse(triplet["output"]))
+
+
+def judge_answers(captions: list[str], answers: list[str], lessons: list[dict], world: bool) -> dict:
+    """Shares of answers: "formed" (the authors' format, and a change), "follows" (by words alone, see `follows`) and,
+    with `world`, "valid" (of the world, and just the edit that was asked for). Of the instructions of formed answers,
+    the share of "distinct" ones and of "new" ones (in no lesson). "missing": kinds of edit that the lessons have
+    and no valid answer has."""
+    formed = []
+    for asked, answer in zip(captions, answers, strict=True):
+        try:
+            triplet = from_completion(asked, answer)
+        except ValueError:
+            continue
+        if check(triplet, world=False) is None:
+            formed.append(triplet)
+    said, taught = {t["edit"].casefold() for t in formed}, {t["edit"].casefold() for t in lessons}
+    out = {"n": len(captions), "formed": len(formed) / len(captions),
+           "follows": sum(map(follows, formed)) / len(captions),
+           "distinct": len(said) / max(1, len(formed)), "new": len(said - taught) / max(1, len(said))}
+    if world:
+        valid = [t for t in formed if check(t) is None]
+        out |= {"valid": len(valid) / len(captions),
+                "missing": sorted(set(map(kind_of_edit, lessons)) - set(map(kind_of_edit, valid)))}
+    return out
 
 
 # ------------------------------------------------------------------------------------------ ip2p evaluate
@@ -253,40 +306,58 @@ def evaluate_editor(editor, profile: Profile, n: int = 300) -> dict:
 
 
 def evaluate(model: str | Path | None = None, out: str | Path | None = None, profile: str | Profile = "mini",
-             n: int = 300) -> dict:
-    """`ip2p evaluate`. With `model`: that editor alone. Without: every bundled model, and the figures are written
-    into README.md and the model cards. Returns and prints the figures; `out`: also a folder for figures.json."""
+             n: int = 300, only: list[str] | None = None) -> dict:
+    """`ip2p evaluate`. With `model`: that editor alone. Without: every bundled model, or those parts of PARTS that
+    `only` names; each part's figures are kept in data/eval/figures.json as soon as they are there, and written into
+    README.md and the model cards. Returns and prints the figures; `out`: also a folder for figures.json."""
     from ip2p.editing import load_editor
 
     profile = get_profile(profile)
-    figures = {} if model else bundled_models(profile, n)
-    figures["mini-ip2p" if not model else "editor"] = evaluate_editor(
-        load_editor(str(model) if model else profile.name), profile, n)
+    if unknown := set(only or ()) - set(PARTS):
+        raise ValueError(f"there is no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
+    if model:
+        figures = {"editor": evaluate_editor(load_editor(str(model)), profile, n)}
+    else:
+        figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
+        for part in only or PARTS:
+            figures[part] = PARTS[part](profile, n)
+            FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        fill(ROOT / "README.md", {"results": table(figures), **counts(profile, figures)})
+        for name, parts in (("mini-sd", ("autoencoder", "mini-sd")), ("mini-ip2p", ("filter", "mini-ip2p"))):
+            fill(DATA / "models" / name / "README.md", {"results": table({part: figures[part] for part in parts})})
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
         (Path(out) / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(table(figures))
-    if not model:
-        fill(ROOT / "README.md", {"results": table(figures), **counts(profile, figures)})
-        for name, parts in (("mini-sd", ("autoencoder", "mini-sd")), ("mini-ip2p", ("filter", "mini-ip2p"))):
-            some = table({part: figures[part] for part in parts})
-            fill(DATA / "models" / name / "README.md", {"results": some})
     return figures
 
 
-def bundled_models(profile: Profile, n: int) -> dict:
-    """The figures of the judge, mini-clip, mini-sd and the filter."""
-    from tempfile import TemporaryDirectory
-
+def _judge(profile: Profile) -> dict:
     from ip2p.miniworld.judging import load_judge
-    from ip2p.models import clip as mini_clip
-    from ip2p.models import judge_training
+    from ip2p.models.judge_training import measure
 
     with TemporaryDirectory() as work:
-        vae = load_text_to_image(profile).vae
-        return {"autoencoder": held_out_psnr(vae), "judge": judge_training.measure(load_judge(), Path(work), vae),
-                "mini-clip": mini_clip.measure(*mini_clip.load(profile.clip), Path(work), vae),
-                "mini-sd": text_to_image(profile, max(n, 500)), "filter": filter_effect(profile)}
+        return measure(load_judge(), Path(work), load_text_to_image(profile).vae)
+
+
+def _clip(profile: Profile) -> dict:
+    from ip2p.models import clip
+
+    with TemporaryDirectory() as work:
+        return clip.measure(*clip.load(profile.clip), Path(work), load_text_to_image(profile).vae)
+
+
+def _editor(profile: Profile, n: int) -> dict:
+    from ip2p.editing import load_editor
+
+    return evaluate_editor(load_editor(profile.name), profile, n)
+
+
+# What `ip2p evaluate` measures: name -> function of (profile, number of edits)
+PARTS = {"instructions": lambda profile, n: stage_1(), "autoencoder": lambda profile, n:
+         held_out_psnr(load_text_to_image(profile).vae), "judge": lambda profile, n: _judge(profile),
+         "mini-clip": lambda profile, n: _clip(profile), "mini-sd": lambda profile, n: text_to_image(
+             profile, max(n, 500)), "filter": lambda profile, n: filter_effect(profile), "mini-ip2p": _editor}
 
 
 def counts(profile: Profile, figures: dict) -> dict[str, str]:
@@ -307,6 +378,15 @@ def table(figures: dict) -> str:
     def row(what: str, aim: str, value: float, spec: str = ".3f"):
         rows.append(f"| {what} | {aim} | {value:{spec}} |")
 
+    for name, what in (("mini", "captions of the miniature world"), ("sd15", "open captions")):
+        if "instructions" in figures:
+            stage = figures["instructions"][name]
+            for how, aim in (("few-shot", ""), ("fine-tuned", "0.950")):
+                row(f"SmolLM2, {how}, {stage[how]['n']:,} {what}: well-formed, and a change", aim, stage[how]["formed"])
+            if name == "mini":
+                for how, aim in (("few-shot", ""), ("fine-tuned", "0.850")):
+                    row(f"SmolLM2, {how}: of the world, and just the edit asked for", aim, stage[how]["valid"])
+            row(f"SmolLM2, fine-tuned, {what}: distinct instructions", "0.600", stage["fine-tuned"]["distinct"])
     if "autoencoder" in figures:
         row("Autoencoder of mini-sd: PSNR on 500 held-out renders, dB", "27.0", figures["autoencoder"], ".1f")
     if "judge" in figures:

@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -47,7 +47,7 @@ def _offline() -> bool:
 
 
 def load(name: str | Path = BUNDLED, device: str = "cpu", cache: bool = True):
-    """(model, tokenizer), in float32. `name`: "smollm2" (bundled), a folder, or a model of the hub.
+    """(model, tokenizer), in float32. `name`: "smollm2" (bundled), a folder, a .gguf file, or a model of the hub.
 
     Unpacking the bundled 4-bit GGUF takes 30 s; with `cache`, a float16 copy (270 MB, loaded in 3 s) stays in
     ~/.cache/ip2p. Raises ValueError that says how to get a model that is not there.
@@ -55,16 +55,17 @@ def load(name: str | Path = BUNDLED, device: str = "cpu", cache: bool = True):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    source, copy, gguf = str(name), cache_folder() / "smollm2-135m-instruct", _bundled_gguf()
+    source, copy = str(name), cache_folder() / "smollm2-135m-instruct"
+    gguf = _bundled_gguf() if source == BUNDLED else Path(source) if source.endswith(".gguf") else None
     if source == BUNDLED and cache and (copy / "config.json").exists():
         source = str(copy)
-    elif source == BUNDLED and gguf:
+    elif gguf and gguf.is_file():
         where = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
         packed = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**where))  # one to train
         model.load_state_dict(packed.state_dict())
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        save(model, tokenizer, copy if cache else None)
+        save(model, tokenizer, copy if cache and source == BUNDLED else None)
         return model.to(device).eval(), tokenizer
     elif source == BUNDLED:
         source = HUB_NAME
@@ -104,7 +105,7 @@ def save(model, tokenizer, folder: str | Path | None) -> None:
         new.rename(folder)
 
 
-def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 4, lr: float = 3e-4,
+def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 1, lr: float = 3e-4,
              batch_size: int = 8, seed: int = 0, frozen: float = 0.0,
              callback: Callable[[int, float], None] | None = None) -> list[float]:
     """Teach the model to continue prompts with their completions; returns every step's loss (nats a token).
@@ -173,19 +174,20 @@ def _padded(batch: list[tuple[list[int], list[int]]], pad: int):
 
 def complete(model, tokenizer, prompts: list[str], stop: str, temperature: float = 0.7,
              max_new_tokens: int = 96, frequency_penalty: float = 0.1, batch_size: int = 128,
-             seed: int = 0) -> list[str]:
+             seed: int | Sequence[int] = 0) -> list[str]:
     """What the model writes after each prompt, up to and with `stop` (or without it, at `max_new_tokens`).
 
-    The noise belongs to (seed, prompt): batch size and neighbours change no answer. Where a prompt comes
-    twice, its two answers differ. Temperature 0 is greedy.
+    The noise belongs to (seed, prompt), `seed` being one for all or one for each: batch size and neighbours change
+    no answer. Where a prompt comes twice, its two answers differ. Temperature 0 is greedy.
     """
     import torch
 
     seen, uniform, answers = Counter(), [], [""] * len(prompts)
-    for prompt in prompts:
-        rng = random.Random(f"{seed} {seen[prompt]} {prompt}")
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
+    for own, prompt in zip(seeds, prompts, strict=True):
+        rng = random.Random(f"{own} {seen[own, prompt]} {prompt}")
         uniform.append([rng.random() for _ in range(max_new_tokens)])
-        seen[prompt] += 1
+        seen[own, prompt] += 1
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start:start + batch_size]

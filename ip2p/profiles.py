@@ -18,7 +18,7 @@ class Profile:
     text_to_image: str  # a StableDiffusionPipeline: folder or hub name
     editor: str  # a StableDiffusionInstructPix2PixPipeline: folder or hub name
     clip: str  # an open_clip model: "NAME/PRETRAINED" or a folder
-    language_model: str  # "smollm2" (bundled), a hub name or a folder
+    language_model: str  # "smollm2" (bundled), a .gguf file, a hub name or a folder
     captions: str  # a text file, one caption a line
     triplets: str  # hand-written triplets, JSON lines
     pairs: str  # a folder of pair shards to learn from
@@ -51,7 +51,7 @@ class Profile:
 
 SD15 = Profile(
     name="sd15", text_to_image="stable-diffusion-v1-5/stable-diffusion-v1-5", editor="timbrooks/instruct-pix2pix",
-    clip="ViT-L-14/openai", language_model="HuggingFaceTB/SmolLM2-135M-Instruct",
+    clip="ViT-L-14/openai", language_model="smollm2",
     captions=str(DATA / "captions" / "open.txt"), triplets=str(DATA / "triplets" / "open.jsonl"),
     pairs="out/pairs-sd15", resolution=512, batch=4, in_world=False)
 
@@ -60,7 +60,7 @@ MINI = Profile(
     clip=str(DATA / "models" / "mini-clip"), language_model="smollm2",
     captions=str(DATA / "captions" / "mini.txt"), triplets=str(DATA / "triplets" / "mini.jsonl"),
     pairs=str(DATA / "pairs"), resolution=64, batch=24, in_world=True, paint_guidance=3.0,
-    candidates=4, pair_steps=12, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
+    candidates=6, pair_steps=12, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
     min_image=0.57, min_caption=0.89, min_direction=0.53, keep=2,
     train_batch=32, train_lr=1e-3, train_steps=3_200, muon=True,
     guidance_scale=4.0, image_guidance_scale=1.5, steps=12)

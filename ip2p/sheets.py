@@ -1,6 +1,7 @@
 """The parts of Markdown files that commands write.
 
-`python -m ip2p.sheets` renews the checksums in data/README.md and the profiles' settings in README.md.
+`python -m ip2p.sheets` renews the checksums in data/README.md, and in README.md the profiles' settings and the number
+of lessons.
 A part stands between `<!-- figures:NAME -->` and `<!-- /figures -->`, on lines of its own or in a line.
 """
 
@@ -54,6 +55,9 @@ def renew(root: Path = ROOT) -> None:
     readme = root / "README.md"
     fill(root / "data" / "README.md", {"checksums": checksums(root / "data")})
     fill(readme, settings(readme.read_text(encoding="utf-8")))
+    for name in ("mini", "open"):
+        lessons = (root / "data" / "triplets" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        fill(readme, {f"lessons_{name}": str(len(lessons))})
 
 
 if __name__ == "__main__":

@@ -1,39 +1,27 @@
-"""Stage 1: triplets on disk, the authors' format, the checks, the loop, both backends and the fine-tuning."""
+"""Stage 1: the loop, its resuming, the local backend and the fine-tuning."""
 
-import json
 import os
+import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from ip2p import instructions, language_model
 from ip2p.instructions import (
-    DELIMITER,
-    PROMPT_END,
-    SEED_TRIPLETS,
-    STOP,
-    OpenAIBackend,
-    check,
+    Objection,
     finetune,
-    from_completion,
     generate,
     generate_triplets,
     load_finetuned,
     load_language_model,
-    read_captions,
-    read_triplets,
     run,
     save_language_model,
-    to_completion,
-    to_prompt,
-    write_triplets,
 )
+from ip2p.triplets import from_completion, read_triplets, to_completion, write_triplets
 
 NIGHT = {"input": "a red cat in a field", "edit": "make it night", "output": "a red cat in a field at night"}
 BLUE = {"input": "a red dog on a beach", "edit": "paint the dog blue", "output": "a blue dog on a beach"}
@@ -47,9 +35,10 @@ class Scripted:
     def __init__(self, answer):
         self.answer, self.asked = answer, []
 
-    def complete(self, captions, seed):
-        self.asked += [(caption, seed) for caption in captions]
-        return [self.answer(c, sum(c == asked for asked, _ in self.asked)) for c in captions]
+    def answers(self, ask):
+        for caption, seed in iter(ask, None):
+            self.asked.append((caption, seed))
+            yield caption, self.answer(caption, sum(caption == asked for asked, _ in self.asked))
 
 
 def night(caption, times=1):
@@ -58,105 +47,6 @@ def night(caption, times=1):
 
 def lines(path):
     return [t["input"] for t in read_triplets(path)]
-
-
-# ---------------------------------------------------------------------------- files and format
-
-
-def test_format_is_the_authors_and_comes_back():
-    prompt, completion = to_prompt(NIGHT["input"]), to_completion(NIGHT)
-    assert prompt == "a red cat in a field\n##\n"
-    assert completion == "make it night\n%%\na red cat in a field at night\nEND"
-    assert from_completion(NIGHT["input"], completion) == NIGHT
-    assert from_completion(NIGHT["input"], completion + "\n\nand more") == NIGHT
-    few = to_prompt(BLUE["input"], [NIGHT])
-    assert few.startswith(prompt + completion) and few.endswith(BLUE["input"] + PROMPT_END)
-
-
-@pytest.mark.parametrize("answer", [
-    "", STOP, "make it night" + STOP, f"make it night{DELIMITER}a cat at ni", f"{DELIMITER}a cat{STOP}",
-    f"make it night{DELIMITER}{STOP}", f"one{DELIMITER}two{DELIMITER}three{STOP}", f"a\nb{DELIMITER}c{STOP}"])
-def test_malformed_answers_say_why(answer):
-    with pytest.raises(ValueError, match="the "):
-        from_completion("a cat", answer)
-
-
-def test_triplets_come_back_from_disk_and_caption_is_read_as_input(tmp_path):
-    path = tmp_path / "new" / "t.jsonl"
-    french = NIGHT | {"edit": "une nuit d'été"}
-    odd = {"caption": "a cat", "edit": "b", "output": "c", "url": "x"}
-    write_triplets(path, [french])
-    write_triplets(path, [BLUE], append=True)
-    with open(path, "a") as file:
-        file.write("\n" + json.dumps(odd) + "\r\n")
-    assert read_triplets(path) == [french, BLUE, {"input": "a cat", "edit": "b", "output": "c"}]
-
-
-@pytest.mark.parametrize("line, what", [
-    (b'{"input": "a", "edit": "b", "out', "not JSON"), (b'["a", "b", "c"]', "list"),
-    (b'{"input": "a", "edit": "b"}', "'output' is missing"),
-    (b'{"edit": "b", "output": "c"}', "'input' is missing"),
-    (b'{"input": "a", "edit": 3, "output": "c"}', "'edit' is 3"),
-    (b'{"input": " ", "edit": "b", "output": "c"}', "' '"),
-    (b'{"input": "caf\xe9", "edit": "b", "output": "c"}', "UTF-8")])
-def test_wrong_line_is_named(tmp_path, line, what):
-    path = tmp_path / "t.jsonl"
-    path.write_bytes(json.dumps(NIGHT).encode() + b"\n\n" + line + b"\n" + json.dumps(BLUE).encode())
-    with pytest.raises(ValueError, match="t.jsonl, line 3: ") as error:
-        read_triplets(path)
-    assert what in str(error.value) and "\n" not in str(error.value)
-
-
-def test_captions_plain_or_json(tmp_path):
-    path = tmp_path / "c.txt"
-    path.write_text('a  cat \n\n{"caption": "a dog"}\n{"input": "an owl", "edit": "x"}', encoding="utf-8")
-    assert read_captions(path) == ["a cat", "a dog", "an owl"]
-    for text, what in (("\n \n", "no captions"), ('a cat\n{"text": "a dog"}', "line 2")):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=what):
-            read_captions(path)
-
-
-# ---------------------------------------------------------------------------- which triplets are good
-
-
-def test_hand_written_triplets_are_all_good():
-    """But for a few whose instruction only hints at the change ("it's way past bedtime"), which nobody can check."""
-    bad = [(check(t), t) for t in read_triplets(SEED_TRIPLETS) if check(t)]
-    assert not [row for row in bad if row[0] != "unsaid"] and len(bad) <= 26
-
-
-@pytest.mark.parametrize("edit, output, reason", [
-    ("make it night", "a red cat with a hat in a meadow at night", None),
-    ("make it night", "a red cat with a hat in a meadow", "no-op"),
-    ("give it a cap", "in a field, a red kitten wearing a hat.", "no-op"),
-    ("make it a dragon", "a red dragon with a hat in a meadow", "out-of-world"),
-    ("move it", "a red cat with a hat", "out-of-world"),
-    ("make it blue", "a green cat with a hat in a meadow", "inconsistent"),
-    ("swap the cat for a dog", "a blue cat with a hat in a meadow", "inconsistent"),
-    ("make it night", "a blue cat with a hat in a meadow at night", "inconsistent"),
-    ("make it a blue cat at night", "a blue cat with a hat in a meadow at night", None),
-    ("let it snow", "a red cat with a hat on the beach", "inconsistent"),
-    ("take the red cat's hat off", "a red cat in a meadow", None),
-    ("make the cat bigger", "a big red cat with a hat in a meadow", None),
-    ("trade it for a computer", "a pencil sketch of a red cat with a hat in a meadow", "unsaid"),
-    ("revise the cat", "a red cat with a hat on the right in a meadow", "unsaid"),
-    ("two of them", "two red cats with hats in a meadow", None),
-    ("three please", "two red cats with hats in a meadow", "unsaid"),
-    ("I'd like the hat", "a red cat in a meadow", "unsaid"),
-    ("no hat", "a red cat in a meadow", None),
-    ("make the cat smaller", "a big red cat with a hat in a meadow", "unsaid"),
-    ("no snow, make it rain", "a red cat with a hat in a snowy meadow", "inconsistent"),
-    ("a red cat with a hat in a meadow at night", "a red cat with a hat in a meadow at night", "malformed"),
-    ("...", "a red cat with a hat in a meadow at night", "malformed")])
-def test_check(edit, output, reason):
-    assert check({"input": "a red cat with a hat in a meadow", "edit": edit, "output": output}) == reason
-
-
-def test_check_outside_of_the_miniature_world():
-    girl = {"input": "photograph of a girl riding a horse", "edit": "have her ride a dragon"}
-    assert check(girl | {"output": "photograph of a girl riding a dragon"}, world=False) is None
-    assert check(girl | {"output": "Photograph of a girl riding a horse."}, world=False) == "no-op"
 
 
 # ---------------------------------------------------------------------------- the loop
@@ -170,7 +60,7 @@ def test_loop_counts_reasons_retries_and_skips(tmp_path):
     backend = Scripted(lambda caption, times: script[caption][times - 1])
     captions = [*script, "A red  cat in a meadow", "a girl on a horse", "a red dog on a beach"]
     seen = []
-    counts = generate_triplets(captions, backend, tmp_path / "t.jsonl", batch_size=2,
+    counts = generate_triplets(captions, backend, tmp_path / "t.jsonl",
                                callback=lambda caption, answer, reason: seen.append(reason))
     assert counts == {"accepted": 2, "malformed": 1, "no-op": 1, "out-of-world": 4, "inconsistent": 1,
                       "given up": 1, "duplicate": 2, "out-of-world caption": 1}
@@ -188,7 +78,7 @@ def test_loop_counts_reasons_retries_and_skips(tmp_path):
 
 def test_n_is_what_the_file_holds_in_the_end(tmp_path):
     out, backend = tmp_path / "t.jsonl", Scripted(night)
-    assert generate_triplets(CAPTIONS, backend, out, n=5, batch_size=3)["accepted"] == 5
+    assert generate_triplets(CAPTIONS, backend, out, n=5)["accepted"] == 5
     assert generate_triplets(CAPTIONS, backend, out, n=5) == {} and len(backend.asked) == 5
     assert generate_triplets(CAPTIONS, backend, out, n=7)["accepted"] == 2
     assert generate_triplets(CAPTIONS, backend, out, n=999)["accepted"] == len(CAPTIONS) - 7
@@ -213,25 +103,88 @@ def test_a_foreign_file_is_left_alone(tmp_path):
         assert (tmp_path / "notes.txt").read_text().startswith("my notes" if "my" in text else '{"a": 1}\n')
 
 
-def test_killed_jobs_lose_and_repeat_nothing(tmp_path):
-    out = tmp_path / "t.jsonl"
-    job = f"""
-import sys, time; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
-from test_instructions import CAPTIONS, Scripted, generate_triplets, night
+def test_objections_of_the_backend_count_and_a_flagged_caption_is_not_asked_again(tmp_path):
+    cat, dog, owl = CAPTIONS[0], CAPTIONS[3], CAPTIONS[6]
+    script = {cat: [Objection("flagged"), night(cat)], dog: [Objection("flagged caption")], owl: [night(owl)]}
+    backend = Scripted(lambda caption, times: script[caption][times - 1])
+    counts = generate_triplets(script, backend, tmp_path / "t.jsonl")
+    assert counts == {"accepted": 2, "flagged": 1, "flagged caption": 1, "given up": 1}
+    assert lines(tmp_path / "t.jsonl") == [cat, owl]
+
+
+def test_only_one_job_writes_to_a_file(tmp_path):
+    class Nosy(Scripted):
+        def answers(self, ask):
+            with pytest.raises(ValueError, match="another job is writing to .*t.jsonl"):
+                generate_triplets(CAPTIONS, Scripted(night), tmp_path / "t.jsonl")
+            yield from super().answers(ask)
+
+    assert generate_triplets(CAPTIONS, Nosy(night), tmp_path / "t.jsonl")["accepted"] == len(CAPTIONS)
+
+
+def test_shards_share_the_captions_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(instructions, "load_finetuned", lambda *_: (None, None))
+    monkeypatch.setattr(instructions, "LocalBackend", lambda *_: Scripted(night))
+    (tmp_path / "c.txt").write_text("\n".join([*CAPTIONS, CAPTIONS[0].upper()]))
+    for i in range(3):
+        run(tmp_path / "c.txt", tmp_path / f"{i}.jsonl", shard=(i, 3))
+    parts = [lines(tmp_path / f"{i}.jsonl") for i in range(3)]
+    assert [len(part) for part in parts] == [8, 8, 8] and sorted(sum(parts, [])) == sorted(CAPTIONS)
+    with pytest.raises(ValueError, match="no shard 3 of 3"):
+        run(tmp_path / "c.txt", tmp_path / "x.jsonl", shard=(3, 3))
+
+
+JOB = """
+import sys, time; sys.path[:0] = sys.argv[1:3]
+from test_instructions import Scripted, generate_triplets, moody
 class Slow(Scripted):
-    def complete(self, captions, seed):
-        time.sleep(0.05)
-        return super().complete(captions, seed)
-generate_triplets(CAPTIONS, Slow(night), {str(out)!r}, batch_size=1)
+    def answers(self, ask):
+        for answer in super().answers(ask):
+            time.sleep(float(sys.argv[5]))
+            yield answer
+captions = open(sys.argv[3]).read().splitlines()
+generate_triplets(captions, Slow(moody), sys.argv[4], world=False, retries=1)
 """
-    for wanted in (3, 11):
-        process = subprocess.Popen([sys.executable, "-c", job], stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < wanted):
-            time.sleep(0.01)
+
+
+def moody(caption, times=1):
+    """Mostly right; for every ninth caption or so never, for some others only the second time."""
+    number = int(caption.split()[-1])
+    return "no answer" if number % 9 == 4 or number % 5 == times else night(caption)
+
+
+def survive(tmp_path, kills: int, n: int, pause: float) -> None:
+    """n captions, with the job killed `kills` times at random moments: none lost, none repeated, no broken line."""
+    rng, out = random.Random(0), tmp_path / "t.jsonl"
+    captions = [f"a red cat in front of house number {i}" for i in range(n)]
+    (tmp_path / "c.txt").write_text("\n".join(captions))
+    job = [sys.executable, "-c", JOB, str(Path(__file__).parent), str(Path(__file__).parents[1]),
+           str(tmp_path / "c.txt"), str(out), str(pause)]
+    killed = 0
+    while killed < kills:
+        before = out.stat().st_size if out.exists() else 0
+        process = subprocess.Popen(job, stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not out.exists() or out.stat().st_size <= before):
+            time.sleep(0.005)  # until it writes
+        time.sleep(rng.uniform(0, 10 * pause))
         os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    generate_triplets(CAPTIONS, Scripted(night), out)
-    assert lines(out) == CAPTIONS
+        assert process.wait() == -signal.SIGKILL, "the job ended before it was killed often enough"
+        killed += 1
+    undisturbed = tmp_path / "undisturbed.jsonl"
+    for path in (out, undisturbed):
+        generate_triplets(captions, Scripted(moody), path, world=False, retries=1)
+    assert out.read_bytes() == undisturbed.read_bytes()
+    given_up = [path.with_name(path.name + ".given-up").read_text().splitlines() for path in (out, undisturbed)]
+    assert given_up[0] == given_up[1] and len(given_up[0]) + len(lines(out)) == n
+
+
+def test_ten_kills_lose_and_repeat_nothing(tmp_path):
+    survive(tmp_path, kills=10, n=150, pause=0.01)
+
+
+@pytest.mark.soak
+def test_200_kills_lose_and_repeat_nothing(tmp_path):
+    survive(tmp_path, kills=200, n=2000, pause=0.01)
 
 
 # ---------------------------------------------------------------------------- a tiny language model
@@ -263,6 +216,8 @@ def test_answers_do_not_depend_on_the_batch(tiny):
     assert generate(*tiny, captions, max_new_tokens=12, seed=4) != one
     first, second = generate(*tiny, captions[:1] * 2, max_new_tokens=12, seed=3)
     assert first == one[0] != second
+    mixed = generate(*tiny, captions, max_new_tokens=12, seed=(4, 3, 3))
+    assert mixed[0] != one[0] and mixed[1:] == one[1:], "each prompt may have a seed of its own"
     greedy = generate(*tiny, captions, temperature=0, max_new_tokens=12, seed=1)
     assert greedy == generate(*tiny, captions, temperature=0, max_new_tokens=12, seed=2)
 
@@ -329,92 +284,14 @@ def test_missing_model_says_how_to_get_it(tmp_path, monkeypatch):
         load_language_model(tmp_path)
 
 
-# ---------------------------------------------------------------------------- servers with OpenAI's API
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """A real HTTP server. Models: "text"; "chat", which only chats and takes no temperature; "broken"."""
-    requests = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            requests.append((self.path, self.headers["Authorization"], body))
-            error = None
-            if self.path == "/v1/completions" and body["model"] == "chat":
-                error = 404, {"message": "This is a chat model", "param": "model", "code": None}
-            elif body["model"] == "chat" and "temperature" in body:
-                error = 400, {"message": "Unsupported", "param": "temperature", "code": "unsupported"}
-            elif body["model"] == "broken":
-                error = 401, {"message": "Incorrect API key", "param": None, "code": "invalid_api_key"}
-            prompt = body.get("prompt") or body.get("messages", [{}])[-1].get("content")
-            text = night(prompt.removesuffix(PROMPT_END).split("\n")[-1]).removesuffix(STOP)
-            long = "elephant" in prompt.split("\n")[-3]
-            choice = {"index": 0, "finish_reason": "length" if long else "stop", "logprobs": None}
-            choice["text"], choice["message"] = text, {"role": "assistant", "content": text}
-            reply = {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]}
-            data = json.dumps({"error": error[1]} if error else reply).encode()
-            self.send_response(error[0] if error else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    yield f"http://127.0.0.1:{http.server_port}/v1", requests
-    http.shutdown()
-    http.server_close()
-
-
-def test_openai_completions(server, tmp_path):
-    url, requests = server
-    backend = OpenAIBackend("text", base_url=url, examples=[BLUE])
-    assert generate_triplets(CAPTIONS[:5], backend, tmp_path / "t.jsonl", batch_size=5)["accepted"] == 5
-    assert lines(tmp_path / "t.jsonl") == CAPTIONS[:5], "in the captions' order"
-    path, key, body = requests[0]
-    assert path == "/v1/completions" and key == "Bearer a-key" and len(requests) == 5
-    prompts = {body["prompt"] for *_, body in requests}  # several in flight: they arrive in any order
-    assert prompts == {to_prompt(caption, [BLUE]) for caption in CAPTIONS[:5]} and body["stop"] == [STOP]
-    assert (body["temperature"], body["max_tokens"], body["frequency_penalty"]) == (0.7, 256, 0.1)
-    with pytest.raises(ValueError, match="breaks off"):  # an answer cut at max_tokens is no answer
-        from_completion("a", backend.complete(["a red elephant in a meadow"], seed=0)[0])
-
-
-def test_openai_chat_where_there_are_no_completions(server, tmp_path):
-    url, requests = server
-    (tmp_path / "c.txt").write_text("\n".join(CAPTIONS[:3]))
-    counts = run(tmp_path / "c.txt", tmp_path / "t.jsonl", backend="openai", model="chat", base_url=url)
-    assert counts == {"accepted": 3}
-    path, _, body = requests[-1]
-    assert path == "/v1/chat/completions" and "temperature" not in body and "frequency_penalty" in body
-    assert [m["role"] for m in body["messages"]] == ["system"] + 8 * ["user", "assistant"] + ["user"]
-
-
-def test_openai_errors_are_one_sentence(server, tmp_path, monkeypatch):
-    backend = OpenAIBackend("broken", base_url=server[0])
-    with pytest.raises(RuntimeError, match="Incorrect API key"):
-        generate_triplets(CAPTIONS[:2], backend, tmp_path / "t.jsonl")
-    assert read_triplets(tmp_path / "t.jsonl") == []
-    monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(ValueError, match="OPENAI_API_KEY is not set") as error:
-        OpenAIBackend("text", base_url=server[0])
-    assert "\n" not in str(error.value)
-
-
 def test_run_refuses_nonsense_before_it_loads_anything(tmp_path):
     (tmp_path / "c.txt").write_text("a red cat in a meadow")
-    with pytest.raises(ValueError, match="choose local or openai"):
+    with pytest.raises(ValueError, match="choose local, openai or batch"):
         run(tmp_path / "c.txt", tmp_path / "t.jsonl", backend="remote")
     with pytest.raises(ValueError, match="name of a model"):
         run(tmp_path / "c.txt", tmp_path / "t.jsonl", backend="openai")
+    with pytest.raises(ValueError, match="max_cost: only for a server"):
+        run(tmp_path / "c.txt", tmp_path / "t.jsonl", max_cost=1)
     write_triplets(tmp_path / "t.jsonl", [NIGHT])
     assert run(tmp_path / "c.txt", tmp_path / "t.jsonl", n=1) == {}
 

@@ -56,7 +56,7 @@ POSITION_AT = {side: f"(on the {side}|on the {side}|on the {side} side|to the {s
                for side in ("left", "right")} | {"centre": "in the (middle|centre|center)"}
 
 
-def _fill(template: str, rng: random.Random | None) -> str:
+def fill(template: str, rng: random.Random | None) -> str:
     """Choose among every "(a|b)", innermost first; tidy blanks and articles."""
     while "(" in template:
         template = re.sub(r"\(([^()]*)\)",
@@ -111,7 +111,7 @@ def caption(scene: Scene, rng: random.Random | int | None = None) -> str:
     rng = _random(rng)
     chance = rng.random if rng else lambda: 0.5  # at 0.5, every choice below is the plain one
     if chance() < 0.06:
-        return _fill(_tags(scene, rng), rng)
+        return fill(_tags(scene, rng), rng)
     second = "(next to|beside|and|near|with) a {1} {0}".format(*scene.second) if scene.second else ""
     after = [_extras(scene, rng), second]
     where, clause = _setting(scene, rng)
@@ -129,7 +129,7 @@ def caption(scene: Scene, rng: random.Random | int | None = None) -> str:
     start = f"{STYLE_OF[scene.style]} " if style_first else front
     where = ("(|||,) " if rng else " ").join(where)
     end = clause + (f", {STYLE_IN[scene.style]}" if style and not style_first else "")
-    return _fill(f"{start}{_objects(scene, rng)} {' '.join(filter(None, after))} {where}{end}", rng)
+    return fill(f"{start}{_objects(scene, rng)} {' '.join(filter(None, after))} {where}{end}", rng)
 
 
 def _setting(scene: Scene, rng: random.Random | None) -> tuple[list[str], str]:
@@ -424,13 +424,13 @@ def _request(change: tuple[str, str, dict], names: dict, rng: random.Random | No
 
     if frame == "be":
         s, p = choose(be).split(" ~ ")
-        s = _fill(s, rng)
+        s = fill(s, rng)
         o = "them" if s == "they" else s
-        return _fill(BE.format(s=s, o=o, p=p), rng)
+        return fill(BE.format(s=s, o=o, p=p), rng)
     if frame == "want":
         np = choose(want)
-        return _fill((FRAGMENT if np.split()[0] in BARE else WANT).format(np=np), rng)
-    return _fill((DO_POLITELY if frame == "politely" else DO).format(do=choose(do)), rng)
+        return fill((FRAGMENT if np.split()[0] in BARE else WANT).format(np=np), rng)
+    return fill((DO_POLITELY if frame == "politely" else DO).format(do=choose(do)), rng)
 
 
 @lru_cache
@@ -464,7 +464,7 @@ def instruction(before: Scene, after: Scene, rng: random.Random | int | None = N
     parts = [_request(c, one if c[0] == "kind" else names, rng, only_do=True) for c in changes]
     joint = rng.choice((" and ", " and ", ", and ", ", then ", " and also ")) if rng else " and "
     do = ", ".join(parts[:-1]) + joint + parts[-1]
-    return _typed(_fill(DO_POLITELY.format(do=do), rng) if rng and rng.random() < 0.25 else do, rng)
+    return _typed(fill(DO_POLITELY.format(do=do), rng) if rng and rng.random() < 0.25 else do, rng)
 
 
 def _typed(text: str, rng: random.Random | None) -> str:

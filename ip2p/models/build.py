@@ -112,8 +112,8 @@ def generated(out: Path) -> Path:
 
 
 def pairs(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p.instructions import read_triplets
     from ip2p.pairs import make_pairs
+    from ip2p.triplets import read_triplets
 
     print("pairs:", dict(make_pairs(read_triplets(generated(out)), profile.pairs, profile, seed=seed)))
 

@@ -1,0 +1,163 @@
+"""HTTP servers for the tests: one that speaks OpenAI's API and answers as a function says, and one that stands in front
+of another and spoils some of its replies."""
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@contextmanager
+def serving(handler):
+    """A server of this handler; yields its URL, ending in /v1."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    http.daemon_threads = True
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{http.server_port}/v1"
+    finally:
+        http.shutdown()
+        http.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def reply(self, status: int, data: bytes, **headers) -> None:
+        self.send_response(status)
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(data))} | {
+            name.replace("_", "-"): value for name, value in headers.items()}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def openai_server(answer, requests: list, latency: float = 0.0, moderation=None):
+    """A handler: `answer(caption)` is what the model writes. Models: "text"; "chat", which only chats and takes no
+    temperature; "broken". `moderation(text)`: whether it is flagged (None: no such route). Batches are done at once.
+    Every request is noted as (path, key, body)."""
+    files, batches = {}, []
+
+    def caption_of(body):
+        prompt = body.get("prompt") or body["messages"][-1]["content"]
+        return prompt.removesuffix("\n##\n").split("\n")[-1]
+
+    def complete(body):
+        text = answer(caption_of(body))
+        if "response_format" in body and "\n%%\n" in text:
+            edit, output = text.split("\n%%\n")
+            text = json.dumps({"edit": edit, "output": output})
+        choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "text": text,
+                  "message": {"role": "assistant", "content": text}}
+        return {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice],
+                "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}}
+
+    class OpenAI(Handler):
+        def do_POST(self):
+            data = self.body()
+            body = json.loads(data) if self.headers["Content-Type"] == "application/json" else data
+            requests.append((self.path, self.headers["Authorization"], body))
+            time.sleep(latency)
+            out = getattr(self, self.path.removeprefix("/v1/").replace("/", "_"))(body)
+            status = 404 if out is None else 200
+            if isinstance(out, tuple):
+                status, out = out
+            self.reply(status, json.dumps(out or {"error": {"message": "no such route"}}).encode())
+
+        def completions(self, body):
+            if body["model"] == "broken":
+                return 401, {"error": {"message": "Incorrect API key", "param": None, "code": "invalid_api_key"}}
+            if body["model"] == "chat":
+                return 404, {"error": {"message": "This is a chat model", "param": "model", "code": None}}
+            return complete(body)
+
+        def chat_completions(self, body):
+            if "temperature" in body:
+                return 400, {"error": {"message": "Unsupported", "param": "temperature", "code": "unsupported"}}
+            return complete(body)
+
+        def moderations(self, body):
+            if moderation is None:
+                return None
+            return {"id": "m", "model": "m", "results": [
+                {"flagged": moderation(text), "categories": {}, "category_scores": {}} for text in body["input"]]}
+
+        def files(self, data):
+            boundary = data.split(b"\r\n", 1)[0]
+            part = next(p for p in data.split(boundary) if b'name="file"' in p)
+            files[f"file-{len(files)}"] = part.split(b"\r\n\r\n", 1)[1].removesuffix(b"\r\n")
+            return {"id": f"file-{len(files) - 1}", "object": "file", "bytes": 1, "created_at": 0, "filename": "f",
+                    "purpose": "batch", "status": "processed"}
+
+        def batches(self, body):
+            rows = [json.loads(line) for line in files[body["input_file_id"]].splitlines()]
+            files[f"file-{len(files)}"] = b"".join(json.dumps(
+                {"custom_id": row["custom_id"], "response": {"status_code": 200, "body": complete(row["body"])}}
+            ).encode() + b"\n" for row in rows)
+            batches.append({"id": f"batch-{len(batches)}", "object": "batch", "status": "completed", "created_at": 0,
+                            "completion_window": "24h", "output_file_id": f"file-{len(files) - 1}", **body})
+            return batches[-1]
+
+        def do_GET(self):
+            kind, _, name = self.path.removeprefix("/v1/").split("?")[0].partition("/")
+            if kind == "batches" and name:
+                return self.reply(200, json.dumps(next(b for b in batches if b["id"] == name)).encode())
+            if kind == "batches":
+                return self.reply(200, json.dumps({"object": "list", "data": batches, "has_more": False}).encode())
+            return self.reply(200, files[name.removesuffix("/content")])
+
+    return OpenAI
+
+
+FAULTS = ("429", "500", "half", "hang", "garbage", "drop")
+
+
+def faulty(upstream: str, schedule, counts):
+    """A handler that hands requests on to `upstream`, and spoils the reply as `schedule(number of the request)` says:
+    one of FAULTS, or None. `counts` is a Counter of what it did."""
+    lock, number = threading.Lock(), [0]
+
+    class Faulty(Handler):
+        def do_POST(self):
+            data = self.body()
+            with lock:
+                fault, number[0] = schedule(number[0]), number[0] + 1
+                counts[fault] += 1
+            if fault == "429":
+                return self.reply(429, b'{"error": {"message": "slow down"}}', Retry_After_Ms="60")
+            if fault == "500":
+                return self.reply(500, b"oops", Retry_After_Ms="20")
+            if fault == "hang":
+                time.sleep(3)
+                return self.close()
+            if fault == "drop":
+                return self.close()
+            if fault == "garbage":
+                return self.reply(200, b'{"choices": [{"te')
+            request = urllib.request.Request(upstream.removesuffix("/v1") + self.path, data, {
+                name: self.headers[name] for name in ("Content-Type", "Authorization")})
+            try:
+                with urllib.request.urlopen(request) as reply:
+                    status, data = reply.status, reply.read()
+            except urllib.error.HTTPError as error:
+                status, data = error.code, error.read()
+            if fault == "half":
+                self.reply(status, data[:len(data) // 2], Content_Length=str(len(data)))
+                return self.close()
+            return self.reply(status, data)
+
+        def close(self):
+            self.close_connection = True
+            self.connection.close()
+
+    return Faulty

@@ -1,0 +1,289 @@
+"""Servers with OpenAI's API, over real HTTP: what is sent, what comes back, what faults, limits and kills do."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from servers import FAULTS, faulty, openai_server, serving
+
+from ip2p.instructions import finetune, generate, generate_triplets, load_language_model, run, save_language_model
+from ip2p.openai_backend import NO_MODERATION, BatchBackend, OpenAIBackend
+from ip2p.triplets import (
+    DELIMITER,
+    SEED_TRIPLETS,
+    STOP,
+    check,
+    from_completion,
+    read_captions,
+    read_triplets,
+    to_completion,
+    to_prompt,
+)
+
+BLUE = {"input": "a red dog on a beach", "edit": "paint the dog blue", "output": "a blue dog on a beach"}
+CAPTIONS = [f"a {colour} {kind} in a meadow" for kind in ("cat", "dog", "owl", "duck", "car", "boat", "tent", "robot")
+            for colour in ("red", "blue", "green", "pink")]
+
+
+def night(caption):
+    return f"make it night{DELIMITER}{caption} at night"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def lines(path):
+    return [t["input"] for t in read_triplets(path)]
+
+
+# ---------------------------------------------------------------------------- what is sent
+
+
+def test_completions_are_asked_as_the_authors_did(tmp_path):
+    requests = []
+    with serving(openai_server(night, requests)) as url:
+        backend = OpenAIBackend("text", base_url=url, examples=[BLUE])
+        assert generate_triplets(CAPTIONS[:5], backend, tmp_path / "t.jsonl") == {"accepted": 5}
+    assert sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS[:5]) and backend.moderation == NO_MODERATION
+    asked = [(key, body) for path, key, body in requests if path == "/v1/completions"]
+    assert {body["prompt"] for _, body in asked} == {to_prompt(caption, [BLUE]) for caption in CAPTIONS[:5]}
+    key, body = asked[0]
+    assert key == "Bearer a-secret-key" and len(asked) == 5 and body["stop"] == [STOP]
+    assert (body["temperature"], body["max_tokens"], body["frequency_penalty"]) == (0.7, 256, 0.1)
+
+
+def test_chat_where_there_are_no_completions(tmp_path):
+    requests = []
+    (tmp_path / "c.txt").write_text("\n".join(CAPTIONS[:3]))
+    with serving(openai_server(night, requests)) as url:
+        counts = run(tmp_path / "c.txt", tmp_path / "t.jsonl", backend="openai", model="chat", base_url=url)
+    assert counts == {"accepted": 3}
+    path, _, body = [r for r in requests if r[0] != "/v1/moderations"][-1]
+    assert path == "/v1/chat/completions" and "temperature" not in body and "frequency_penalty" in body
+    assert [m["role"] for m in body["messages"]] == ["system"] + 8 * ["user", "assistant"] + ["user"]
+    assert body["response_format"]["json_schema"]["schema"]["required"] == ["edit", "output"]
+    assert set(json.loads(body["messages"][2]["content"])) == {"edit", "output"}, "examples as the schema has it"
+
+
+def test_an_answer_that_was_cut_is_no_answer():
+    backend = OpenAIBackend("text", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(ValueError, match="breaks off"):
+        from_completion("a", backend.text({"text": "make it night\n%%\na red", "finish_reason": "length"}))
+    assert from_completion("a", backend.text({"message": {"content": '{"edit": "b", "output": "c"}'}}))["edit"] == "b"
+
+
+def test_errors_are_one_sentence_and_no_key_is_told(tmp_path, monkeypatch):
+    with serving(openai_server(night, [])) as url, pytest.raises(RuntimeError, match="Incorrect API key") as error:
+        generate_triplets(CAPTIONS[:2], OpenAIBackend("broken", base_url=url), tmp_path / "t.jsonl")
+    assert read_triplets(tmp_path / "t.jsonl") == [] and "a-secret-key" not in str(error.value)
+    with pytest.raises(RuntimeError, match="Connection error.*run the same command again"):
+        generate_triplets(CAPTIONS[:2], OpenAIBackend("text", "http://127.0.0.1:9/v1", max_retries=0),
+                          tmp_path / "t.jsonl")
+    with pytest.raises(ValueError, match="give the price too"):
+        OpenAIBackend("text", max_cost=1)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ValueError, match="OPENAI_API_KEY is not set") as error:
+        OpenAIBackend("text", base_url=url)
+    assert "\n" not in str(error.value)
+
+
+def test_moderation_skips_captions_and_asks_for_other_answers(tmp_path):
+    said, times = [], Counter()
+
+    def answer(caption):
+        times[caption] += 1
+        said.append(caption)
+        return f"make it rain{DELIMITER}{caption} in the rain" if times[caption] == 1 and "owl" in caption \
+            else night(caption)
+
+    with serving(openai_server(answer, [], moderation=lambda t: "robot" in t or "in the rain" in t)) as url:
+        counts = generate_triplets(CAPTIONS, OpenAIBackend("text", base_url=url), tmp_path / "t.jsonl")
+    assert counts == {"accepted": 28, "flagged caption": 4, "flagged": 4, "given up": 4}
+    assert not any("robot" in caption for caption in said), "a flagged caption is not sent to the model"
+
+
+# ---------------------------------------------------------------------------- speed, cost, faults
+
+
+def test_many_in_flight_are_many_times_faster(tmp_path):
+    """The same captions, one after the other and 32 in flight, against a server with a fixed latency, in one run."""
+    captions, seconds = [f"a red cat {i}" for i in range(256)], []
+    with serving(openai_server(night, [], latency=0.4)) as url:
+        for in_flight, some in ((1, captions[:5]), (32, captions)):
+            backend = OpenAIBackend("text", base_url=url, in_flight=in_flight)
+            backend.moderation = NO_MODERATION
+            begin = time.perf_counter()
+            generate_triplets(some, backend, tmp_path / f"{in_flight}.jsonl", world=False)
+            seconds.append((time.perf_counter() - begin) / len(some))
+    assert seconds[0] / seconds[1] >= 15, f"{seconds[0]:.3f} s and {seconds[1]:.4f} s a caption"
+
+
+def test_the_budget_is_never_passed_and_the_next_call_goes_on(tmp_path):
+    requests = []
+    with serving(openai_server(night, requests)) as url:
+        options = dict(base_url=url, price=(1.0, 4.0))
+        backend = OpenAIBackend("text", max_cost=0.006, **options)
+        counts = generate_triplets(CAPTIONS, backend, tmp_path / "t.jsonl")
+        paid = sum(path == "/v1/completions" for path, *_ in requests) * (100 * 1.0 + 20 * 4.0) / 1e6
+        assert 0 < counts["accepted"] < len(CAPTIONS) and backend.over_budget
+        assert paid == pytest.approx(backend.cost) and 0.003 < paid <= 0.006
+        rest = generate_triplets(CAPTIONS, OpenAIBackend("text", **options), tmp_path / "t.jsonl")
+    assert counts["accepted"] + rest["accepted"] == len(CAPTIONS) == len(set(lines(tmp_path / "t.jsonl")))
+
+
+def test_every_caption_survives_a_bad_server(tmp_path):
+    """Rate limits, server errors, half replies, hangs, garbage, dropped connections and flagged answers, on a schedule:
+    every caption ends with one good triplet."""
+    captions, did, times = [f"a red cat {i}" for i in range(60)], Counter(), Counter()
+
+    def answer(caption):
+        times[caption] += 1
+        return "forbidden" if times[caption] == 1 and caption.endswith("7") else night(caption)
+
+    def schedule(number):
+        return FAULTS[number // 7 % len(FAULTS)] if number % 7 == 3 else None
+
+    with serving(openai_server(answer, [], moderation=lambda text: "forbidden" in text)) as url:
+        with serving(faulty(url, schedule, did)) as url:
+            backend = OpenAIBackend("text", base_url=url, in_flight=8, timeout=1.0)
+            counts = generate_triplets(captions, backend, tmp_path / "t.jsonl", world=False)
+    assert all(did[fault] >= 2 for fault in FAULTS), f"the schedule was too short: {did}"
+    assert sorted(lines(tmp_path / "t.jsonl")) == sorted(captions), "none lost, none repeated"
+    assert counts["accepted"] == 60 and counts["flagged"] == 6 and counts.keys() <= {
+        "accepted", "flagged", "unreadable reply"}
+
+
+def test_retry_after_is_waited_for(tmp_path):
+    moments = []
+
+    def schedule(number):
+        moments.append(time.perf_counter())
+        return "429" if number == 0 else None
+
+    with serving(openai_server(night, [])) as url, serving(faulty(url, schedule, Counter())) as url:
+        backend = OpenAIBackend("text", base_url=url)
+        backend.moderation = NO_MODERATION
+        assert generate_triplets(CAPTIONS[:1], backend, tmp_path / "t.jsonl") == {"accepted": 1}
+    assert 0.06 <= moments[1] - moments[0] < 0.4, "the server's 60 ms, not the client's own half second"
+
+
+# ---------------------------------------------------------------------------- the Batch API
+
+
+def batch_run(url, tmp_path, **options):
+    backend = BatchBackend("chat", tmp_path / "state", seconds=0.01, base_url=url, **options)
+    return backend, generate_triplets(CAPTIONS, backend, tmp_path / "t.jsonl")
+
+
+def test_a_batch_asks_everything_at_once_and_again_what_was_rejected(tmp_path):
+    requests, times = [], Counter()
+
+    def answer(caption):
+        times[caption] += 1
+        return "no answer" if times[caption] == 1 and "owl" in caption else night(caption)
+
+    with serving(openai_server(answer, requests)) as url:
+        backend, counts = batch_run(url, tmp_path, price=(1.0, 4.0))
+    assert counts == {"accepted": 32, "malformed": 4} and sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS)
+    assert [path for path, *_ in requests].count("/v1/batches") == 2 and not (tmp_path / "state").exists()
+    assert backend.cost == pytest.approx(36 * 180e-6 / 2), "at half the price"
+
+
+@pytest.mark.parametrize("moment", ["submitted", "noted", "read"])
+def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, monkeypatch, moment):
+    class Killed(BaseException):
+        pass
+
+    requests = []
+    with serving(openai_server(night, requests)) as url:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            if moment == "submitted":  # before its id could be noted
+                patch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(Killed))
+            elif moment == "noted":
+                patch.setattr(BatchBackend, "poll", lambda *_: (_ for _ in ()).throw(Killed))
+            else:
+                settled = []
+                patch.setattr(BatchBackend, "_settle", lambda *_: settled.append(1) if len(settled) < 10 else
+                              (_ for _ in ()).throw(Killed))
+            batch_run(url, tmp_path)
+        assert len(lines(tmp_path / "t.jsonl")) == (10 if moment == "read" else 0)
+        batch_run(url, tmp_path)
+    assert sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS)
+    assert [path for path, *_ in requests].count("/v1/batches") == 1
+
+
+# ---------------------------------------------------------------------------- a real model behind a real server
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """SmolLM2, fine-tuned briefly, behind `transformers serve`; yields its folder and the server's URL."""
+    folder = tmp_path_factory.mktemp("served") / "tuned"
+    model, tokenizer = load_language_model()
+    finetune(model, tokenizer, read_triplets(SEED_TRIPLETS)[:256], epochs=1)
+    save_language_model(model, tokenizer, folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = open(folder.parent / "log", "w")
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--port", str(port),
+         "--host", "127.0.0.1", "--dtype", "float32", "--device", "cpu"], stdout=log, stderr=log,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").read()
+                break
+            except OSError:
+                assert process.poll() is None, (folder.parent / "log").read_text()[-2000:]
+                time.sleep(0.2)
+        yield str(folder), f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        log.close()
+
+
+def test_a_served_model_answers_as_well_as_in_this_process(served, tmp_path):
+    """Greedily, the same words; the server behind a proxy that spoils some replies, it makes no difference."""
+    folder, url = served
+    captions = read_captions(SEED_TRIPLETS.parents[1] / "captions" / "mini.txt")[-12:]
+    here = dict(zip(captions, generate(*load_language_model(folder), captions, temperature=0, frequency_penalty=0.0,
+                                       max_new_tokens=64), strict=True))
+    there, did = {}, Counter()
+    options = dict(temperature=0, frequency_penalty=0.0, max_tokens=64)
+    with serving(faulty(url, lambda number: FAULTS[number // 4] if number % 4 == 1 and number < 12 else None,
+                        did)) as spoilt:
+        backend = OpenAIBackend(folder, base_url=spoilt, in_flight=2, timeout=60.0, **options)
+        generate_triplets(captions, backend, tmp_path / "t.jsonl", retries=0,
+                          callback=lambda caption, answer, _: there.update({caption: answer}))
+    assert did["429"] and did["500"] and did["half"] and set(there) == set(captions)
+    same = sum(from_or_none(c, here[c]) == from_or_none(c, there[c]) for c in captions)
+    assert same >= 11, f"{same} of 12 answers are the same"
+    formed = [t for c in captions if (t := from_or_none(c, there[c]))]
+    assert len(formed) >= 9, "a fine-tuned model knows the form"
+    assert [t for t in formed if check(t) is None] == read_triplets(tmp_path / "t.jsonl") or len(formed) == 12
+
+
+def from_or_none(caption, answer):
+    try:
+        return from_completion(caption, answer)
+    except ValueError:
+        return None
+
+
+def test_examples_are_shown_in_the_authors_form():
+    assert to_prompt("a cat", [BLUE]).startswith(to_prompt(BLUE["input"]) + to_completion(BLUE))

@@ -1,0 +1,178 @@
+"""Triplets as text: files, the authors' format, what is wrong with one, and the hand-written ones."""
+
+import json
+
+import pytest
+
+from ip2p.profiles import DATA
+from ip2p.triplets import (
+    DELIMITER,
+    PROMPT_END,
+    SEED_TRIPLETS,
+    STOP,
+    check,
+    follows,
+    from_completion,
+    main,
+    mix,
+    near_duplicates,
+    problems,
+    read_captions,
+    read_triplets,
+    to_completion,
+    to_prompt,
+    write_chats,
+    write_triplets,
+)
+
+OPEN = DATA / "triplets" / "open.jsonl"
+NIGHT = {"input": "a red cat in a field", "edit": "make it night", "output": "a red cat in a field at night"}
+BLUE = {"input": "a red dog on a beach", "edit": "paint the dog blue", "output": "a blue dog on a beach"}
+
+
+# ---------------------------------------------------------------------------- files and format
+
+
+def test_format_is_the_authors_and_comes_back():
+    prompt, completion = to_prompt(NIGHT["input"]), to_completion(NIGHT)
+    assert prompt == "a red cat in a field\n##\n"
+    assert completion == "make it night\n%%\na red cat in a field at night\nEND"
+    assert from_completion(NIGHT["input"], completion) == NIGHT
+    assert from_completion(NIGHT["input"], completion + "\n\nand more") == NIGHT
+    few = to_prompt(BLUE["input"], [NIGHT])
+    assert few.startswith(prompt + completion) and few.endswith(BLUE["input"] + PROMPT_END)
+
+
+@pytest.mark.parametrize("answer", [
+    "", STOP, "make it night" + STOP, f"make it night{DELIMITER}a cat at ni", f"{DELIMITER}a cat{STOP}",
+    f"make it night{DELIMITER}{STOP}", f"one{DELIMITER}two{DELIMITER}three{STOP}", f"a\nb{DELIMITER}c{STOP}"])
+def test_malformed_answers_say_why(answer):
+    with pytest.raises(ValueError, match="the "):
+        from_completion("a cat", answer)
+
+
+def test_triplets_come_back_from_disk_and_caption_is_read_as_input(tmp_path):
+    path = tmp_path / "new" / "t.jsonl"
+    french = NIGHT | {"edit": "une nuit d'été"}
+    odd = {"caption": "a cat", "edit": "b", "output": "c", "url": "x"}
+    write_triplets(path, [french])
+    write_triplets(path, [BLUE], append=True)
+    with open(path, "a") as file:
+        file.write("\n" + json.dumps(odd) + "\r\n")
+    assert read_triplets(path) == [french, BLUE, {"input": "a cat", "edit": "b", "output": "c"}]
+
+
+@pytest.mark.parametrize("line, what", [
+    (b'{"input": "a", "edit": "b", "out', "not JSON"), (b'["a", "b", "c"]', "list"),
+    (b'{"input": "a", "edit": "b"}', "'output' is missing"),
+    (b'{"edit": "b", "output": "c"}', "'input' is missing"),
+    (b'{"input": "a", "edit": 3, "output": "c"}', "'edit' is 3"),
+    (b'{"input": " ", "edit": "b", "output": "c"}', "' '"),
+    (b'{"input": "caf\xe9", "edit": "b", "output": "c"}', "UTF-8")])
+def test_wrong_line_is_named(tmp_path, line, what):
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(json.dumps(NIGHT).encode() + b"\n\n" + line + b"\n" + json.dumps(BLUE).encode())
+    with pytest.raises(ValueError, match="t.jsonl, line 3: ") as error:
+        read_triplets(path)
+    assert what in str(error.value) and "\n" not in str(error.value)
+
+
+def test_captions_plain_or_json(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text('a  cat \n\n{"caption": "a dog"}\n{"input": "an owl", "edit": "x"}', encoding="utf-8")
+    assert read_captions(path) == ["a cat", "a dog", "an owl"]
+    for text, what in (("\n \n", "no captions"), ('a cat\n{"text": "a dog"}', "line 2")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=what):
+            read_captions(path)
+
+
+# ---------------------------------------------------------------------------- which triplets are good
+
+
+def test_hand_written_triplets_are_all_good():
+    """But for a few whose instruction only hints at the change ("it's way past bedtime"), which nobody can check."""
+    bad = [(check(t), t) for t in read_triplets(SEED_TRIPLETS) if check(t)]
+    assert not [row for row in bad if row[0] != "unsaid"] and len(bad) <= 26
+
+
+@pytest.mark.parametrize("edit, output, reason", [
+    ("make it night", "a red cat with a hat in a meadow at night", None),
+    ("make it night", "a red cat with a hat in a meadow", "no-op"),
+    ("give it a cap", "in a field, a red kitten wearing a hat.", "no-op"),
+    ("make it a dragon", "a red dragon with a hat in a meadow", "out-of-world"),
+    ("move it", "a red cat with a hat", "out-of-world"),
+    ("make it blue", "a green cat with a hat in a meadow", "inconsistent"),
+    ("swap the cat for a dog", "a blue cat with a hat in a meadow", "inconsistent"),
+    ("make it night", "a blue cat with a hat in a meadow at night", "inconsistent"),
+    ("make it a blue cat at night", "a blue cat with a hat in a meadow at night", None),
+    ("let it snow", "a red cat with a hat on the beach", "inconsistent"),
+    ("take the red cat's hat off", "a red cat in a meadow", None),
+    ("make the cat bigger", "a big red cat with a hat in a meadow", None),
+    ("trade it for a computer", "a pencil sketch of a red cat with a hat in a meadow", "unsaid"),
+    ("revise the cat", "a red cat with a hat on the right in a meadow", "unsaid"),
+    ("two of them", "two red cats with hats in a meadow", None),
+    ("three please", "two red cats with hats in a meadow", "unsaid"),
+    ("I'd like the hat", "a red cat in a meadow", "unsaid"),
+    ("no hat", "a red cat in a meadow", None),
+    ("make the cat smaller", "a big red cat with a hat in a meadow", "unsaid"),
+    ("no snow, make it rain", "a red cat with a hat in a snowy meadow", "inconsistent"),
+    ("a red cat with a hat in a meadow at night", "a red cat with a hat in a meadow at night", "malformed"),
+    ("...", "a red cat with a hat in a meadow at night", "malformed")])
+def test_check(edit, output, reason):
+    assert check({"input": "a red cat with a hat in a meadow", "edit": edit, "output": output}) == reason
+
+
+def test_check_outside_of_the_miniature_world():
+    girl = {"input": "photograph of a girl riding a horse", "edit": "have her ride a dragon"}
+    assert check(girl | {"output": "photograph of a girl riding a dragon"}, world=False) is None
+    assert check(girl | {"output": "Photograph of a girl riding a horse."}, world=False) == "no-op"
+
+
+# ---------------------------------------------------------------------------- open-domain triplets
+
+
+def test_the_open_triplets_are_fit_to_learn_from():
+    """700 as the authors', at least 12 kinds, none rare; no duplicate, no no-op, every edited caption follows."""
+    kinds = mix(OPEN)
+    assert kinds.total() == 700 and len(kinds) >= 12 and min(kinds.values()) >= 30
+    assert problems(OPEN) == []
+
+
+def test_the_open_captions_are_2000_and_no_lesson():
+    captions, lessons = read_captions(DATA / "captions" / "open.txt"), read_triplets(OPEN)
+    assert len(captions) == len(set(map(str.casefold, captions))) == 2000
+    assert near_duplicates([t["input"] for t in lessons] + captions) == []
+
+
+@pytest.mark.parametrize("caption, edit, output, good", [
+    ("photograph of a girl riding a horse", "have her ride a dragon", "photograph of a girl riding a dragon", True),
+    ("a harbour at dusk", "make it winter", "a harbour at dusk in winter", True),
+    ("a man with an umbrella on a bridge", "remove the umbrella", "a man on a bridge", True),
+    ("a harbour at dusk", "make it winter", "a harbour at dusk in summer", False),
+    ("a harbour at dusk", "remove the lighthouse", "a harbour", False),
+    ("a harbour at dusk with many boats", "make it winter", "winter", False)])
+def test_follows(caption, edit, output, good):
+    assert follows({"input": caption, "edit": edit, "output": output}) == good
+
+
+def test_the_checker_names_what_is_wrong(tmp_path, capsys, monkeypatch):
+    bad = [{"input": "a man with an umbrella on a bridge", "edit": "snow please", "output": "a man on a bridge"},
+           {"input": "a man with his umbrella on the bridge", "edit": "Snow, please!", "output": "the same in snow"},
+           {"input": "a harbour at dusk", "edit": "a nicer one", "output": "A harbour at dusk."}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(t) + "\n" for t in [*bad, NIGHT]))
+    monkeypatch.setattr("sys.argv", ["triplets", str(tmp_path / "t.jsonl"), "--chat", str(tmp_path / "chat.jsonl")])
+    assert main() == 1
+    printed = capsys.readouterr().out
+    for sentence in ("line 1: the edited caption does not follow", "line 3: no-op", "'Snow, please!' stands in line 1",
+                     "lines 1 and 2: near-duplicate"):
+        assert sentence in printed
+    assert "line 4" not in printed
+    chat = json.loads((tmp_path / "chat.jsonl").read_text().splitlines()[-1])["messages"]
+    assert [turn["role"] for turn in chat] == ["system", "user", "assistant"]
+    assert from_completion(NIGHT["input"], chat[-1]["content"]) == NIGHT
+
+
+def test_chats_are_one_a_line(tmp_path):
+    write_chats(tmp_path / "c.jsonl", [NIGHT, BLUE])
+    assert [len(json.loads(line)["messages"]) for line in (tmp_path / "c.jsonl").read_text().splitlines()] == [3, 3]
