@@ -15,7 +15,8 @@ def instructions(a) -> None:
     server = {name: value for name in ("base_url", "api", "shots", "in_flight", "price", "max_cost")
               if (value := getattr(a, name)) is not None}
     counts = run(a.captions, a.out, a.n, a.backend, a.model or (profile.language_model if a.backend == "local" else ""),
-                 a.seed, a.lessons or profile.triplets, profile.in_world, shard=a.shard, **server)
+                 a.seed, a.lessons or profile.triplets, profile.in_world, shard=a.shard,
+                 own=None if a.lessons else profile.own_triplets, **server)
     print(", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing left to do")
 
 
@@ -26,7 +27,8 @@ def finetune(a) -> None:
 
     profile = get_profile(a.profile)
     lessons = read_triplets(a.lessons or profile.triplets)
-    model = load_finetuned(a.model or profile.language_model, lessons, world=profile.in_world)
+    own = read_triplets(profile.own_triplets) if profile.own_triplets and not a.lessons else ()
+    model = load_finetuned(a.model or profile.language_model, lessons, world=profile.in_world, own=own)
     save_language_model(*model, a.out)
     print(f"saved {a.out}; serve it with `transformers serve {a.out}`, or give it to `ip2p instructions --model`")
 
@@ -35,8 +37,9 @@ def pairs(a) -> None:
     from ip2p.pairs import make_pairs
     from ip2p.triplets import read_triplets
 
-    counts = make_pairs(read_triplets(a.triplets), a.out, a.profile, candidates=a.candidates, keep=a.keep,
-                        steps=a.steps, attention=a.attention, seed=a.seed)
+    counts = make_pairs(read_triplets(a.triplets), a.out, a.profile, seed=a.seed, executor=a.executor,
+                        workers=a.workers, candidates=a.candidates, keep=a.keep, steps=a.steps, attention=a.attention,
+                        per_seed=a.per_seed, enough=a.enough)
     print(", ".join(f"{name} {count}" for name, count in counts.items()) or "nothing left to do")
 
 
@@ -121,6 +124,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--keep", type=int, help="pairs kept at most of a caption pair")
     sub.add_argument("--steps", type=int, help="denoising steps")
     sub.add_argument("--attention", choices=("self", "cross", "both"), help="which attention the two images share")
+    sub.add_argument("--per-seed", type=int, help="candidates of one seed, which share what they have in common "
+                     "(1: a seed for each, as the authors do)")
+    sub.add_argument("--enough", action=argparse.BooleanOptionalAction, help="stop painting for a caption pair "
+                     "that has as many good pairs as are kept")
+    sub.add_argument("--executor", default="local", choices=("local", "ray"), help="in this process, or on Ray")
+    sub.add_argument("--workers", type=int, help="actors on the cluster, each with a model of its own")
     sub = command(train, "stage 4: pairs in, an editor out")
     sub.add_argument("--pairs", required=True)
     sub.add_argument("--steps", type=int, help="optimiser steps")
@@ -150,6 +159,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"ip2p: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("ip2p: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -43,7 +43,7 @@ from ip2p.miniworld.scene import DEFAULTS
 from ip2p.models.autoencoder import held_out_psnr
 from ip2p.models.files import CORES, minutes
 from ip2p.models.renders import HELD_OUT
-from ip2p.pairs import as_tensor, filtered_candidates, read_pairs
+from ip2p.pairs import Job, as_tensor, paint_and_filter, read_pairs
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
 from ip2p.sheets import ROOT, fill
 from ip2p.triplets import check, follows, from_completion, read_captions, read_triplets
@@ -178,8 +178,9 @@ def text_to_image(profile: Profile, n: int = 500, pipe=None) -> dict:
             "attributes": {name: right[name] / total[name] for name in total}}
 
 
-def judge_pairs(triplets: list[dict], images_0: list[Image.Image], images_1: list[Image.Image]) -> list[dict]:
-    """For each pair: the kind of edit its captions ask for, and whether the judge finds the pair valid."""
+def judge_pairs(triplets: list[dict], images_0, images_1) -> list[dict]:
+    """For each pair (images: PIL, or uint8 (n, 3, H, W)): the kind of edit its captions ask for, and whether the judge
+    finds the pair valid."""
     seen = zip(judge(images_0), judge(images_1), strict=True)
     out = []
     for triplet, (seen_0, seen_1) in zip(triplets, seen, strict=True):
@@ -197,14 +198,20 @@ def filter_effect(profile: Profile, n: int = 32, seed: int = 1) -> dict:
         of_kind.setdefault(edit_kind(parse(triplet["input"]), parse(triplet["output"])), []).append(triplet)
     rng, rows = random.Random(seed), []
     triplets = [t for some in of_kind.values() for t in rng.sample(some, min(n, len(some)))]
-    painted = filtered_candidates(
-        load_text_to_image(profile), ClipSimilarity(profile.clip), profile, triplets, range(len(triplets)),
-        candidates=profile.candidates, keep=profile.keep, steps=profile.pair_steps, attention=profile.attention,
-        seed=seed)
-    for asked, settings, pictures, _, chosen in tqdm(painted, desc="painting pairs", mininterval=2.0, leave=False):
+    pipe, clip, job = load_text_to_image(profile), ClipSimilarity(profile.clip), Job.of(profile, seed, enough=False)
+
+    def seen(asked, settings, pictures, _):
         verdicts = judge_pairs(asked, *[(x * 255).round().to(torch.uint8) for x in pictures])
-        rows += [{"kind": v["kind"], "p": s[1], "valid": v["valid"], "kept": i in chosen}
-                 for i, (s, v) in enumerate(zip(settings, verdicts, strict=True))]
+        rows.extend({"kind": v["kind"], "p": s.p, "valid": v["valid"], "key": (t["input"], s), "kept": False}
+                    for v, s, t in zip(verdicts, settings, asked, strict=True))
+
+    at_once = job.batch // job.per_seed
+    for k in tqdm(range(0, len(triplets), at_once), desc="painting pairs", mininterval=2.0, leave=False):
+        start = len(rows)
+        kept, _ = paint_and_filter(pipe, clip, job, triplets, range(k, min(k + at_once, len(triplets))), seen)
+        chosen = {(triplets[number]["input"], setting) for number, _, setting, *_ in kept}
+        for row in rows[start:]:
+            row["kept"] = row.pop("key") in chosen
     kept = [row["valid"] for row in rows if row["kept"]]
     before, after = (1 - float(np.mean(x)) if x else float("nan") for x in ([r["valid"] for r in rows], kept))
     return {"n": len(rows), "kept": len(kept), "invalid_before": before, "invalid_after": after,
@@ -212,32 +219,47 @@ def filter_effect(profile: Profile, n: int = 32, seed: int = 1) -> dict:
 
 
 def best_p(rows: list[dict], parts: int = 4) -> dict:
-    """The valid share of all rows, and that of the best of `parts` equal parts of the rows sorted by p."""
-    ordered = np.array(sorted((r["p"], r["valid"]) for r in rows))
-    p, valid = max(np.array_split(ordered, parts), key=lambda part: part[:, 1].mean()).mean(0)
-    return {"valid": float(ordered[:, 1].mean()), "best": float(valid), "p": float(p), "n": len(rows)}
+    """The valid share of all rows, and the curve of (mean p, valid share) over `parts` equal parts of the values of
+    p, with its best point."""
+    parts = [part for part in np.array_split(sorted({r["p"] for r in rows}), parts) if len(part)]
+    curve = [np.mean([(r["p"], r["valid"]) for r in rows if part[0] <= r["p"] <= part[-1]], 0).tolist()
+             for part in parts]
+    p, valid = max(curve, key=lambda point: point[1])
+    return {"valid": float(np.mean([r["valid"] for r in rows])), "best": valid, "p": p, "n": len(rows), "curve": curve}
 
 
 # -------------------------------------------------------------------------------------------- stage 1
 
 
 def stage_1(n: int = 1000, n_shown: int = 100, seed: int = 1) -> dict:
-    """The fine-tuned language model of each profile on n held-out captions (the last of its file), one answer each,
-    and on n_shown of them the same model not fine-tuned, but shown eight examples. Values: see `judge_answers`."""
+    """The fine-tuned language model of each profile on n held-out captions (fresh ones, or the last of its file), one
+    answer each, and on n_shown of them the same model not fine-tuned, but shown eight examples. Values: see
+    `judge_answers`."""
     from ip2p.instructions import generate, load_finetuned, load_language_model
 
     out = {}
     for profile in map(get_profile, ("mini", "sd15")):
-        captions, lessons = read_captions(profile.captions)[-n:], read_triplets(profile.triplets)
+        lessons, own = (read_triplets(path) if path else [] for path in (profile.triplets, profile.own_triplets))
+        captions = fresh_captions(n, lessons + own) if profile.in_world else read_captions(profile.captions)[-n:]
         examples = lessons[::len(lessons) // 8][:8]
         out[profile.name] = {"lessons": len(lessons)}
         for name, (model, tokenizer), some, shown in (
                 ("few-shot", load_language_model(profile.language_model), captions[-n_shown:], examples),
-                ("fine-tuned", load_finetuned(profile.language_model, lessons, world=profile.in_world), captions,
-                 ())):
+                ("fine-tuned", load_finetuned(profile.language_model, lessons, world=profile.in_world, own=own),
+                 captions, ())):
             answers = generate(model, tokenizer, some, shown, seed=seed, max_new_tokens=128)
             out[profile.name][name] = judge_answers(some, answers, lessons, profile.in_world)
     return out
+
+
+def fresh_captions(n: int, known: list[dict]) -> list[str]:
+    """n captions of random scenes that are the input of none of the triplets `known`."""
+    rng, out, known = random.Random(HELD_OUT * 3), {}, {t["input"] for t in known}
+    while len(out) < n:
+        words = caption(random_scene(rng), rng)
+        if words not in known:
+            out[words] = None
+    return list(out)
 
 
 def kind_of_edit(triplet: dict) -> str:

@@ -35,6 +35,7 @@ from ip2p.triplets import (
     retell,
     to_completion,
     to_prompt,
+    triplets_of,
 )
 
 # ---------------------------------------------------------------------------- the language model
@@ -53,27 +54,28 @@ def generate(model, tokenizer, captions: list[str], examples: Iterable[dict] = (
     return language_model.complete(model, tokenizer, prompts, STOP, **options)
 
 
-EPOCHS = 4  # of the lessons, each time about another scene in the miniature world
+EPOCHS = 3  # of the hand-written lessons, each time about another scene in the miniature world
 
 
 def load_finetuned(name: str | Path | None = None, triplets: list[dict] | None = None, device: str = "cpu",
-                   world: bool = True):
+                   world: bool = True, own: Iterable[dict] = ()):
     """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2", a .gguf
     file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the next such call.
-    `world`: they are about the miniature world, so each epoch retells them (see `retell`).
+    `world`: they are about the miniature world, so each epoch retells them (see `retell`). `own`: answers of an earlier
+    model that passed every check, to be learned from once.
     """
     name = name or language_model.BUNDLED
     if Path(name).is_dir():
         return load_language_model(name, device)
-    triplets = read_triplets(SEED_TRIPLETS) if triplets is None else triplets
-    recipe = json.dumps([str(name), triplets, world, EPOCHS, language_model.finetune.__defaults__])
+    triplets, own = read_triplets(SEED_TRIPLETS) if triplets is None else triplets, list(own)
+    recipe = json.dumps([str(name), triplets, world, own, EPOCHS, language_model.finetune.__defaults__])
     folder = language_model.cache_folder() / f"finetuned-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if (folder / "config.json").exists():
         return load_language_model(folder, device)
     model, tokenizer = load_language_model(name, device)
     rng = random.Random(0)
     lessons = [retell(t, rng) if world else t for _ in range(EPOCHS) for t in triplets]
-    finetune(model, tokenizer, lessons)
+    finetune(model, tokenizer, lessons + own)
     save_language_model(model, tokenizer, folder)
     return model, tokenizer
 
@@ -131,16 +133,18 @@ def _resume(out: Path) -> list[dict]:
     """The triplets that `out` holds already. A half line at its end, left by a killed job, is cut off."""
     if not out.exists():
         return []
-    data = out.read_bytes()
+    data, ours = out.read_bytes(), b'{"input": "'
     end = data.rfind(b"\n") + 1
-    if data[end:].strip():
+    half = data[end:]
+    if half.strip():
         try:
-            one_triplet(data[end:])
+            one_triplet(half)
             with open(out, "ab") as file:
                 file.write(b"\n")  # only the line end was missing
         except ValueError:
-            if not data[end:].startswith(b"{"):
+            if not (half.startswith(ours) or ours.startswith(half)):
                 raise ValueError(f"{out} holds something else than triplets; choose another file") from None
+            triplets_of(data[:end], out)  # a foreign file is not cut
             os.truncate(out, end)
     return read_triplets(out)
 
@@ -170,13 +174,14 @@ def generate_triplets(captions: Iterable[str], backend, out: str | Path, n: int 
     """
     out, counts, captions = Path(out), Counter(), list(captions)
     out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not out.exists()
     with open(out, "a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends
         except BlockingIOError:
             raise ValueError(f"another job is writing to {out}; wait for it, or choose another file") from None
         held, hopeless = _resume(out), out.with_name(out.name + ".given-up")
-        if not held:
+        if fresh:
             hopeless.unlink(missing_ok=True)
         done, have = {_key(t["input"]) for t in held}, len(held)
         if hopeless.exists():
@@ -227,10 +232,12 @@ FLAGGED_CAPTION = "flagged caption"  # the one objection that asking again canno
 
 def run(captions_path: str | Path, out: str | Path, n: int | None = None, backend: str = "local",
         model: str | None = None, seed: int = 0, triplets: str | Path = SEED_TRIPLETS, world: bool = True,
-        device: str = "cpu", shots: int = 8, shard: tuple[int, int] = (0, 1), **options) -> Counter:
+        device: str = "cpu", shots: int = 8, shard: tuple[int, int] = (0, 1), own: str | Path | None = None,
+        **options) -> Counter:
     """`ip2p instructions`: captions in, triplets out. `seed` and the counts are those of `generate_triplets`.
 
-    backend "local": `model` as in `load_finetuned`, "smollm2" if None. backend "openai", or "batch" for OpenAI's
+    backend "local": `model` as in `load_finetuned`, "smollm2" if None; `own` is a file of its own earlier answers, to
+    learn from, too. backend "openai", or "batch" for OpenAI's
     Batch API: `model` is the name the server knows, the first `shots` of `triplets`, evenly spread, are its examples
     (0 for a model that was fine-tuned on them), `options` are those of `OpenAIBackend`. `shard` (i, of): every
     `of`-th distinct caption from the i-th on, for one of many workers, each with an `out` of its own. Raises
@@ -239,12 +246,14 @@ def run(captions_path: str | Path, out: str | Path, n: int | None = None, backen
     captions, lessons = read_captions(captions_path), read_triplets(triplets)
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"there is no shard {shard[0]} of {shard[1]}; the first is 0/{max(shard[1], 1)}")
-    if n is not None and len(_resume(Path(out))) >= n:
+    if n is not None and Path(out).exists() and Path(out).read_bytes().count(b"\n") >= n:
         return Counter()
     if backend == "local":
         if options:
             raise ValueError(f"{', '.join(options)}: only for a server; choose the backend openai or batch")
-        worker = LocalBackend(*load_finetuned(model, lessons, device, world))
+        if own and Path(own).resolve() == Path(out).resolve():  # it cannot learn from what it is about to write
+            own = None
+        worker = LocalBackend(*load_finetuned(model, lessons, device, world, read_triplets(own) if own else ()))
     elif backend in ("openai", "batch"):
         from ip2p.openai_backend import BatchBackend, OpenAIBackend
 

@@ -21,6 +21,7 @@ class Profile:
     language_model: str  # "smollm2" (bundled), a .gguf file, a hub name or a folder
     captions: str  # a text file, one caption a line
     triplets: str  # hand-written triplets, JSON lines
+    own_triplets: str | None  # the language model's own checked answers, from which it learns as well
     pairs: str  # a folder of pair shards to learn from
     resolution: int  # px, of the synthesised pairs and of training
     batch: int  # pairs in one denoising batch
@@ -28,6 +29,8 @@ class Profile:
     paint_guidance: float = 7.5  # of the text-to-image model on its own
     # Stage 2: candidates a caption pair, denoising steps, which attention is shared, and the ranges of p and guidance
     candidates: int = 100
+    per_seed: int = 4  # candidates of one seed, which differ by p alone and share what they have in common
+    enough: bool = False  # stop painting for a caption pair that has `keep` good candidates
     pair_steps: int = 100
     attention: str = "self"
     share: tuple[float, float] = (0.1, 0.9)
@@ -53,14 +56,16 @@ SD15 = Profile(
     name="sd15", text_to_image="stable-diffusion-v1-5/stable-diffusion-v1-5", editor="timbrooks/instruct-pix2pix",
     clip="ViT-L-14/openai", language_model="smollm2",
     captions=str(DATA / "captions" / "open.txt"), triplets=str(DATA / "triplets" / "open.jsonl"),
+    own_triplets=None,
     pairs="out/pairs-sd15", resolution=512, batch=4, in_world=False)
 
 MINI = Profile(
     name="mini", text_to_image=str(DATA / "models" / "mini-sd"), editor=str(DATA / "models" / "mini-ip2p"),
     clip=str(DATA / "models" / "mini-clip"), language_model="smollm2",
     captions=str(DATA / "captions" / "mini.txt"), triplets=str(DATA / "triplets" / "mini.jsonl"),
+    own_triplets=str(DATA / "triplets" / "generated.jsonl"),
     pairs=str(DATA / "pairs"), resolution=64, batch=24, in_world=True, paint_guidance=3.0,
-    candidates=6, pair_steps=12, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
+    candidates=6, per_seed=3, pair_steps=12, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
     min_image=0.57, min_caption=0.89, min_direction=0.53, keep=2,
     train_batch=32, train_lr=1e-3, train_steps=3_200, muon=True,
     guidance_scale=4.0, image_guidance_scale=1.5, steps=12)

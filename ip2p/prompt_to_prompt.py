@@ -4,7 +4,10 @@ Two prompts that differ by a word give two unrelated pictures, even from the sam
 al., arXiv 2208.01626) paints both together and lets the second image use the attention of the first for a share p of
 the steps. Hertz et al. and the paper's text share the *cross*-attention; the authors' code shares the *self*-attention
 logits. Both are here, and both together. What is shared are the queries and keys, never a materialised map:
-softmax(q k^T) v with the first image's q and k and the second image's own v *is* the injected attention.
+softmax(q k^T) v with the first image's q and k and the second image's own v *is* the injected attention. Hertz et al.'s
+other two controls are here as well: a word's weight (section 3.4), and the local blend of their code.
+
+`sample_pairs` paints pairs; `sample_families` paints candidates of one seed, and what they have in common only once.
 """
 
 from __future__ import annotations
@@ -34,12 +37,15 @@ def align(tokens_0: Sequence[int], tokens_1: Sequence[int]) -> list[int]:
 class Sharing:
     """What the attention layers need to know; one for a UNet, changed before each step.
 
-    The batch is [first uncond, second uncond, first cond, second cond], n candidates each.
+    The batch is [first uncond, second uncond, others uncond, first cond, second cond, others cond]: n first and n
+    second images, and `others` that share nothing.
     """
 
     attention: str = "both"
     active: torch.Tensor | None = None  # (n,) bool: candidates that share in this step; None: nobody
     alignment: torch.Tensor | None = None  # (n, T) from `align`, long
+    others: int = 0
+    weights: torch.Tensor | None = None  # (rows of one half, T): each word's weight, Hertz et al. section 3.4
     watch: Callable | None = None  # watch(layer, probabilities (B, heads, N, T)) for cross-attention: notebook 02
     layers: list[str] = field(default_factory=list)
 
@@ -57,11 +63,26 @@ class SharedAttention:
         scale = q.shape[-1] ** -0.5
         if s.watch is not None and self.cross:
             s.watch(self.name, (q @ k.transpose(-1, -2) * scale).softmax(-1))
-        if s.active is not None and s.active.any() and s.attention in ("both", "cross" if self.cross else "self"):
-            q, k = (share_cross if self.cross else share_self)(q, k, s)
-        out = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (B, heads, N, d)
+        if s.weights is not None and self.cross:
+            v = torch.cat([v[:len(s.weights)], v[len(s.weights):] * s.weights[:, None, :, None]])
+        if s.active is not None and s.attention in ("both", "cross" if self.cross else "self"):
+            share = share_cross if self.cross else share_self
+            (q, q_others), (k, k_others), (v, v_others) = (self.split(x, s.others) for x in (q, k, v))
+            pairs = F.scaled_dot_product_attention(*share(q, k, s), v, scale=scale).chunk(2)
+            others = (F.scaled_dot_product_attention(q_others, k_others, v_others, scale=scale)
+                      if s.others else q_others).chunk(2)
+            out = torch.cat([pairs[0], others[0], pairs[1], others[1]])
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (B, heads, N, d)
         out = out.transpose(1, 2).reshape(hidden_states.shape[0], -1, attn.heads * v.shape[-1])
         return attn.to_out[1](attn.to_out[0](out))
+
+    @staticmethod
+    def split(x: torch.Tensor, others: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows of pairs, and the others; each with its unconditional half first."""
+        uncond, cond = x.chunk(2)
+        cut = len(uncond) - others
+        return torch.cat([uncond[:cut], cond[:cut]]), torch.cat([uncond[cut:], cond[cut:]])
 
     @staticmethod
     def heads(attn, x: torch.Tensor) -> torch.Tensor:
@@ -129,38 +150,180 @@ def token_alignment(tokenizer, prompts_0: list[str], prompts_1: list[str]) -> to
     return torch.tensor([align(a, b) for a, b in zip(ids(prompts_0), ids(prompts_1), strict=True)])
 
 
+def word_positions(tokenizer, prompt: str, word: str) -> list[int]:
+    """Where the tokens of `word` (or several words) stand in a prompt. Raises ValueError if it does not hold them."""
+    ids, wanted = (tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, word))
+    start = len(tokenizer(prompt).input_ids) - len(ids) - 1  # special tokens in front
+    for i in range(len(ids) - len(wanted) + 1):
+        if ids[i:i + len(wanted)] == wanted:
+            return list(range(start + i, start + i + len(wanted)))
+    raise ValueError(f"{prompt!r} does not hold {word!r}")
+
+
+class LocalBlend:
+    """Hertz et al.'s local blend: outside of where the images look at the given words, the second one is the first.
+
+    The maps of the words in all larger cross-attention layers are summed over steps and layers; what exceeds
+    `threshold` of the maximum in either image, one latent pixel around it included, belongs to the words.
+    """
+
+    def __init__(self, words: torch.Tensor, size: tuple[int, int], threshold: float = 0.3, start: float = 0.2):
+        self.words, self.size, self.threshold, self.start = words, size, threshold, start  # words: (2n, T) of 0 and 1
+        self.maps = 0.0
+
+    def look(self, layer: str, probabilities: torch.Tensor) -> None:
+        pixels = probabilities.shape[2]
+        height = round((pixels * self.size[0] / self.size[1]) ** 0.5)
+        if 4 * height < self.size[0]:  # too coarse to say where
+            return
+        maps = (probabilities.chunk(2)[1] * self.words[:, None, None]).sum(-1).mean(1)  # (2n, pixels)
+        maps = maps.reshape(len(maps), 1, height, pixels // height)
+        self.maps = self.maps + F.interpolate(maps, size=self.size, mode="bilinear")
+
+    def mask(self) -> torch.Tensor:
+        """(n, 1, h, w): 1 where the second image is its own."""
+        near = F.max_pool2d(self.maps, 3, 1, 1)
+        near = (near > self.threshold * near.amax((1, 2, 3), keepdim=True)).float()
+        return torch.maximum(*near.chunk(2))
+
+    def __call__(self, z: torch.Tensor, done: float) -> torch.Tensor:
+        if done < self.start:
+            return z
+        first, second = z.chunk(2)
+        return torch.cat([first, first + self.mask() * (second - first)])
+
+
 @torch.no_grad()
 def sample_pairs(pipe, prompts_0: list[str], prompts_1: list[str], *, seeds: Sequence[int], p: float | Sequence[float],
                  guidance_scale: float | Sequence[float], num_inference_steps: int, attention: str = "both",
-                 watch: Callable | None = None, callback: Callable | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+                 weights: Sequence[dict[str, float]] | None = None, blend: Sequence[tuple[str, str]] | None = None,
+                 blend_threshold: float = 0.3, watch: Callable | None = None, callback: Callable | None = None
+                 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Paint n pairs with a diffusers StableDiffusionPipeline.
 
     Both images of a pair share the initial noise and every ancestral noise, which belong to the pair's own seed.
-    Candidate i shares attention while step / (steps - 1) < p[i]. `callback(step, latents (2n, c, h, w))`.
-    Returns two float tensors (n, 3, H, W) in [0, 1]. Raises ValueError for an unknown kind of attention.
+    Candidate i shares attention while step / (steps - 1) < p[i]. `weights`: for each pair, words of its second prompt
+    and how much they count (1: as usual). `blend`: for each pair, a word of its first and one of its second prompt,
+    outside of which (see `LocalBlend`) nothing changes. `callback(step, latents (2n, c, h, w))`.
+    Returns two float tensors (n, 3, H, W) in [0, 1]. Raises ValueError for an unknown kind of attention or a word that
+    is not in its prompt.
     """
     if attention not in ATTENTION:
         raise ValueError(f"attention is {attention!r}; choose one of {ATTENTION}")
     n, unet, scheduler, device = len(prompts_0), pipe.unet, pipe.scheduler, pipe.unet.device
-    p, scale = (torch.as_tensor(x, dtype=torch.float32).expand(n).to(device) for x in (p, guidance_scale))
+    scale = torch.as_tensor(guidance_scale, dtype=torch.float32).expand(n).to(device)
     text = torch.cat([embed(pipe, [""]).expand(2 * n, -1, -1), embed(pipe, [*prompts_0, *prompts_1])])
     generators = [torch.Generator().manual_seed(int(s)) for _ in range(2) for s in seeds]  # twice the same noise
     scheduler.set_timesteps(num_inference_steps, device=device)
-    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-    z = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device) * scheduler.init_noise_sigma
-    before = unet.attn_processors
-    sharing = hook(unet, Sharing(attention, watch=watch))
-    sharing.alignment = token_alignment(pipe.tokenizer, prompts_0, prompts_1).to(device)
+    z = torch.stack([torch.randn(latent_shape(unet), generator=g) for g in generators]).to(device)
+    z = z * scheduler.init_noise_sigma
+    sharing = Sharing(attention, watch=watch,
+                      alignment=token_alignment(pipe.tokenizer, prompts_0, prompts_1).to(device))
+    if weights is not None:
+        sharing.weights = torch.ones(2 * n, text.shape[1], device=device)
+        for i, of_word in enumerate(weights):
+            for word, weight in of_word.items():
+                sharing.weights[n + i, word_positions(pipe.tokenizer, prompts_1[i], word)] = weight
+    if blend is not None:
+        words = torch.zeros(2 * n, text.shape[1], device=device)
+        for i, of_prompts in enumerate(blend):
+            for k, (prompt, word) in enumerate(zip((prompts_0[i], prompts_1[i]), of_prompts, strict=True)):
+                words[k * n + i, word_positions(pipe.tokenizer, prompt, word)] = 1
+        blend = LocalBlend(words, tuple(z.shape[2:]), blend_threshold)
+        sharing.watch = (lambda *seen: (watch(*seen), blend.look(*seen))) if watch else blend.look
+    shared, before = shared_steps(scheduler, p, n), unet.attn_processors
+    hook(unet, sharing)
     try:
         for step, t in enumerate(scheduler.timesteps):
-            sharing.active = step / max(1, num_inference_steps - 1) < p
-            z_in = scheduler.scale_model_input(z, t)
-            uncond, cond = unet(torch.cat([z_in, z_in]), t, text).sample.chunk(2)
-            eps = uncond + scale.repeat(2)[:, None, None, None] * (cond - uncond)
+            sharing.active = shared[step].to(device) if shared[step].any() else None
+            eps = guided(unet, scheduler, z, t, text, scale.repeat(2))
             z = scheduler.step(eps, t, z, generator=generators).prev_sample
+            if blend is not None:
+                z = blend(z, (step + 1) / num_inference_steps)
             if callback:
                 callback(step, z)
     finally:
         unet.set_attn_processor(before)
-    images = pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample
-    return tuple((images / 2 + 0.5).clamp(0, 1).chunk(2))
+    return tuple(decode(pipe, z).chunk(2))
+
+
+def shared_steps(scheduler, p: float | Sequence[float], n: int) -> torch.Tensor:
+    """In which of the scheduler's steps each of n candidates shares: step / (steps - 1) < p. (steps, n) bool."""
+    steps = len(scheduler.timesteps)
+    done = torch.tensor([step / max(1, steps - 1) for step in range(steps)])
+    return done[:, None] < torch.as_tensor(p, dtype=torch.float32).cpu().expand(n)
+
+
+def latent_shape(unet) -> tuple[int, int, int]:
+    return unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
+
+
+def guided(unet, scheduler, z: torch.Tensor, t, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Classifier-free guidance: z (R, c, h, w), text (2R, T, d) unconditional first, scale (R,) -> prediction"""
+    z = scheduler.scale_model_input(z, t)
+    uncond, cond = unet(torch.cat([z, z]), t, text).sample.chunk(2)
+    return uncond + scale[:, None, None, None] * (cond - uncond)
+
+
+def decode(pipe, z: torch.Tensor) -> torch.Tensor:
+    """Latents -> images in [0, 1]."""
+    return (pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def sample_families(pipe, prompts_0: list[str], prompts_1: list[str], *, seeds: Sequence[int], p: Sequence[float],
+                    guidance_scale: Sequence[float], num_inference_steps: int, attention: str = "both",
+                    ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Candidates that differ by p alone share what they have in common, and so cost less: f families of k candidates.
+
+    The first image is painted once a family. As long as two candidates both share attention they are one and the same;
+    so one trunk is painted, and a candidate leaves it at its own step. Each candidate is what `sample_pairs` paints for
+    its (seed, p[i], guidance). Returns first images (f, 3, H, W) and second ones (f, k, 3, H, W), in [0, 1].
+    The scheduler must be one that looks back at no earlier step (Euler, Euler ancestral, DDIM, DDPM).
+    """
+    if attention not in ATTENTION:
+        raise ValueError(f"attention is {attention!r}; choose one of {ATTENTION}")
+    f, unet, scheduler, device = len(prompts_0), pipe.unet, pipe.scheduler, pipe.unet.device
+    if getattr(scheduler, "model_outputs", None) is not None or getattr(scheduler, "ets", None) is not None:
+        raise ValueError(f"{type(scheduler).__name__} looks back at earlier steps, which a branch does not have; "
+                         "use EulerAncestralDiscreteScheduler")
+    scale = torch.as_tensor(guidance_scale, dtype=torch.float32, device=device)
+    empty, first, second = embed(pipe, [""]), embed(pipe, prompts_0), embed(pipe, prompts_1)
+    generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    z = torch.stack([torch.randn(latent_shape(unet), generator=g) for g in generators]).to(device)
+    z = [z * scheduler.init_noise_sigma] * 2  # first images, trunk, and then the branches that left
+    shared = shared_steps(scheduler, p, len(p)).sum(0).tolist()
+    order, left = sorted(range(len(p)), key=lambda i: shared[i]), 0
+    before = unet.attn_processors
+    sharing = hook(unet, Sharing(attention,
+                                 alignment=token_alignment(pipe.tokenizer, prompts_0, prompts_1).to(device)))
+    try:
+        for step, t in enumerate(scheduler.timesteps):
+            while left < len(p) and shared[order[left]] <= step:
+                z.append(z[1])
+                left += 1
+            trunk = left < len(p)
+            rows = z if trunk else [z[0], *z[2:]]
+            sharing.active = torch.ones(f, dtype=torch.bool, device=device) if trunk else None
+            sharing.others = f * left
+            r = len(rows)
+            text = torch.cat([empty.expand(r * f, -1, -1), first, second.repeat(r - 1, 1, 1)])
+            noise = [torch.Generator() for _ in range(r * f)]
+            for g, own in zip(noise, generators * r, strict=True):
+                g.set_state(own.get_state())
+            eps = guided(unet, scheduler, torch.cat(rows), t, text, scale.repeat(r))
+            rows = list(scheduler.step(eps, t, torch.cat(rows), generator=noise).prev_sample.split(f))
+            for own, used in zip(generators, noise[:f], strict=True):
+                own.set_state(used.get_state())
+            z = rows if trunk else [rows[0], rows[0], *rows[1:]]
+    finally:
+        unet.set_attn_processor(before)
+    while left < len(p):
+        z.append(z[1])
+        left += 1
+    branches = [None] * len(p)
+    for i, latents in zip(order, z[2:], strict=True):
+        branches[i] = latents
+    first, *second = (decode(pipe, latents) for latents in (z[0], *branches))
+    return first, torch.stack(second, 1)

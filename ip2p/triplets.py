@@ -46,8 +46,13 @@ def read_triplets(path: str | Path) -> list[dict]:
 
     Raises ValueError that names the file and the line if one is wrong. Blank lines are skipped.
     """
+    return triplets_of(Path(path).read_bytes(), path)
+
+
+def triplets_of(data: bytes, path: str | Path) -> list[dict]:
+    """`read_triplets` of the bytes of a file `path`."""
     out = []
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+    for number, line in enumerate(data.splitlines(), 1):
         try:
             out += [one_triplet(line)] if line.strip() else []
         except ValueError as error:

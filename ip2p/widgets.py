@@ -117,3 +117,30 @@ class EditExplorer(widgets.VBox):
         self.figure().savefig(buffer, format="png")
         picture = base64.b64encode(buffer.getvalue()).decode()
         return super()._repr_mimebundle_(**kwargs) | {"image/png": picture}
+
+
+class Frames(widgets.VBox):
+    """A slider over pictures that were painted beforehand. frames: label -> PIL picture, all of one size."""
+
+    def __init__(self, frames: dict[str, Image.Image], description: str = ""):
+        self.frames, pictures = list(frames.values()), []
+        for frame in self.frames:
+            buffer = io.BytesIO()
+            frame.save(buffer, "PNG")
+            pictures.append(buffer.getvalue())
+        picture = widgets.Image(value=pictures[0], format="png")
+        self.slider = widgets.SelectionSlider(options=[(label, i) for i, label in enumerate(frames)],
+                                              description=description, layout=widgets.Layout(width="24em"))
+        self.slider.observe(lambda change: setattr(picture, "value", pictures[change["new"]]), "value")
+        self.picture = picture
+        super().__init__([self.slider, picture])
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        """The live widget, and for viewers that have none the frames one below the other."""
+        width, height = self.frames[0].size
+        sheet = Image.new("RGB", (width, height * len(self.frames)))
+        for i, frame in enumerate(self.frames):
+            sheet.paste(frame, (0, i * height))
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        return super()._repr_mimebundle_(**kwargs) | {"image/png": base64.b64encode(buffer.getvalue()).decode()}

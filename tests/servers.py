@@ -42,17 +42,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def openai_server(answer, requests: list, latency: float = 0.0, moderation=None):
+def openai_server(answer, requests: list, latency: float = 0.0, moderation=None, refuse: str | None = None,
+                  batch_status=()):
     """A handler: `answer(caption)` is what the model writes. Models: "text"; "chat", which only chats and takes no
-    temperature; "broken". `moderation(text)`: whether it is flagged (None: no such route). Batches are done at once.
+    temperature; "broken". `moderation(text)`: whether it is flagged (None: no such route). Captions with
+    the word `refuse` are answered with 400. Batches are done at once, the first ones as `batch_status` says.
     Every request is noted as (path, key, body)."""
-    files, batches = {}, []
+    files, batches, batch_status = {}, [], list(batch_status)
+    too_long = 400, {"error": {"message": "this prompt is too long, stop", "param": None, "code": None}}
 
     def caption_of(body):
         prompt = body.get("prompt") or body["messages"][-1]["content"]
         return prompt.removesuffix("\n##\n").split("\n")[-1]
 
     def complete(body):
+        if refuse and refuse in caption_of(body):
+            return too_long
         text = answer(caption_of(body))
         if "response_format" in body and "\n%%\n" in text:
             edit, output = text.split("\n%%\n")
@@ -100,12 +105,21 @@ def openai_server(answer, requests: list, latency: float = 0.0, moderation=None)
                     "purpose": "batch", "status": "processed"}
 
         def batches(self, body):
-            rows = [json.loads(line) for line in files[body["input_file_id"]].splitlines()]
-            files[f"file-{len(files)}"] = b"".join(json.dumps(
-                {"custom_id": row["custom_id"], "response": {"status_code": 200, "body": complete(row["body"])}}
-            ).encode() + b"\n" for row in rows)
             batches.append({"id": f"batch-{len(batches)}", "object": "batch", "status": "completed", "created_at": 0,
-                            "completion_window": "24h", "output_file_id": f"file-{len(files) - 1}", **body})
+                            "completion_window": "24h", **body})
+            if batch_status:
+                batches[-1] |= {"status": batch_status.pop(0), "errors": {"data": [
+                    {"code": "token_limit_exceeded", "message": "too many tokens in the queue"}]}}
+                return batches[-1]
+            rows = [json.loads(line) for line in files[body["input_file_id"]].splitlines()]
+            replies = [(row["custom_id"], complete(row["body"])) for row in rows]
+            for name, wanted in (("output_file_id", False), ("error_file_id", True)):
+                lines = [{"custom_id": custom_id, "response": {"status_code": 400, "body": reply[1]} if wanted else
+                          {"status_code": 200, "body": reply}}
+                         for custom_id, reply in replies if isinstance(reply, tuple) == wanted]
+                if lines:
+                    files[f"file-{len(files)}"] = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+                    batches[-1][name] = f"file-{len(files) - 1}"
             return batches[-1]
 
         def do_GET(self):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from ip2p.clip_filter import ClipSimilarity, Similarities, best, passes
+from ip2p.clip_filter import PRESETS, ClipSimilarity, Similarities, best, pass_rates, passes
 from ip2p.miniworld import caption, edit, random_scene, render
 from ip2p.pairs import as_tensor
 from ip2p.profiles import MINI
@@ -64,3 +64,60 @@ def test_the_best_pass_every_threshold_and_come_by_direction():
 def test_no_such_model(tmp_path):
     with pytest.raises(ValueError, match="no open_clip_config.json"):
         ClipSimilarity(str(tmp_path))
+
+
+def test_presets_and_the_pass_rate_of_each_criterion():
+    assert {name: getattr(MINI, name) for name in PRESETS["mini"]} == PRESETS["mini"]
+    sim = Similarities(*(torch.tensor(x) for x in ([.9, .9, .1, .9], [.9, .1, .9, .9], [.3, .5, .9, .1],
+                                                   [.72, .9, .9, .9])))
+    rates = pass_rates(sim, **PRESETS["code"])
+    assert rates == {"image": 1, "caption 0": .75, "caption 1": .75, "direction": .75, "all": .25}
+    assert pass_rates(sim, **PRESETS["paper"])["image"] == .75
+
+
+def test_a_text_is_encoded_once_and_its_neighbours_change_no_bit(clip, pairs, monkeypatch):
+    texts = pairs[2]
+    fresh = ClipSimilarity(MINI.clip)
+    one = fresh.encode_text(texts[:1])
+    assert torch.equal(fresh.encode_text(texts)[:1], one) and torch.equal(clip.encode_text(texts), fresh.encode_text(
+        texts))
+    monkeypatch.setattr(fresh.clip, "encode_text", lambda *_: pytest.fail("asked again"))
+    assert torch.equal(fresh.encode_text(texts[::-1]), clip.encode_text(texts).flip(0))
+
+
+def test_bfloat16_is_close(clip, pairs):
+    rough = ClipSimilarity(MINI.clip, bf16=True)(*pairs)
+    for a, b in zip(rough, clip(*pairs), strict=True):
+        assert_close(a, b, atol=0.05, rtol=0)
+        assert a.dtype == torch.float32
+
+
+def test_batches_are_faster_than_one_pair_at_a_time_and_as_exact(clip):
+    """Against the authors' way: each of six candidates of a caption pair alone, its texts encoded each time."""
+    import time
+
+    scenes = [random_scene(i) for i in range(24) for _ in range(6)]
+    edited = [edit(s, time="night" if s.time == "day" else "day") for s in scenes]
+    images = [as_tensor([render(s) for s in x]) for x in (scenes, edited)]
+    texts = [[caption(s) for s in x] for x in (scenes, edited)]
+
+    def one_by_one():
+        out = []
+        for a, b, c, d in zip(*images, *texts, strict=True):
+            i0, i1 = (clip.clip.encode_image((x[None] - clip.mean) / clip.std) for x in (a, b))
+            t0, t1 = (clip.clip.encode_text(clip.tokenizer([x])) for x in (c, d))
+            i0, i1, t0, t1 = (F.normalize(x, dim=-1) for x in (i0, i1, t0, t1))
+            pairs = (i0, t0), (i1, t1), (i1 - i0, t1 - t0), (i0, i1)
+            out.append([F.cosine_similarity(*x).item() for x in pairs])
+        return torch.tensor(out).T
+
+    seconds, results = {one_by_one: [], clip: []}, {}
+    for _ in range(3):
+        for way in seconds:
+            clip._texts.clear()
+            begin = time.perf_counter()
+            results[way] = one_by_one() if way is one_by_one else torch.stack(tuple(clip(*images, *texts)))
+            seconds[way].append(time.perf_counter() - begin)
+    assert_close(results[one_by_one], results[clip], atol=1e-4, rtol=0)
+    ratio = min(seconds[one_by_one]) / min(seconds[clip])
+    assert ratio >= 1.3, f"only {ratio:.2f} times as fast"

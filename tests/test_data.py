@@ -53,7 +53,7 @@ def test_triplets_are_understood_and_change_one_thing(triplets):
         before, after = parse(t["input"]), parse(t["output"])
         kinds[edit_kind(before, after)] += 1  # an error if nothing changes
         scenes.append(before)
-    assert all(kinds[kind] >= 30 for kind in EDIT_KINDS) and 10 <= kinds["several"] <= 25, kinds
+    assert all(kinds[kind] >= 30 for kind in EDIT_KINDS) and 10 <= kinds["several"] <= len(triplets) / 20, kinds
     for name, values in {"kind": KINDS, "colour": COLOURS, "place": PLACES}.items():
         share = Counter(getattr(scene, name) for scene in scenes)
         assert min(share[v] for v in values) > 0.6 * len(scenes) / len(values), share

@@ -55,3 +55,5 @@ def test_the_valid_share_at_the_best_p():
     rows = [{"p": p, "valid": p > 0.75} for p in np.linspace(0, 1, 101)]
     best = ev.best_p(rows)
     assert best["best"] == 1 and best["p"] == pytest.approx(0.88) and best["valid"] == pytest.approx(25 / 101)
+    few = [{"p": p, "valid": v} for p in (0.2, 0.5, 0.8) for v in (True, True, False, True)]  # alike at every p
+    assert [share for _, share in ev.best_p(few)["curve"]] == [0.75] * 3

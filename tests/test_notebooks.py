@@ -14,6 +14,7 @@ SMALL = {
     "03_clip_filtering": {},
     "04_training": {},  # its claims are about learning, and need all of it
     "05_guided_editing": {"EDITS": 6},
+    "90_scaling_out": {},
 }
 
 

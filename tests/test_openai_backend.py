@@ -77,6 +77,14 @@ def test_chat_where_there_are_no_completions(tmp_path):
     assert set(json.loads(body["messages"][2]["content"])) == {"edit", "output"}, "examples as the schema has it"
 
 
+def test_a_caption_that_the_server_refuses_does_not_stop_the_others(tmp_path):
+    with serving(openai_server(night, [], refuse="tent")) as url:
+        backend = OpenAIBackend("text", base_url=url, in_flight=1)
+        counts = generate_triplets(CAPTIONS, backend, tmp_path / "t.jsonl")
+    assert counts == {"accepted": 28, "refused by the server": 16, "given up": 4}
+    assert "temperature" in backend.body("a", 0, False), "no option was dropped for it"
+
+
 def test_an_answer_that_was_cut_is_no_answer():
     backend = OpenAIBackend("text", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(ValueError, match="breaks off"):
@@ -130,14 +138,14 @@ def test_many_in_flight_are_many_times_faster(tmp_path):
     assert seconds[0] / seconds[1] >= 15, f"{seconds[0]:.3f} s and {seconds[1]:.4f} s a caption"
 
 
-def test_the_budget_is_never_passed_and_the_next_call_goes_on(tmp_path):
+def test_the_budget_is_never_passed_and_the_next_call_goes_on(tmp_path, capsys):
     requests = []
     with serving(openai_server(night, requests)) as url:
         options = dict(base_url=url, price=(1.0, 4.0))
         backend = OpenAIBackend("text", max_cost=0.006, **options)
         counts = generate_triplets(CAPTIONS, backend, tmp_path / "t.jsonl")
         paid = sum(path == "/v1/completions" for path, *_ in requests) * (100 * 1.0 + 20 * 4.0) / 1e6
-        assert 0 < counts["accepted"] < len(CAPTIONS) and backend.over_budget
+        assert 0 < counts["accepted"] < len(CAPTIONS) and "budget of $0.006" in capsys.readouterr().err
         assert paid == pytest.approx(backend.cost) and 0.003 < paid <= 0.006
         rest = generate_triplets(CAPTIONS, OpenAIBackend("text", **options), tmp_path / "t.jsonl")
     assert counts["accepted"] + rest["accepted"] == len(CAPTIONS) == len(set(lines(tmp_path / "t.jsonl")))
@@ -179,6 +187,26 @@ def test_retry_after_is_waited_for(tmp_path):
     assert 0.06 <= moments[1] - moments[0] < 0.4, "the server's 60 ms, not the client's own half second"
 
 
+def test_the_budget_holds_whatever_form_the_question_takes_and_whatever_gets_lost(tmp_path):
+    """A model that turns out to chat, whose answers may be eight times as long; replies cut off, which are paid all the
+    same. What the server generated is counted at the server."""
+    made = []
+
+    def answer(caption):
+        made.append(caption)
+        return night(caption)
+
+    schedules = {"chat": lambda number: None, "text": lambda number: "half" if number % 3 == 1 else None}
+    for model, schedule in schedules.items():
+        made.clear()
+        with serving(openai_server(answer, [], moderation=lambda text: False)) as url:
+            with serving(faulty(url, schedule, Counter())) as url:
+                backend = OpenAIBackend(model, base_url=url, in_flight=8, price=(1.0, 4.0), max_cost=0.03)
+                backend.moderation = NO_MODERATION
+                generate_triplets(CAPTIONS, backend, tmp_path / f"{model}.jsonl")
+        assert made and len(made) * (100 * 1.0 + 20 * 4.0) / 1e6 <= backend.cost <= 0.03
+
+
 # ---------------------------------------------------------------------------- the Batch API
 
 
@@ -201,6 +229,36 @@ def test_a_batch_asks_everything_at_once_and_again_what_was_rejected(tmp_path):
     assert backend.cost == pytest.approx(36 * 180e-6 / 2), "at half the price"
 
 
+def test_a_refused_batch_is_said_so_and_can_be_submitted_again(tmp_path):
+    requests = []
+    with serving(openai_server(night, requests, batch_status=["failed"])) as url:
+        with pytest.raises(RuntimeError, match="failed: too many tokens in the queue"):
+            batch_run(url, tmp_path)
+        _, counts = batch_run(url, tmp_path)
+    assert counts == {"accepted": 32} and [path for path, *_ in requests].count("/v1/batches") == 2
+
+
+def test_a_batch_that_answers_nothing_ends_in_a_sentence_and_gives_nothing_up(tmp_path):
+    requests = []
+    with serving(openai_server(night, requests, refuse="a ")) as url:
+        with pytest.raises(RuntimeError, match="answered nothing .*too long"):
+            batch_run(url, tmp_path)
+    assert [path for path, *_ in requests].count("/v1/batches") == 1
+    assert not (tmp_path / "t.jsonl.given-up").exists() and not (tmp_path / "state").exists()
+
+
+def test_answers_that_were_not_wanted_yet_are_kept_for_the_next_run(tmp_path, monkeypatch):
+    requests = []
+    with serving(openai_server(night, requests)) as url:
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(BatchBackend, "poll", lambda *_: (_ for _ in ()).throw(RuntimeError("stopped")))
+            batch_run(url, tmp_path)
+        backend = BatchBackend("chat", tmp_path / "state", seconds=0.01, base_url=url)
+        assert generate_triplets(CAPTIONS, backend, tmp_path / "t.jsonl", n=5)["accepted"] == 5
+        batch_run(url, tmp_path)
+    assert len(lines(tmp_path / "t.jsonl")) == 32 and [path for path, *_ in requests].count("/v1/batches") == 1
+
+
 @pytest.mark.parametrize("moment", ["submitted", "noted", "read"])
 def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, monkeypatch, moment):
     class Killed(BaseException):
@@ -210,13 +268,15 @@ def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, mo
     with serving(openai_server(night, requests)) as url:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             if moment == "submitted":  # before its id could be noted
-                patch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(Killed))
+                note = BatchBackend._note
+                patch.setattr(BatchBackend, "_note", lambda self, **v: (_ for _ in ()).throw(Killed) if "id" in v else
+                              note(self, **v))
             elif moment == "noted":
                 patch.setattr(BatchBackend, "poll", lambda *_: (_ for _ in ()).throw(Killed))
             else:
-                settled = []
-                patch.setattr(BatchBackend, "_settle", lambda *_: settled.append(1) if len(settled) < 10 else
-                              (_ for _ in ()).throw(Killed))
+                settled, settle = [], BatchBackend._settle
+                patch.setattr(BatchBackend, "_settle", lambda self, *v: settled.append(settle(self, *v)) if len(
+                    settled) < 10 else (_ for _ in ()).throw(Killed))
             batch_run(url, tmp_path)
         assert len(lines(tmp_path / "t.jsonl")) == (10 if moment == "read" else 0)
         batch_run(url, tmp_path)
@@ -276,6 +336,19 @@ def test_a_served_model_answers_as_well_as_in_this_process(served, tmp_path):
     formed = [t for c in captions if (t := from_or_none(c, there[c]))]
     assert len(formed) >= 9, "a fine-tuned model knows the form"
     assert [t for t in formed if check(t) is None] == read_triplets(tmp_path / "t.jsonl") or len(formed) == 12
+
+
+def test_batches_are_many_times_faster_than_one_by_one(served):
+    """The local backend: answers a second in a batch of 128, against one after the other, in one run."""
+    model, tokenizer = load_language_model(served[0])
+    captions = read_captions(SEED_TRIPLETS.parents[1] / "captions" / "mini.txt")[-128:]
+    seconds = {}
+    for size, some in ((1, captions[:8]), (128, captions), (1, captions[8:16])):
+        begin = time.perf_counter()
+        generate(model, tokenizer, some, batch_size=size, max_new_tokens=64)
+        seconds.setdefault(size, []).append((time.perf_counter() - begin) / len(some))
+    ratio = min(seconds[1]) / seconds[128][0]
+    assert ratio >= 5, f"only {ratio:.1f} times as fast"
 
 
 def from_or_none(caption, answer):

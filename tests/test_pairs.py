@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -13,10 +11,22 @@ import torch
 
 from ip2p import pairs
 from ip2p.clip_filter import ClipSimilarity
-from ip2p.pairs import make_pairs, paint_candidates, read_pairs, write_author_layout, write_shard
+from ip2p.pairs import (
+    Job,
+    Manifest,
+    Setting,
+    candidate_settings,
+    make_pairs,
+    paint_and_filter,
+    paint_candidates,
+    read_pairs,
+    write_author_layout,
+    write_shard,
+)
 from ip2p.profiles import MINI
 
-TINY = replace(MINI, batch=4, candidates=2, keep=2, pair_steps=2, min_image=-1, min_caption=-1, min_direction=-1)
+TINY = replace(MINI, batch=4, candidates=2, per_seed=2, keep=2, pair_steps=2, min_image=-1, min_caption=-1,
+               min_direction=-1)
 TRIPLETS = [{"input": f"a red {a} on the beach", "edit": "make it night", "output": f"a red {a} on the beach at night"}
             for a in ("cat", "dog", "owl", "duck", "boat")]
 
@@ -39,21 +49,88 @@ def contents(folder):
 
 def test_a_missing_shard_is_made_again_bit_for_bit(made, tiny_pipe, clip):
     whole = contents(made)
-    assert len(whole) == 3
-    (made / "pairs-00001.parquet").unlink()
+    assert len(whole) == 4 and len(Manifest(made).shards) == 3
+    (made / "pairs-00001.parquet").write_bytes(b"")  # as after a crash of the machine
     counts = make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip)
-    assert counts == {"triplets": 2, "candidates": 4, "kept": 4} and contents(made) == whole
+    assert counts == {"triplets": 2, "candidates": 4, "kept": 4}
+    assert {name: data for name, data in contents(made).items() if name != "manifest.jsonl"} == {
+        name: data for name, data in whole.items() if name != "manifest.jsonl"}
+    assert make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip) == {} and len(read_pairs(made)) == 10
 
 
-def test_rows_hold_the_settings_that_made_them(made, tiny_pipe):
-    rows = read_pairs(made)
-    assert len(rows) == 10 and rows[0]["edit_prompt"] == "make it night"
-    row = rows[5]
-    triplet = {"input": row["original_prompt"], "output": row["edited_prompt"]}
-    again = paint_candidates(tiny_pipe, TINY, [triplet], [(row["seed"], row["p"], row["guidance_scale"])],
-                             steps=TINY.pair_steps, attention=TINY.attention)
-    for name, image in zip(("original_image", "edited_image"), again, strict=True):
-        assert pairs.decode_image(pairs.encode_image(image[0])) == row[name]
+def test_another_job_keeps_out(made, tiny_pipe, clip):
+    with pytest.raises(ValueError, match="another job made .job differ"):
+        make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip, keep=1)
+    with pytest.raises(ValueError, match="there are no triplets"):
+        make_pairs([], made, TINY, pipe=tiny_pipe, clip=clip)
+    with pairs.locked(made / "manifest.lock"), pytest.raises(ValueError, match="another job is making pairs"):
+        make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip)
+    with pytest.raises(ValueError, match="another job made .triplets differ"):
+        make_pairs(TRIPLETS[:4], made, TINY, pipe=tiny_pipe, clip=clip)
+    (made / "manifest.jsonl").unlink()
+    with pytest.raises(ValueError, match="no manifest"):
+        make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip)
+    assert len(read_pairs(made)) == 10, "a folder without a manifest can still be read"
+
+
+@pytest.mark.parametrize("per_seed", [1, 2])
+def test_rows_hold_the_settings_that_made_them(tiny_pipe, clip, tmp_path, per_seed):
+    """Each pair is what `sample_pairs` paints for its seed, p and guidance, alone or in a family."""
+    make_pairs(TRIPLETS, tmp_path / "a", TINY, pipe=tiny_pipe, clip=clip, per_seed=per_seed, candidates=4, keep=4)
+    rows = read_pairs(tmp_path / "a")
+    assert len(rows) == 20 and rows[0]["edit_prompt"] == "make it night"
+    assert len({row["seed"] for row in rows}) == 20 // per_seed
+    for row in rows[4:12]:
+        triplet = {"input": row["original_prompt"], "output": row["edited_prompt"]}
+        setting = Setting(row["seed"], row["p"], row["guidance_scale"])
+        again = paint_candidates(tiny_pipe, Job.of(TINY, per_seed=1), [triplet], [setting])
+        for name, image in zip(("original_image", "edited_image"), again, strict=True):
+            seen, true = (torch.tensor(list(x.getdata())) for x in (
+                row[name], pairs.decode_image(pairs.encode_image(image[0]))))
+            assert (seen - true).abs().max() <= (0 if per_seed == 1 else 3), "the WebP of 1/255 more or less"
+
+
+def test_settings_depend_on_nothing_but_seed_and_number():
+    one, family = (Job.of(MINI, seed=5, candidates=6, per_seed=k) for k in (1, 3))
+    for job in (one, family):
+        low, high = job.share
+        some = candidate_settings(job, 7)
+        assert some == candidate_settings(job, 7) != candidate_settings(job, 8) and len(set(some)) == 6
+        assert all(low <= s.p <= high for s in some)
+        assert all(job.pair_guidance[0] <= s.guidance_scale <= job.pair_guidance[1] for s in some)
+    assert len({s.seed for s in candidate_settings(one, 7)}) == 6
+    assert [s.seed for s in candidate_settings(family, 7)[:3]] == [candidate_settings(family, 7)[0].seed] * 3
+    assert len({s.p for s in candidate_settings(family, 7)}) == 6, "two families fill each other's gaps"
+    for wrong in ({"per_seed": 4}, {"per_seed": 0}, {"candidates": 0}):
+        with pytest.raises(ValueError, match="a multiple of the second"):
+            Job.of(MINI, **{"candidates": 6} | wrong)
+
+
+def test_neighbours_and_order_change_no_bit(tiny_pipe, clip):
+    job = Job.of(TINY)
+    together, _ = paint_and_filter(tiny_pipe, clip, job, TRIPLETS, range(5))
+    for k in (4, 1):
+        alone, _ = paint_and_filter(tiny_pipe, clip, job, TRIPLETS, [k])
+        theirs = [pair for pair in together if pair[0] == k]
+        assert len(alone) == len(theirs) == 2
+        for a, b in zip(alone, theirs, strict=True):
+            assert a[1:3] == b[1:3] and torch.equal(a[3], b[3]) and torch.equal(a[4], b[4])
+
+
+def test_enough_is_enough(tiny_pipe, clip):
+    asked = []
+
+    def seen(some, *_):
+        asked.append(len(some))
+
+    job = Job.of(TINY, candidates=6, keep=2)  # everything passes the thresholds of TINY
+    full, counts = paint_and_filter(tiny_pipe, clip, job, TRIPLETS[:2], range(2), seen)
+    assert sum(asked) == counts["candidates"] == 12 and counts["kept"] == len(full) == 4
+    few, counts = paint_and_filter(tiny_pipe, clip, Job.of(TINY, candidates=6, keep=2, enough=True), TRIPLETS[:2],
+                                   range(2))
+    assert counts == {"triplets": 2, "candidates": 4, "kept": 4} and {c for _, c, *_ in few} == {0, 1}
+    best = [max(pair[-1].sim_direction for pair in full if pair[0] == k) for k in range(2)]
+    assert all(pair[-1].sim_direction <= best[pair[0]] for pair in few)
 
 
 def test_the_authors_layout_there_and_back(made, tmp_path):
@@ -66,10 +143,30 @@ def test_the_authors_layout_there_and_back(made, tmp_path):
     assert [len(s) for _, s in seeds] == [2] * 5
 
 
+def test_other_peoples_tools_read_it(made, tmp_path):
+    """`datasets` shows images, and the columns are those that diffusers' training script is told by its options."""
+    from datasets import load_dataset
+
+    table = load_dataset("parquet", data_files=str(made / "*.parquet"), cache_dir=str(tmp_path / "c"), split="train")
+    assert table.column_names[:5] == ["original_prompt", "original_image", "edit_prompt", "edited_prompt",
+                                      "edited_image"]
+    ours = read_pairs(made)
+    assert len(table) == len(ours)
+    for theirs, row in zip(table, ours, strict=True):
+        assert theirs["edit_prompt"] == row["edit_prompt"] and theirs["seed"] == row["seed"]
+        for column in ("original_image", "edited_image"):  # --original_image_column, --edited_image_column
+            assert theirs[column].convert("RGB").tobytes() == row[column].tobytes()
+
+
 def test_a_broken_shard_is_named(made):
     path = made / "pairs-00001.parquet"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="pairs-00001.parquet is broken"):
+    with pytest.raises(ValueError, match="pairs-00001.parquet is broken .its checksum"):
+        read_pairs(made)
+    with pytest.warns(UserWarning, match="going on without it"):
+        assert len(read_pairs(made, broken="skip")) == 6
+    path.unlink()
+    with pytest.raises(ValueError, match="pairs-00001.parquet is broken .*No such file"):
         read_pairs(made)
 
 
@@ -85,45 +182,71 @@ def test_a_missing_column_and_an_empty_folder_are_said_so(tmp_path):
 
 
 def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
-    import pyarrow.parquet as pq
-
-    def full(table, path, **_):
-        path.write_bytes(b"half")
+    def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_shard(tmp_path / "pairs-00000.parquet", [])
     assert not list(tmp_path.iterdir())
 
 
 JOB = """
-import sys, torch
+import os, random, signal, sys, time
 sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)  # and no other thread, so that forks are safe
 from ip2p import pairs
 from ip2p.clip_filter import ClipSimilarity
 import test_pairs as t
 pairs.TRIPLETS_A_SHARD = 1
-torch.set_num_threads(1)
 pipe = torch.load({pipe!r}, weights_only=False)
 clip = ClipSimilarity(t.MINI.clip)
-print("ready", flush=True)
-pairs.make_pairs(t.TRIPLETS, {out!r}, t.TINY, pipe=pipe, clip=clip)
+triplets = t.many({n})
+rng, begin = random.Random(0), time.perf_counter()
+
+def work(out, kill_after=None):
+    child = os.fork()
+    if child == 0:
+        try:
+            pairs.make_pairs(triplets, out, t.TINY, pipe=pipe, clip=clip)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+assert work({out!r} + "/undisturbed") == 0
+seconds = (time.perf_counter() - begin) / {n}  # a shard
+for _ in range({kills}):
+    code = work({out!r} + "/killed", rng.uniform(0.1, 1.5) * seconds + rng.uniform(0, 0.02))
+    assert code == -signal.SIGKILL, f"the job ended ({{code}}) before it was killed often enough"
+assert work({out!r} + "/killed") == 0
 """
 
 
-def test_killed_at_any_moment_it_goes_on(tiny_pipe, tmp_path):
-    """kill -9 in the middle of the job; then the folder holds the same bytes as after an undisturbed run."""
-    torch.save(tiny_pipe, tmp_path / "pipe.pt")
-    calls = {name: JOB.format(tests=os.path.dirname(__file__), pipe=str(tmp_path / "pipe.pt"), out=str(tmp_path / name))
-             for name in ("undisturbed", "killed")}
-    subprocess.run([sys.executable, "-c", calls["undisturbed"]], check=True, capture_output=True)
-    job = subprocess.Popen([sys.executable, "-c", calls["killed"]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    job.stdout.readline()
-    while not list((tmp_path / "killed").glob("*.parquet")) and job.poll() is None:
-        time.sleep(0.005)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    assert len(list((tmp_path / "killed").glob("*.parquet"))) < len(TRIPLETS), "killed too late to prove anything"
-    subprocess.run([sys.executable, "-c", calls["killed"]], check=True, capture_output=True)
+def many(n):
+    """n triplets, all different."""
+    return [{**TRIPLETS[i % 5], "input": f"{TRIPLETS[i % 5]['input']} {i}"} for i in range(n)]
+
+
+def survive(pipe, tmp_path, kills: int, n: int) -> None:
+    """The job killed -9 at random moments; then the folder holds the same bytes as after an undisturbed run."""
+    torch.save(pipe, tmp_path / "pipe.pt")
+    job = JOB.format(tests=os.path.dirname(__file__), pipe=str(tmp_path / "pipe.pt"), out=str(tmp_path), n=n,
+                     kills=kills)
+    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+    assert len(Manifest(tmp_path / "killed").shards) == n
+
+
+def test_ten_kills_change_no_byte(tiny_pipe, tmp_path):
+    survive(tiny_pipe, tmp_path, kills=10, n=16)
+
+
+@pytest.mark.soak
+def test_50_kills_change_no_byte(tiny_pipe, tmp_path):
+    survive(tiny_pipe, tmp_path, kills=50, n=80)

@@ -115,7 +115,9 @@ def pairs(out: Path, work: Path, profile: Profile, device: str, seed: int) -> No
     from ip2p.pairs import make_pairs
     from ip2p.triplets import read_triplets
 
-    print("pairs:", dict(make_pairs(read_triplets(generated(out)), profile.pairs, profile, seed=seed)))
+    # four candidates of a triplet, each of its own seed: so the shipped pairs were made
+    print("pairs:", dict(make_pairs(read_triplets(generated(out)), profile.pairs, profile, seed=seed, candidates=4,
+                                    per_seed=1)))
 
 
 def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
