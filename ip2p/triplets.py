@@ -235,7 +235,10 @@ def retell(triplet: dict, rng) -> dict:
     from ip2p.miniworld.language import STYLE_IN, STYLE_OF, TIME_AT, WEATHER_IN, fill
     from ip2p.miniworld.scene import ATTRIBUTES, DEFAULTS
 
-    before, after = parse(triplet["input"]), parse(triplet["output"])
+    try:
+        before, after = parse(triplet["input"]), parse(triplet["output"])
+    except ValueError:  # not of this world
+        return triplet
     fixed = set(difference(before, after)) | {slot for slot, _ in _mentions(triplet["edit"])}
     texts, change = [triplet["input"], triplet["output"]], {}
     for name in ("colour", "kind"):

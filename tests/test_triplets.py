@@ -1,6 +1,7 @@
 """Triplets as text: files, the authors' format, what is wrong with one, and the hand-written ones."""
 
 import json
+import random
 
 import pytest
 
@@ -19,6 +20,7 @@ from ip2p.triplets import (
     problems,
     read_captions,
     read_triplets,
+    retell,
     to_completion,
     to_prompt,
     write_chats,
@@ -127,6 +129,18 @@ def test_check_outside_of_the_miniature_world():
     girl = {"input": "photograph of a girl riding a horse", "edit": "have her ride a dragon"}
     assert check(girl | {"output": "photograph of a girl riding a dragon"}, world=False) is None
     assert check(girl | {"output": "Photograph of a girl riding a horse."}, world=False) == "no-op"
+
+
+def test_a_retold_lesson_is_the_same_instruction_about_another_scene():
+    lessons, rng = read_triplets(SEED_TRIPLETS), random.Random(0)
+    told = [retell(t, rng) for t in lessons]
+    assert [t["edit"] for t in told] == [t["edit"] for t in lessons]
+    assert [check(t) for t in told] == [check(t) for t in lessons]
+    assert sum(a != b for a, b in zip(told, lessons, strict=True)) > 0.7 * len(lessons)
+    longer = [len(b["input"].split()) - len(a["input"].split()) for a, b in zip(lessons, told, strict=True)]
+    assert min(longer) >= 0 and sum(longer) > 1.5 * len(lessons)
+    girl = {"input": "a girl on a horse", "edit": "have her ride a dragon", "output": "a girl on a dragon"}
+    assert retell(girl, rng) == girl, "another world's lesson stays as it is"
 
 
 # ---------------------------------------------------------------------------- open-domain triplets
