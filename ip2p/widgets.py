@@ -6,7 +6,7 @@ import base64
 import io
 
 import ipywidgets as widgets
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ip2p.editing import Editor, to_rgb
 from ip2p.show import grid
@@ -136,11 +136,12 @@ class Frames(widgets.VBox):
         super().__init__([self.slider, picture])
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
-        """The live widget, and for viewers that have none the frames one below the other."""
+        """The live widget, and for viewers that have none the labelled frames one below the other."""
         width, height = self.frames[0].size
-        sheet = Image.new("RGB", (width, height * len(self.frames)))
-        for i, frame in enumerate(self.frames):
-            sheet.paste(frame, (0, i * height))
+        sheet = Image.new("RGB", (width + 96, height * len(self.frames)), "white")
+        for i, (frame, (label, _)) in enumerate(zip(self.frames, self.slider.options, strict=True)):
+            sheet.paste(frame, (96, i * height))
+            ImageDraw.Draw(sheet).text((88, (i + 0.5) * height), label, "black", ImageFont.load_default(15), "rm")
         buffer = io.BytesIO()
         sheet.save(buffer, "PNG")
         return super()._repr_mimebundle_(**kwargs) | {"image/png": base64.b64encode(buffer.getvalue()).decode()}

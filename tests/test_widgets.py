@@ -111,3 +111,15 @@ def test_scales_outside_the_usual_range_are_valid(editor, image):
     scales = {"guidance_scale": -2.0, "image_guidance_scale": 9.0}
     explorer = EditExplorer(editor, image, "make it day", size=64, **scales)
     assert explorer.output == editor(image, "make it day", **scales)
+
+
+def test_frames_follow_the_slider_and_leave_a_labelled_sheet():
+    from ip2p.widgets import Frames
+
+    frames = Frames({f"p = {i}": Image.new("RGB", (40, 20), (i, 0, 0)) for i in range(3)}, "at")
+    first = frames.picture.value
+    frames.slider.value = 2
+    assert frames.picture.value != first
+    assert Image.open(io.BytesIO(frames.picture.value)).getpixel((0, 0)) == (2, 0, 0)
+    sheet = Image.open(io.BytesIO(base64.b64decode(frames._repr_mimebundle_()["image/png"])))
+    assert sheet.size == (40 + 96, 60) and sheet.getpixel((100, 25)) == (1, 0, 0)
