@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="a folder, a .gguf file, a hub name, or the server's name for it")
     sub.add_argument("--lessons", metavar="FILE", help="triplets to learn from, instead of the profile's")
     sub.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help="for worker I of N, from 0: every N-th "
-                     "caption, into a file of its own")
+                     "caption; give each worker an --out of its own")
     sub.add_argument("--base-url", help="the server (default: OpenAI, or OPENAI_BASE_URL); key from OPENAI_API_KEY")
     sub.add_argument("--api", choices=("completions", "chat"), help="settle what is otherwise tried: /v1/completions, "
                      "then /v1/chat/completions")

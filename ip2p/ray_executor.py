@@ -1,4 +1,4 @@
-"""The pair factory on a Ray cluster: `ip2p pairs --executor ray`. Needs `pip install "ip2p[ray]"`.
+"""The pair factory on a Ray cluster: `ip2p pairs --executor ray`. Needs `pip install "ray[data]"`.
 
 Ray Data hands stretches of triplets to actors, each of which holds the models once; it starts lost actors again and
 gives their work to others. What comes back are whole shards, and only the driver writes them and notes them in the
