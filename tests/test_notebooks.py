@@ -9,12 +9,12 @@ from ip2p import notebooks
 
 SMALL = {
     "00_quickstart": {},
-    "01_instruction_generation": {},
+    "01_instruction_generation": {"CAPTIONS": 24, "TRIPLETS": 6},
     "02_prompt_to_prompt_pairs": {"EDITS": 4, "SHARES": [0.0, 0.9]},
     "03_clip_filtering": {},
     "04_training": {},  # its claims are about learning, and need all of it
     "05_guided_editing": {"EDITS": 6},
-    "90_scaling_out": {},
+    "90_scaling_out": {"TRIPLETS": 4, "ON_THE_CLUSTER": 6},
 }
 
 
