@@ -14,7 +14,7 @@ SMALL = {
     "03_clip_filtering": {},
     "04_training": {},  # its claims are about learning, and need all of it
     "05_guided_editing": {"EDITS": 6},
-    "90_scaling_out": {"TRIPLETS": 4, "ON_THE_CLUSTER": 6},
+    "90_scaling_out": {"TRIPLETS": 4, "ON_THE_CLUSTER": 4},
 }
 
 
