@@ -293,7 +293,7 @@ def served(tmp_path_factory):
     """SmolLM2, fine-tuned briefly, behind `transformers serve`; yields its folder and the server's URL."""
     folder = tmp_path_factory.mktemp("served") / "tuned"
     model, tokenizer = load_language_model()
-    finetune(model, tokenizer, read_triplets(SEED_TRIPLETS)[:160], epochs=1)
+    finetune(model, tokenizer, read_triplets(SEED_TRIPLETS)[:256], epochs=1)
     save_language_model(model, tokenizer, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
