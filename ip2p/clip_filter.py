@@ -34,7 +34,7 @@ class ClipSimilarity(nn.Module):
     """The four similarities by an open_clip model. `model`: "NAME/PRETRAINED" ("ViT-L-14/openai") or a folder.
 
     Images and texts go through the model in batches of `batch`; a text that was seen before is remembered. With
-    `bf16` the image tower runs under bfloat16 autocast (cosines differ in the third digit).
+    `bf16` the image tower runs under bfloat16 autocast, and the cosines are a little rougher.
     """
 
     def __init__(self, model: str, device: str = "cpu", batch: int = 256, bf16: bool = False):

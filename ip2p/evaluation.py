@@ -354,7 +354,7 @@ def evaluate(model: str | Path | None = None, out: str | Path | None = None, pro
     return figures
 
 
-def _judge(profile: Profile) -> dict:
+def _judge(profile: Profile, _) -> dict:
     from ip2p.miniworld.judging import load_judge
     from ip2p.models.judge_training import measure
 
@@ -362,7 +362,7 @@ def _judge(profile: Profile) -> dict:
         return measure(load_judge(), Path(work), load_text_to_image(profile).vae)
 
 
-def _clip(profile: Profile) -> dict:
+def _clip(profile: Profile, _) -> dict:
     from ip2p.models import clip
 
     with TemporaryDirectory() as work:
@@ -375,11 +375,15 @@ def _editor(profile: Profile, n: int) -> dict:
     return evaluate_editor(load_editor(profile.name), profile, n)
 
 
-# What `ip2p evaluate` measures: name -> function of (profile, number of edits)
-PARTS = {"instructions": lambda profile, n: stage_1(), "autoencoder": lambda profile, n:
-         held_out_psnr(load_text_to_image(profile).vae), "judge": lambda profile, n: _judge(profile),
-         "mini-clip": lambda profile, n: _clip(profile), "mini-sd": lambda profile, n: text_to_image(
-             profile, max(n, 500)), "filter": lambda profile, n: filter_effect(profile), "mini-ip2p": _editor}
+PARTS = {  # what `ip2p evaluate` measures: name -> function of (profile, number of edits)
+    "instructions": lambda profile, n: stage_1(),
+    "autoencoder": lambda profile, n: held_out_psnr(load_text_to_image(profile).vae),
+    "judge": _judge,
+    "mini-clip": _clip,
+    "mini-sd": lambda profile, n: text_to_image(profile, max(n, 500)),
+    "filter": lambda profile, n: filter_effect(profile),
+    "mini-ip2p": _editor,
+}
 
 
 def counts(profile: Profile, figures: dict) -> dict[str, str]:

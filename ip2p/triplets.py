@@ -260,11 +260,10 @@ def retell(triplet: dict, rng) -> dict:
     told = triplet | {"input": texts[0], "output": texts[1]}
     try:
         meant = [replace(scene, **change) for scene in (before, after)]
-        if [parse(text) for text in texts] == meant and check(told) == check(triplet):
-            return told
-    except ValueError:
-        pass  # such a scene, or such a sentence, there is not: take the triplet as it was written
-    return triplet
+        fits = [parse(text) for text in texts] == meant and check(told) == check(triplet)
+    except ValueError:  # there is no such scene, or no such sentence
+        fits = False
+    return told if fits else triplet  # as it was written
 
 
 # ---------------------------------------------------------------------------- a whole file, of any domain
