@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from PIL import Image
 from torch.testing import assert_close
 
-from ip2p.editing import Editor, guided_eps, open_image
+from ip2p.editing import EditHistory, Editor, guided_eps, new_scheduler, open_image
 from ip2p.training import widen_input
 
 
@@ -32,16 +33,112 @@ def difference(a, b):
     return np.abs(np.asarray(a, int) - np.asarray(b, int)).max()
 
 
-@pytest.mark.parametrize("s_t, s_i", [(3.0, 1.5), (7.5, 1.0), (1.5, 2.5)])
-def test_equals_the_stock_pipeline_at_equal_noise(editor, s_t, s_i):
-    pipe = editor.pipe
+SCHEDULERS = [k.name for k in KarrasDiffusionSchedulers if k.name != "EDMEulerScheduler"]
+
+
+def stock(editor, s_t, s_i, scheduler=None, seed=5):
+    """The same edit by diffusers' pipeline."""
+    pipe = copy.copy(editor.pipe)
     pipe.set_progress_bar_config(disable=True)
-    ours = editor(picture(), "make it day", guidance_scale=s_t, image_guidance_scale=s_i, seed=5)
-    generator = torch.Generator().manual_seed(5)
+    pipe.scheduler = new_scheduler(pipe.scheduler, scheduler)
+    if scheduler == "DPMSolverSDEScheduler":
+        pipe.scheduler.noise_sampler_seed = [seed]
+    generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(1, 4, 8, 8, generator=generator)  # the generator goes on with the ancestral noise
-    stock = pipe("make it day", image=picture(), guidance_scale=s_t, image_guidance_scale=s_i, latents=latents,
-                 num_inference_steps=4, generator=generator).images[0]
-    assert difference(ours, stock) <= 1
+    return pipe("make it day", image=picture(), guidance_scale=s_t, image_guidance_scale=s_i, latents=latents,
+                num_inference_steps=4, generator=generator).images[0]
+
+
+@pytest.mark.parametrize("s_t, s_i", [(3.0, 1.5), (7.5, 1.0), (1.5, 2.5), (1.5, 1.5)])
+def test_equals_the_stock_pipeline_at_equal_noise(editor, s_t, s_i):
+    ours = editor(picture(), "make it day", guidance_scale=s_t, image_guidance_scale=s_i, seed=5)
+    assert difference(ours, stock(editor, s_t, s_i)) <= 1
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_equals_the_stock_pipeline_and_keeps_noise_with_its_image(editor, scheduler):
+    images, texts = [picture(1), picture()], ["at night", "make it day"]
+    alone = editor(picture(), "make it day", guidance_scale=3.0, image_guidance_scale=1.5, seed=5, scheduler=scheduler)
+    assert difference(alone, stock(editor, 3.0, 1.5, scheduler)) <= 1
+    together = editor.many(images, texts, seeds=[9, 5], guidance_scale=3.0, image_guidance_scale=1.5,
+                           scheduler=scheduler)
+    assert difference(alone, together[1]) <= 1
+    assert difference(alone, picture()) > 5  # a picture, and not the input handed through
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_last_steps_predicted_latent_is_what_the_sampler_ends_with(editor, kind):
+    pipe = copy.copy(editor.pipe)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
+    steps = list(Editor(pipe, 3.0, 1.5, 4).sample([picture()], ["make it day"]))
+    assert_close(steps[-1].x0, steps[-1].z, atol=2e-3, rtol=1e-2)
+    assert [step.index for step in steps] == [0, 1, 2, 3] and steps[0].of == 4
+
+
+def test_what_cancels_in_eq_3_is_not_computed_and_changes_nothing(editor, monkeypatch):
+    rows, forward = [], editor.pipe.unet.forward
+    monkeypatch.setattr(editor.pipe.unet, "forward", lambda x, *a, **k: (rows.append(len(x)), forward(x, *a, **k))[1])
+    for (s_t, s_i), n in {(3, 1.5): 3, (3, 1): 2, (2, 2): 2, (0, 2): 2, (1, 1): 1, (0, 0): 1, (0, 1): 1}.items():
+        edit = {"guidance_scale": s_t, "image_guidance_scale": s_i, "num_inference_steps": 1}
+        few = list(editor.sample([picture()], ["make it day"], **edit))[-1]
+        everything = list(editor.sample([picture()], ["make it day"], **edit, all_predictions=True))[-1]
+        assert rows == [n, 3], f"at s_T = {s_t}, s_I = {s_i}"
+        assert_close(few.guided, everything.guided)
+        assert (few.eps is None) == (s_i == 1) and (few.eps_both is None) == (s_t == 0)
+        assert_close(everything.guided, guided_eps(everything.eps, everything.eps_image, everything.eps_both, s_t, s_i))
+        rows.clear()
+    mixed = editor.many([picture()] * 3, ["make it day"] * 3, guidance_scale=[3, 2, 1], image_guidance_scale=[1, 2, 1],
+                        seeds=[4] * 3)
+    for image, s_t, s_i in zip(mixed, (3, 2, 1), (1, 2, 1), strict=True):
+        assert difference(image, editor(picture(), "make it day", guidance_scale=s_t, image_guidance_scale=s_i,
+                                        seed=4)) <= 1
+
+
+def test_who_stops_asking_stops_the_work(editor):
+    steps = editor.sample([picture()], ["make it day"])
+    next(steps)
+    steps.close()  # and another edit is not disturbed by the half one
+    assert difference(editor(picture(), "make it day", seed=5, guidance_scale=3.0), stock(editor, 3.0, 1.5)) <= 1
+
+
+def test_outside_of_the_mask_every_pixel_stays(editor):
+    mask = Image.new("L", (32, 32), 0)
+    mask.paste(255, (0, 0, 16, 32))
+    free, kept = (np.asarray(editor(picture(), "make it day", seed=5, mask=m)) for m in (None, mask))
+    assert (kept[:, 16:] == np.asarray(picture())[:, 16:]).all()
+    assert np.abs(kept[:, :16].astype(int) - np.asarray(picture())[:, :16]).mean() > 5
+    everything = editor(picture(), "make it day", seed=5, mask=Image.new("L", (32, 32), 255))
+    assert difference(everything, free) <= 1
+
+
+def test_other_sizes(editor):
+    assert editor(picture(size=(64, 32)), "make it day", size=(48, 32)).size == (48, 32)
+    assert editor(picture(size=(300, 100)), "make it day", size="keep").size == (56, 16)
+    batch = [picture(1, (64, 32)), picture(2, (128, 64))]
+    assert [x.size for x in editor.many(batch, ["make it day"] * 2, size="keep")] == [(48, 24)] * 2
+    for size, message in (((50, 32), "multiples of 8"), ((0, 32), "multiples of 8"), ("keep", "too long")):
+        with pytest.raises(ValueError, match=message):
+            editor(picture(size=(200, 20)), "make it day", size=size)
+    with pytest.raises(ValueError, match="one size"):
+        editor.many([picture(), picture(size=(64, 32))], ["make it day"] * 2, size="keep")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 8), (3, 5000)])
+def test_absurd_sizes_get_an_answer(editor, size):
+    assert editor(Image.new("RGB", size, "red"), "make it day", num_inference_steps=1).size == (32, 32)
+
+
+def test_edits_of_edits_can_be_taken_back(editor):
+    history = EditHistory(editor, picture())
+    first = history.edit("make it day", seed=1)
+    second = history.edit("at night", seed=2)
+    assert difference(second, editor(first, "at night", seed=2)) == 0
+    assert history.undo() is first and history.undo() == picture() and history.undo() == picture()
+
+
+def test_an_unknown_scheduler_is_said_so(editor):
+    with pytest.raises(ValueError, match="EulerAncestralDiscreteScheduler"):
+        editor(picture(), "make it day", scheduler="fast")
 
 
 def test_any_pair_of_scales_is_valid_and_never_silently_off(editor):
