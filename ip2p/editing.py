@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -28,20 +29,25 @@ def guided_eps(eps: torch.Tensor, eps_image: torch.Tensor, eps_both: torch.Tenso
     return eps + image_guidance_scale * (eps_image - eps) + guidance_scale * (eps_both - eps_image)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """An image file as upright RGB. Raises ValueError with one sentence if it is missing or no image."""
-    path = Path(path)
-    if not path.is_file():
+def open_image(path: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """An image file, or an open one that is called `name`, as upright RGB; its `filename` is kept.
+
+    Raises ValueError with one sentence if it is missing or no image."""
+    if isinstance(path, str | Path) and not Path(path).is_file():
         raise ValueError(f"there is no image {path}; check the path")
+    name = name or str(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return to_rgb(image)
+            with Image.open(path) as opened:
+                image = to_rgb(opened)
+                image.filename = name
+                return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"{path} is too large an image; scale it down first") from None
+        raise ValueError(f"{name} is too large an image; scale it down first") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); save it again as PNG or JPEG") from None
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise ValueError(f"{name} cannot be read as an image{why}; save it again as PNG or JPEG") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -110,8 +116,9 @@ Size = tuple[int, int] | str | None
 class Editor:
     """Edits images with a diffusers StableDiffusionInstructPix2PixPipeline. Made by `load_editor`."""
 
-    def __init__(self, pipe, guidance_scale: float = 7.5, image_guidance_scale: float = 1.5, steps: int = 20):
-        self.pipe = pipe
+    def __init__(self, pipe, guidance_scale: float = 7.5, image_guidance_scale: float = 1.5, steps: int = 20,
+                 name: str = "mini"):
+        self.pipe, self.name = pipe, name
         self.defaults = (guidance_scale, image_guidance_scale, steps)
         self.factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # pixels of a latent's side
         self.resolution = pipe.unet.config.sample_size * self.factor
@@ -278,12 +285,8 @@ class EditHistory:
 
 def load_editor(name: str = "mini", device: str = "cpu") -> Editor:
     """The editor of a profile ("mini", "sd15"), of a folder saved by stage 4 or a stock pipeline, or of the hub."""
-    if name in PROFILES:
-        profile = get_profile(name)
-        pipe = load_edit_pipeline(profile.editor)
-        return Editor(pipe.to(device), profile.guidance_scale, profile.image_guidance_scale, profile.steps)
-    if not Path(name).exists() and "/" not in name:
+    if name not in PROFILES and not Path(name).exists() and "/" not in name:
         raise ValueError(f"there is no profile or folder {name!r}; profiles are {', '.join(PROFILES)}")
-    profile = get_profile("mini")
-    return Editor(load_edit_pipeline(name).to(device), profile.guidance_scale, profile.image_guidance_scale,
-                  profile.steps)
+    profile = get_profile(name if name in PROFILES else "mini")
+    pipe = load_edit_pipeline(profile.editor if name in PROFILES else name)
+    return Editor(pipe.to(device), profile.guidance_scale, profile.image_guidance_scale, profile.steps, str(name))

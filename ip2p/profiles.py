@@ -63,7 +63,7 @@ MINI = Profile(
     name="mini", text_to_image=str(DATA / "models" / "mini-sd"), editor=str(DATA / "models" / "mini-ip2p"),
     clip=str(DATA / "models" / "mini-clip"), language_model="smollm2",
     captions=str(DATA / "captions" / "mini.txt"), triplets=str(DATA / "triplets" / "mini.jsonl"),
-    own_triplets=str(DATA / "triplets" / "generated.jsonl"),
+    own_triplets=str(DATA / "triplets" / "answers.jsonl"),
     pairs=str(DATA / "pairs"), resolution=64, batch=24, in_world=True, paint_guidance=3.0,
     candidates=6, per_seed=3, pair_steps=12, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
     min_image=0.57, min_caption=0.89, min_direction=0.53, keep=2,

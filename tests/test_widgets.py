@@ -1,7 +1,9 @@
 """The sliders of notebooks 00 and 05, on a tiny seeded editor: its controls, its messages, its pictures."""
 
+import asyncio
 import base64
 import io
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -111,6 +113,90 @@ def test_scales_outside_the_usual_range_are_valid(editor, image):
     scales = {"guidance_scale": -2.0, "image_guidance_scale": 9.0}
     explorer = EditExplorer(editor, image, "make it day", size=64, **scales)
     assert explorer.output == editor(image, "make it day", **scales)
+
+
+def test_a_newer_wish_replaces_the_one_that_is_painted(explorer, editor, image):
+    painted, step = [], editor.pipe.unet.forward
+    editor.pipe.unet.forward = lambda *a, **k: (painted.append(explorer.wish), step(*a, **k))[1]
+
+    async def hand():
+        explorer.seed.value = 1
+        while not painted:
+            await asyncio.sleep(0.001)
+        explorer.seed.value, explorer.seed.value = 2, 3  # while seed 1 is being painted; 2 is never begun
+        while not explorer.message.value.startswith("Done"):
+            await asyncio.sleep(0.001)
+
+    try:
+        asyncio.run(hand())
+    finally:
+        del editor.pipe.unet.forward
+    assert explorer.output == editor(image, "make it day", seed=3)
+    assert painted.count(max(painted)) >= 3 and len(painted) < 3 + 3, "the replaced wish was painted to its end"
+
+
+def test_undo_goes_back_with_controls_and_input(explorer, editor, image):
+    first = explorer.output
+    explorer.guidance_scale.value = 9.0
+    second = explorer.output
+    explorer.next.click()
+    assert (opened(explorer.before.value) == opened(enlarged(second, 64))).all() and explorer.instruction.value == ""
+    explorer.instruction.value = "make it night"
+    assert explorer.output == editor(second, "make it night", guidance_scale=9.0, seed=0)
+    explorer.back.click()
+    assert explorer.output is second and explorer.instruction.value == "make it day"
+    assert (opened(explorer.before.value) == opened(enlarged(image, 64))).all()
+    explorer.back.click()
+    assert explorer.output is first and explorer.guidance_scale.value == 3.0
+    explorer.back.click()
+    assert "nothing to undo" in explorer.message.value and explorer.output is first
+
+
+def test_the_code_paints_the_same_picture(explorer, editor, image, tmp_path, monkeypatch):
+    image.save(tmp_path / "cat.png")
+    explorer.upload.value = ({"name": "cat.png", "type": "image/png", "size": 1,
+                              "content": memoryview((tmp_path / "cat.png").read_bytes()),
+                              "last_modified": datetime.now()},)
+    explorer.next.click()
+    explorer.instruction.value = "make it night"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ip2p.load_editor", lambda name: {"mini": editor}[name], raising=False)
+    exec(explorer.code.value, {})
+    assert Image.open("edited.png").convert("RGB") == explorer.output
+
+
+def test_an_upload_that_is_no_picture_is_one_sentence(explorer):
+    output = explorer.output
+    explorer.upload.value = ({"name": "bad.png", "type": "image/png", "size": 3, "content": memoryview(b"abc"),
+                              "last_modified": datetime.now()},)
+    assert explorer.message.value.startswith("Bad.png cannot be read as an image") and explorer.output is output
+
+
+def test_pictures_to_choose_from(editor, image, tmp_path):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    explorer = EditExplorer(editor, image, "make it day", size=64, pictures={"red": tmp_path / "red.png",
+                                                                            "gone": tmp_path / "gone.png"})
+    explorer.picker.value = "red"
+    assert (opened(explorer.before.value) == (255, 0, 0)).all()
+    assert explorer.output == editor(Image.new("RGB", (20, 20), "red"), "make it day")
+    explorer.picker.value = "gone"
+    assert "There is no image" in explorer.message.value
+
+
+def test_before_and_after_in_one_frame(explorer):
+    after = opened(explorer.after.value)
+    explorer.wipe.value = 0.5
+    mixed = opened(explorer.after.value)
+    assert (mixed[:, :32] == opened(explorer.before.value)[:, :32]).all() and (mixed[:, 32:] == after[:, 32:]).all()
+
+
+def test_both_scales_and_save(explorer, tmp_path, monkeypatch):
+    explorer.both.click()
+    assert opened(explorer.sweep.value).shape[0] > 400 and explorer.more.selected_index == 1
+    monkeypatch.chdir(tmp_path)
+    explorer.save.click()
+    explorer.save.click()
+    assert all(Image.open(f"edited-{k}.png").convert("RGB") == explorer.output for k in (1, 2))
 
 
 def test_frames_follow_the_slider_and_leave_a_labelled_sheet():
