@@ -46,19 +46,22 @@ def pairs(a) -> None:
 def train(a) -> None:
     from ip2p.training import train
 
-    train(a.pairs, a.out, a.profile, steps=a.steps, seed=a.seed)
+    train(a.pairs, a.out, a.profile, steps=a.steps, seed=a.seed, batch=a.batch, lr=a.lr, start=a.start,
+          augment=a.augment, accumulate=a.accumulate, mixed_precision=a.mixed_precision, lora=a.lora,
+          checkpointing=a.checkpointing, tensorboard=a.tensorboard, device=a.device)
     print(f"saved {a.out}")
 
 
 def edit(a) -> None:
     from ip2p.editing import load_editor, open_image
 
-    image = open_image(a.image)
+    image, mask = open_image(a.image), open_image(a.mask) if a.mask else None
     if not a.instruction.strip():
         raise ValueError('the instruction is empty; say what to change, such as "make it night"')
     editor = load_editor(a.model or a.profile)
     edited = editor(image, a.instruction, guidance_scale=a.guidance_scale,
-                    image_guidance_scale=a.image_guidance_scale, num_inference_steps=a.steps, seed=a.seed)
+                    image_guidance_scale=a.image_guidance_scale, num_inference_steps=a.steps, seed=a.seed, mask=mask,
+                    size="keep" if a.keep_shape else None, scheduler=a.scheduler)
     edited.save(a.out)
     print(f"saved {a.out}")
 
@@ -133,12 +136,26 @@ def parser() -> argparse.ArgumentParser:
     sub = command(train, "stage 4: pairs in, an editor out")
     sub.add_argument("--pairs", required=True)
     sub.add_argument("--steps", type=int, help="optimiser steps")
+    sub.add_argument("--batch", type=int, help="pairs a step, of all processes together (`accelerate launch`)")
+    sub.add_argument("--lr", type=float, help="peak learning rate")
+    sub.add_argument("--start", metavar="DIR", help="an editor to go on from, instead of the text-to-image model")
+    sub.add_argument("--augment", action="store_true", help="resize, crop and mirror the pairs at random (slower)")
+    sub.add_argument("--accumulate", type=int, default=1, help="work through a batch in so many parts")
+    sub.add_argument("--mixed-precision", default="no", choices=("no", "bf16", "fp16"))
+    sub.add_argument("--checkpointing", action="store_true", help="less memory, more time")
+    sub.add_argument("--lora", type=int, default=0, metavar="RANK",
+                     help="train adapters of the attention, in the end merged")
+    sub.add_argument("--tensorboard", action="store_true", help="the loss for TensorBoard, too, in OUT/tensorboard")
+    sub.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
     sub = command(edit, "stage 5: edit a picture as a sentence says")
     sub.add_argument("image")
     sub.add_argument("instruction")
     sub.add_argument("--guidance-scale", type=float, help="s_T, strength of the instruction")
     sub.add_argument("--image-guidance-scale", type=float, help="s_I, likeness to the input")
     sub.add_argument("--steps", type=int, help="denoising steps")
+    sub.add_argument("--mask", help="an image: only where it is white may the picture change")
+    sub.add_argument("--keep-shape", action="store_true", help="edit the whole picture, not the square in its middle")
+    sub.add_argument("--scheduler", help="class name of a diffusers scheduler (EulerAncestralDiscreteScheduler)")
     sub.add_argument("--model", help="an editor's folder instead of the profile's")
     sub = command(evaluate, "measure an editor, or every bundled model and the figures of the README", out=False)
     sub.add_argument("--model", help="an editor's folder; without it every bundled model is measured")

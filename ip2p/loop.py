@@ -104,15 +104,20 @@ def atomic_save(obj, path: Path) -> None:
 def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: float, seed: int = 0,
                weight_decay: float = 0.01, ema_decay: float | None = None, save_minutes: float = 4.0,
                sample=None, sample_minutes: float = 8.0, stop_after: int | None = None, desc: str = "",
-               clip: float = 1.0, warmup: int = 100, decay: float = 0.25, muon: bool = False) -> list[dict]:
-    """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps.
+               clip: float = 1.0, warmup: int = 100, decay: float = 0.25, muon: bool = False,
+               accelerator=None, on_log=None) -> list[dict]:
+    """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps. It may also be a
+    generator of parts, whose sum is the loss: each part's gradient is taken before the next part is computed.
 
     Keeps `work/state.pt` (model, EMA, optimisers, step) and `work/log.jsonl`; if they exist the run goes on from there.
     A row of the log (40 or more): step, mean loss since the row before, seconds since the start (of all runs).
     `sample(step)` is called every `sample_minutes` with the averaged weights in place. `stop_after`: stop at this
     step but keep the schedule of the full run. `muon`: weights of hidden layers by `Muon`, the rest by AdamW. On return
-    `model` holds the averaged weights. Returns the log.
+    `model` holds the averaged weights. `accelerator`: Hugging Face's, for mixed precision and several processes,
+    each of which must give its share of the batch; the first one writes the files. `on_log(row)` sees every new row of
+    the log. Returns the log.
     """
+    main = accelerator is None or accelerator.is_main_process
     work.mkdir(parents=True, exist_ok=True)
     state_path, log_path = work / "state.pt", work / "log.jsonl"
     params = [p for p in model.parameters() if p.requires_grad]
@@ -134,7 +139,14 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
             ema.load_state_dict(state["ema"])
         start, log, before = state["step"], state["log"], state.get("seconds", 0.0)
 
+    live = model  # what the loss calls: the model itself, or wrapped
+    if accelerator:
+        live = accelerator.prepare_model(model)
+        optimisers = [accelerator.prepare_optimizer(o) for o in optimisers]
+
     def save(step):
+        if not main:
+            return
         atomic_save({"model": model.state_dict(), "ema": ema.state_dict() if ema else {}, "step": step, "log": log,
                      "optimisers": [o.state_dict() for o in optimisers],
                      "seconds": before + time.monotonic() - begin}, state_path)
@@ -156,28 +168,37 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
     for step in tqdm(range(start, end), desc=desc, initial=start, total=end, mininterval=2.0):
         for group in (g for o in optimisers for g in o.param_groups):
             group["lr"] = learning_rate(step, steps, lr, warmup, decay)
-        loss = loss_fn(model, step_generator(seed, step), step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, clip, foreach=True)
+        parts = loss_fn(live, step_generator(seed, step), step)
+        loss = torch.zeros((), device=device)
+        for part in [parts] if torch.is_tensor(parts) else parts:
+            accelerator.backward(part) if accelerator else part.backward()
+            loss += part.detach()
+        (accelerator or torch.nn.utils).clip_grad_norm_(params, clip)
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         if ema:
             ema.update(step)
-        running, count = running + loss.detach(), count + 1
+        running, count = running + loss, count + 1
         if (step + 1) % log_every == 0 or step + 1 == end:
-            value = (running / count).item()
+            value = running / count
+            value = (accelerator.reduce(value, "mean") if accelerator else value).item()
             if value != value:
                 raise RuntimeError(f"the loss became NaN at step {step + 1}; lower the learning rate")
             seconds = before + time.monotonic() - begin
             log.append({"step": step + 1, "loss": round(value, 6), "seconds": round(seconds, 1)})
+            if on_log and main:
+                on_log(log[-1])
             running, count = torch.zeros((), device=device), 0
         if time.monotonic() - saved > save_minutes * 60 or step + 1 == end:
             save(step + 1)
             saved = time.monotonic()
-        if sample and (time.monotonic() - sampled > sample_minutes * 60 or step + 1 == end):
+        if sample and main and (time.monotonic() - sampled > sample_minutes * 60 or step + 1 == end):
             with_average(sample, step + 1)
             sampled = time.monotonic()
+    if accelerator:
+        accelerator.unwrap_model(live, keep_fp32_wrapper=False)  # its own forward again
+        accelerator.free_memory()
     if ema:
         ema.swap()
     model.eval()

@@ -6,9 +6,12 @@ L = E || eps - eps_theta(z_t, t, E(c_I), c_T) ||^2 on the pairs, where z_t is th
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ip2p.loop import train_loop
@@ -48,7 +51,8 @@ def add_noise(z: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> 
 
 
 def min_snr_loss(eps: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, gamma: float = 5.0) -> torch.Tensor:
-    """|eps - noise|^2, weighted by min(SNR, gamma) / SNR (Hang et al., arXiv 2303.09556). Returns a scalar."""
+    """|eps - noise|^2, weighted by min(SNR, gamma) / SNR (Hang et al., arXiv 2303.09556); gamma infinite: not weighted.
+    Returns a scalar."""
     snr = alpha_bar / (1 - alpha_bar)
     return ((eps - noise).square().mean((1, 2, 3)) * snr.clamp(max=gamma) / snr).mean()
 
@@ -69,19 +73,53 @@ def cache_latents(pipe, pairs: list[dict], batch: int = 64) -> tuple[torch.Tenso
     return out[0], out[1] * pipe.vae.config.scaling_factor
 
 
+SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
+
+
+def paired_augmentation(pair: torch.Tensor, generator: torch.Generator, size: int, larger: float = 1.125,
+                        flip: bool = True) -> torch.Tensor:
+    """A random size, crop and mirror image, the same for both pictures of a pair: (2, 3, H, H) in [0, 1] ->
+    (2, 3, size, size). The side before cropping is between `size` and `larger` times that. No `flip` where the words
+    speak of left or right (`SIDES`)."""
+    side, y, x, mirror = torch.rand(4, generator=generator).tolist()
+    side = round(size * (1 + side * (larger - 1)))
+    if side != pair.shape[-1]:
+        pair = F.interpolate(pair, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    y, x = (int(r * (side - size + 1)) for r in (y, x))
+    pair = pair[..., y:y + size, x:x + size]
+    return pair.flip(-1) if flip and mirror < 0.5 else pair
+
+
+class Draws(NamedTuple):
+    """All that chance decides for n lessons; (n, ...) each."""
+
+    drop_text: torch.Tensor
+    drop_image: torch.Tensor
+    t: torch.Tensor
+    noise: torch.Tensor
+
+    def part(self, rows: slice) -> Draws:
+        return Draws(*(x[rows] for x in self))
+
+
+def draw(shape: torch.Size, generator: torch.Generator, timesteps: int = 1000) -> Draws:
+    """For target latents of `shape` (n, c, h, w)."""
+    drop_text, drop_image = conditioning_dropout(shape[0], generator)
+    t = stratified_timesteps(shape[0], generator, timesteps)[torch.randperm(shape[0], generator=generator)]
+    return Draws(drop_text, drop_image, t, torch.randn(shape, generator=generator))
+
+
 def edit_loss(unet, alpha_bar: torch.Tensor, source: torch.Tensor, target: torch.Tensor, text: torch.Tensor,
-              empty: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+              empty: torch.Tensor, chance: torch.Generator | Draws, gamma: float = 5.0) -> torch.Tensor:
     """One batch of the loss above. source: E(c_I) unscaled, target: scaled latents, (B, c, h, w); text: (B, T, d);
-    empty: (1, T, d), the features of "". Returns a scalar."""
-    n, device = len(source), target.device
-    drop_text, drop_image = (d.to(device) for d in conditioning_dropout(n, generator))
+    empty: (1, T, d), the features of "". chance: a generator, or what was drawn. Returns a scalar."""
+    draws = chance if isinstance(chance, Draws) else draw(target.shape, chance, len(alpha_bar))
+    drop_text, drop_image, t, noise = (x.to(target.device) for x in draws)
     text = torch.where(drop_text[:, None, None], empty, text)
     source = torch.where(drop_image[:, None, None, None], torch.zeros_like(source), source)
-    t = stratified_timesteps(n, generator, len(alpha_bar))[torch.randperm(n, generator=generator)]
-    noise = torch.randn(target.shape, generator=generator).to(device)
-    a = alpha_bar[t].to(device)
-    eps = unet(torch.cat([add_noise(target, noise, a), source], 1), t.to(device), text).sample
-    return min_snr_loss(eps, noise, a)
+    a = alpha_bar.to(target.device)[t]
+    eps = unet(torch.cat([add_noise(target, noise, a), source], 1), t, text).sample
+    return min_snr_loss(eps.float(), noise, a, gamma)
 
 
 def new_editor(profile: str | Profile = "mini"):
@@ -97,31 +135,92 @@ def new_editor(profile: str | Profile = "mini"):
 
 def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profile = "mini", *, steps: int | None = None,
           batch: int | None = None, lr: float | None = None, seed: int = 0, start: str | Path | None = None,
-          sample=None, sample_minutes: float = 8.0, device: str = "cpu"):
+          augment: bool = False, accumulate: int = 1, mixed_precision: str = "no", checkpointing: bool = False,
+          lora: int = 0, gamma: float = 5.0, tensorboard: bool = False, sample=None, sample_minutes: float = 8.0,
+          save_minutes: float = 4.0, device: str = "cpu"):
     """Train an editor on pairs (a folder, or rows of `read_pairs`) and save it as a stock pipeline folder.
 
     Goes on from `out/work` if that run was interrupted; `start`: an editor's folder to begin from instead of the
-    text-to-image model. `sample(pipe, step)` is called now and then. Returns (pipeline, log).
+    text-to-image model. `batch` lessons make one step whatever the number of processes (`accelerate launch`), and are
+    worked through in `accumulate` parts. Latents are encoded once; with `augment` pictures are resized, cropped and
+    mirrored at random, and so encoded anew in every step. mixed_precision: "no", "bf16", "fp16". checkpointing: less
+    memory, more time. lora: the rank of adapters that learn in place of the attention's weights (0: all weights learn);
+    the input convolution learns whole, and in the end all is merged into plain weights. gamma: of `min_snr_loss`.
+    The loss is logged in out/work/log.jsonl, and with `tensorboard` in out/tensorboard, too. `sample(pipe, step)` is
+    called now and then. Returns (pipeline, log).
     """
-    profile = get_profile(profile)
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    profile, out = get_profile(profile), Path(out)
     steps, batch, lr = steps or profile.train_steps, batch or profile.train_batch, lr or profile.train_lr
     rows = pairs if isinstance(pairs, list) else read_pairs(pairs)
+    AcceleratorState._reset_state()  # a run before this one in the same program may have had another precision
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
+    parts = accelerator.num_processes * accumulate
+    if batch % parts:
+        raise ValueError(f"a batch of {batch} cannot be split into {parts} equal parts (processes times accumulate)")
+    device = accelerator.device
     pipe = (load_edit_pipeline(str(start)) if start else new_editor(profile)).to(device)
     pipe.vae.requires_grad_(False)
     pipe.text_encoder.requires_grad_(False)
-    source, target = cache_latents(pipe, rows)
-    instructions = [r["edit_prompt"] for r in rows]
-    empty = embed(pipe, [""])
-    alpha_bar = pipe.scheduler.alphas_cumprod.float().cpu()
+    unet = pipe.unet
+    if checkpointing:
+        unet.enable_gradient_checkpointing()
+    if lora:
+        from peft import LoraConfig
 
-    def loss_fn(unet, generator, step):
-        i = torch.randint(len(rows), (batch,), generator=generator)
-        text = embed(pipe, [instructions[k] for k in i.tolist()])
-        return edit_loss(unet, alpha_bar, source[i].to(device), target[i].to(device), text, empty, generator)
+        unet.requires_grad_(False)
+        torch.manual_seed(seed)
+        unet.add_adapter(LoraConfig(r=lora, lora_alpha=lora, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+        unet.conv_in.requires_grad_(True)
+    if not augment:
+        source, target = cache_latents(pipe, rows)
+    instructions, empty = [r["edit_prompt"] for r in rows], embed(pipe, [""])
+    alpha_bar = pipe.scheduler.alphas_cumprod.float().cpu()
+    latent = (batch, pipe.vae.config.latent_channels, *[unet.config.sample_size] * 2)
+
+    def latents(i: list[int], seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        if not augment:
+            return source[i].to(device), target[i].to(device)
+        pictures = []
+        for k, number in zip(i, seeds, strict=True):
+            pair = as_tensor([rows[k]["original_image"], rows[k]["edited_image"]])
+            words = (rows[k]["edit_prompt"], rows[k]["original_prompt"], rows[k]["edited_prompt"])
+            pictures.append(paired_augmentation(pair, torch.Generator().manual_seed(number), profile.resolution,
+                                                flip=not any(map(SIDES.search, words))))
+        with torch.no_grad():
+            both = torch.stack(pictures, 1).flatten(0, 1).to(device) * 2 - 1  # all inputs, then all edited ones
+            before, after = pipe.vae.encode(both).latent_dist.mode().chunk(2)
+        return before, after * pipe.vae.config.scaling_factor
+
+    def losses(model, generator, step):
+        """The parts of one step that this process works through; what is drawn is drawn for all processes alike."""
+        i = torch.randint(len(rows), (batch,), generator=generator).tolist()
+        draws = draw(torch.Size(latent), generator, len(alpha_bar))
+        seeds = torch.randint(2**62, (batch,), generator=generator).tolist()
+        for part in range(accelerator.process_index, parts, accelerator.num_processes):
+            rows_ = slice(part, None, parts)
+            text = embed(pipe, [instructions[k] for k in i[rows_]])
+            yield edit_loss(model, alpha_bar, *latents(i[rows_], seeds[rows_]), text, empty, draws.part(rows_),
+                            gamma) / accumulate
+
+    on_log = None
+    if tensorboard and accelerator.is_main_process:
+        from torch.utils.tensorboard import SummaryWriter
+
+        board = SummaryWriter(out / "tensorboard")
+        on_log = lambda row: board.add_scalar("loss", row["loss"], row["step"])  # noqa: E731
 
     # half of the steps cool down: after the first steps, the loss falls with the learning rate
-    log = train_loop(loss_fn, pipe.unet, Path(out) / "work", steps=steps, lr=lr, seed=seed, ema_decay=0.999,
+    log = train_loop(losses, unet, out / "work", steps=steps, lr=lr, seed=seed, ema_decay=0.999,
                      sample=(lambda step: sample(pipe, step)) if sample else None, sample_minutes=sample_minutes,
-                     desc="training", muon=profile.muon, warmup=min(100, max(1, steps // 10)), decay=0.5)
-    pipe.save_pretrained(Path(out))
+                     save_minutes=save_minutes, desc="training", muon=profile.muon,
+                     warmup=min(100, max(1, steps // 10)), decay=0.5, accelerator=accelerator, on_log=on_log)
+    if lora:
+        unet.fuse_lora()
+        unet.unload_lora()
+    if accelerator.is_main_process:
+        pipe.save_pretrained(out)
+    accelerator.wait_for_everyone()
     return pipe, log

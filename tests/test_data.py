@@ -94,7 +94,7 @@ def test_reworded_edits_are_of_this_world(reworded):
 def test_reworded_instructions_are_in_no_training_data(reworded, triplets):
     frozen = {plain(row["edit"]) for row in reworded}
     assert len(frozen) == len(reworded)
-    generated = [json.loads(line) for line in lines("triplets/generated.jsonl")]
+    generated = [json.loads(line) for name in ("generated", "answers") for line in lines(f"triplets/{name}.jsonl")]
     assert not frozen & {plain(t["edit"]) for t in triplets + generated}
     rng = random.Random(0)
     for row in reworded:  # a template that can make this wording would make it for this very edit

@@ -203,3 +203,12 @@ def test_what_is_no_image_is_said_so(tmp_path, monkeypatch):
 def test_bad_arguments(editor, arguments, message):
     with pytest.raises(ValueError, match=message):
         editor(picture(), **{"instruction": "make it day", **arguments})
+
+
+def test_compiled_edits_are_the_same_edits(editor):
+    fast = Editor(copy.copy(editor.pipe), *editor.defaults)
+    plain = editor(picture(), "make it day", seed=5)
+    assert difference(fast.compile()(picture(), "make it day", seed=5), plain) <= 1
+    assert fast.compiled is not None
+    two = fast.many([picture(), picture(1)], ["make it day"] * 2, seeds=[5, 6])  # another batch runs as before
+    assert difference(two[0], plain) <= 1

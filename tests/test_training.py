@@ -1,6 +1,13 @@
 """Stage 4 on a tiny seeded Stable Diffusion."""
 
 import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +15,17 @@ from PIL import Image
 from torch.testing import assert_close
 
 from ip2p.loop import orthogonal, train_loop
-from ip2p.training import cache_latents, conditioning_dropout, edit_loss, widen_input
+from ip2p.profiles import get_profile, load_edit_pipeline
+from ip2p.training import (
+    SIDES,
+    cache_latents,
+    conditioning_dropout,
+    edit_loss,
+    new_editor,
+    paired_augmentation,
+    train,
+    widen_input,
+)
 
 
 def test_step_0_equals_the_base_model_for_any_conditioning_image(tiny_pipe):
@@ -80,3 +97,141 @@ def test_a_nan_loss_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="NaN"):
         train_loop(lambda m, g, s: m(torch.full((1, 2), float("nan"))).sum(), torch.nn.Linear(2, 1), tmp_path,
                    steps=60, lr=1)
+
+
+# -------------------------------------------------------------------------------------- train(), on a tiny model
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_pipe, tmp_path_factory):
+    """(profile, lessons): a saved tiny painter, and eight pairs."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_pipe.save_pretrained(folder)
+    profile = get_profile("mini", text_to_image=str(folder), resolution=32, train_batch=8, train_steps=6, muon=False)
+    noise = [Image.effect_noise((32, 32), 20 + k).convert("RGB") for k in range(16)]
+    return profile, [{"original_prompt": "a cat", "original_image": a, "edit_prompt": f"make it {k}",
+                      "edited_prompt": "a dog", "edited_image": b}
+                     for k, (a, b) in enumerate(zip(noise[::2], noise[1::2], strict=True))]
+
+
+def weights(folder):
+    return load_edit_pipeline(str(folder)).unet.state_dict()
+
+
+def close(a, b, atol):
+    return all(torch.allclose(a[name], b[name], atol=atol, rtol=0) for name in a)
+
+
+SCRIPT = """
+import sys
+import torch
+from PIL import Image
+from ip2p.profiles import get_profile
+from ip2p.training import train
+
+torch.set_num_threads(1)
+model, out, batch = sys.argv[1:]
+profile = get_profile("mini", text_to_image=model, resolution=32, muon=False)
+noise = [Image.frombytes("L", (32, 32), bytes((x * (k + 3) * 7) % 251 for x in range(1024))).convert("RGB")
+         for k in range(16)]
+rows = [{"original_prompt": "a cat", "original_image": a, "edit_prompt": f"make it {k}", "edited_prompt": "a dog",
+         "edited_image": b} for k, (a, b) in enumerate(zip(noise[::2], noise[1::2], strict=True))]
+train(rows, out, profile, steps=40, batch=int(batch), lr=1e-3, save_minutes=0)
+"""
+
+
+def script(folder, *arguments, launch=()):
+    path = folder / "train.py"
+    path.write_text(SCRIPT)
+    return subprocess.Popen([*(launch or [sys.executable]), str(path), *map(str, arguments)], start_new_session=True,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_at_any_moment_and_run_again_gives_the_same_bits(tiny, tmp_path):
+    model = tiny[0].text_to_image
+    whole = script(tmp_path, model, tmp_path / "whole", 4)
+    log = tmp_path / "killed" / "work" / "log.jsonl"
+    for wait in (3, 7):  # kill it soon after it began to save, and again
+        job = script(tmp_path, model, tmp_path / "killed", 4)
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not (log.exists() and log.read_text().count("\n") > wait):
+            time.sleep(0.01)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.communicate()
+        assert not (tmp_path / "killed" / "unet").exists(), "it was too fast to be killed"
+    for job in (script(tmp_path, model, tmp_path / "killed", 4), whole):
+        assert job.wait(120) == 0, job.stderr.read()
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    rows = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert rows == list(range(1, 41)), "a step was logged twice or not at all"
+
+
+def test_two_processes_learn_what_one_learns(tiny, tmp_path):
+    """`accelerate launch` with two CPU processes and the same global batch: the same losses."""
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+              "--num_cpu_threads_per_process", "1"]
+    jobs = {"one": script(tmp_path, tiny[0].text_to_image, tmp_path / "one", 4),
+            "two": script(tmp_path, tiny[0].text_to_image, tmp_path / "two", 4, launch=launch)}
+    losses = {}
+    for name, job in jobs.items():
+        assert job.wait(240) == 0, job.stderr.read()
+        losses[name] = [json.loads(line)["loss"]
+                        for line in (tmp_path / name / "work" / "log.jsonl").read_text().splitlines()]
+    assert len(losses["one"]) == 40
+    assert_close(torch.tensor(losses["two"]), torch.tensor(losses["one"]), atol=1e-4, rtol=1e-4)
+    assert close(weights(tmp_path / "one"), weights(tmp_path / "two"), 1e-3)
+
+
+def test_a_batch_in_parts_and_checkpointing_change_nothing_but_memory(tiny, tmp_path):
+    profile, rows = tiny
+    whole, log = train(rows, tmp_path / "a", profile, lr=1e-3)
+    parts, log_parts = train(rows, tmp_path / "b", profile, lr=1e-3, accumulate=4, checkpointing=True)
+    assert close(whole.unet.state_dict(), parts.unet.state_dict(), 1e-4)
+    assert_close(torch.tensor([r["loss"] for r in log]), torch.tensor([r["loss"] for r in log_parts]))
+    with pytest.raises(ValueError, match="3 equal parts"):
+        train(rows, tmp_path / "c", profile, accumulate=3)
+
+
+def test_mixed_precision_learns_nearly_the_same_and_is_saved_whole(tiny, tmp_path):
+    profile, rows = tiny
+    _, full = train(rows, tmp_path / "a", profile, lr=1e-3, tensorboard=True)
+    pipe, half = train(rows, tmp_path / "b", profile, lr=1e-3, mixed_precision="bf16")
+    assert full != half and abs(full[0]["loss"] - half[0]["loss"]) < 0.02
+    x, text = torch.randn(1, 8, 8, 8), torch.randn(1, 7, 16)
+    assert_close(pipe.unet(x, 5, text).sample, load_edit_pipeline(str(tmp_path / "b")).unet(x, 5, text).sample)
+    assert list((tmp_path / "a" / "tensorboard").glob("events.*"))
+
+
+def test_lora_trains_adapters_and_the_input_convolution_and_ends_as_plain_weights(tiny, tmp_path):
+    profile, rows = tiny
+    train(rows, tmp_path, profile, lr=1e-2, lora=2)
+    new, old = weights(tmp_path), new_editor(profile).unet.state_dict()
+    assert new.keys() == old.keys(), "the saved folder must be a stock one"
+    changed = {name for name in new if not torch.equal(new[name], old[name])}
+    assert "conv_in.weight" in changed and new["conv_in.weight"][:, 4:].abs().max() > 0
+    assert any("to_q" in name for name in changed)
+    assert all("attn" in name or "conv_in" in name for name in changed)
+
+
+def test_augmentation_is_the_same_for_both_pictures():
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = [paired_augmentation(picture.repeat(2, 1, 1, 1), torch.Generator().manual_seed(k), 32) for k in range(40)]
+    assert all(torch.equal(a, b) for a, b in seen) and len({x.sum().item() for x in seen}) > 20
+    assert all(x.shape == (2, 3, 32, 32) and 0 <= x.min() and x.max() <= 1 for x in seen)
+    ramp = torch.linspace(0, 1, 32).expand(2, 3, 32, 32)
+    rising = [paired_augmentation(ramp, torch.Generator().manual_seed(k), 32)[0, 0, 0].diff().mean() > 0
+              for k in range(60)]
+    assert 15 < sum(rising) < 45  # mirrored about half of the time, and never where it is forbidden
+    assert all(paired_augmentation(ramp, torch.Generator().manual_seed(k), 32, flip=False)[0, 0, 0].diff().mean() > 0
+               for k in range(20))
+    assert SIDES.search("move it to the Left") and SIDES.search("a cat right of a tree")
+    assert not SIDES.search("brighten it")
+
+
+def test_uncached_training_sees_other_pictures_every_time(tiny, tmp_path):
+    profile, rows = tiny
+    plain, _ = train(rows, tmp_path / "a", profile, lr=1e-3)
+    other, log = train(rows, tmp_path / "b", profile, lr=1e-3, augment=True)
+    assert not close(plain.unet.state_dict(), other.unet.state_dict(), 1e-5) and log[-1]["loss"] < 10
