@@ -58,7 +58,7 @@ def edit(a) -> None:
     image, mask = open_image(a.image), open_image(a.mask) if a.mask else None
     if not a.instruction.strip():
         raise ValueError('the instruction is empty; say what to change, such as "make it night"')
-    editor = load_editor(a.model or a.profile)
+    editor = load_editor(a.model or a.profile, profile=a.profile)
     edited = editor(image, a.instruction, guidance_scale=a.guidance_scale,
                     image_guidance_scale=a.image_guidance_scale, num_inference_steps=a.steps, seed=a.seed, mask=mask,
                     size="keep" if a.keep_shape else None, scheduler=a.scheduler)
@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--start", metavar="DIR", help="an editor to go on from, instead of the text-to-image model")
     sub.add_argument("--augment", action="store_true", help="resize, crop and mirror the pairs at random (slower)")
     sub.add_argument("--accumulate", type=int, default=1, help="work through a batch in so many parts")
-    sub.add_argument("--mixed-precision", default="no", choices=("no", "bf16", "fp16"))
+    sub.add_argument("--mixed-precision", default="no", choices=("no", "bf16"))
     sub.add_argument("--checkpointing", action="store_true", help="less memory, more time")
     sub.add_argument("--lora", type=int, default=0, metavar="RANK",
                      help="train adapters of the attention, in the end merged")
@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"ip2p: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -197,6 +197,9 @@ class Editor:
                 raise ValueError('the instruction is empty; say what to change, such as "make it night"')
         s_t, s_i, steps = (default if given is None else given for given, default in
                            zip((guidance_scale, image_guidance_scale, num_inference_steps), self.defaults, strict=True))
+        for name, given in (("instructions", instructions), ("seeds", seeds), ("masks", masks)):
+            if given is not None and len(given) != n:
+                raise ValueError(f"{len(given)} {name} for {n} images; give one for each")
         if steps < 1:
             raise ValueError(f"{steps} denoising steps are too few; take at least 1")
         s_t, s_i = (torch.as_tensor(s, dtype=torch.float32).expand(n) for s in (s_t, s_i))
@@ -246,6 +249,7 @@ class Editor:
         if size is None:
             return self.resolution, self.resolution
         if size == "keep":
+            image = ImageOps.exif_transpose(image)
             ratio = (image.width / image.height) ** 0.5
             if not 0.5 <= ratio <= 2:
                 raise ValueError(f"an image of {image.width} x {image.height} is too long to be edited as a whole; cut "
@@ -306,10 +310,11 @@ class EditHistory:
         return self.picture
 
 
-def load_editor(name: str = "mini", device: str = "cpu") -> Editor:
-    """The editor of a profile ("mini", "sd15"), of a folder saved by stage 4 or a stock pipeline, or of the hub."""
+def load_editor(name: str = "mini", device: str = "cpu", profile: str = "mini") -> Editor:
+    """The editor of a profile ("mini", "sd15"), of a folder saved by stage 4 or a stock pipeline, or of the hub. Scales
+    and steps of a folder are those of `profile`, unless an edit says otherwise."""
     if name not in PROFILES and not Path(name).exists() and "/" not in name:
         raise ValueError(f"there is no profile or folder {name!r}; profiles are {', '.join(PROFILES)}")
-    profile = get_profile(name if name in PROFILES else "mini")
+    profile = get_profile(name if name in PROFILES else profile)
     pipe = load_edit_pipeline(profile.editor if name in PROFILES else name)
     return Editor(pipe.to(device), profile.guidance_scale, profile.image_guidance_scale, profile.steps, str(name))

@@ -338,7 +338,7 @@ def evaluate(model: str | Path | None = None, out: str | Path | None = None, pro
     if unknown := set(only or ()) - set(PARTS):
         raise ValueError(f"there is no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     if model:
-        figures = {"editor": evaluate_editor(load_editor(str(model)), profile, n)}
+        figures = {"editor": evaluate_editor(load_editor(str(model), profile=profile.name), profile, n)}
     else:
         figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
         for part in only or PARTS:

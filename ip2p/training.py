@@ -6,6 +6,8 @@ L = E || eps - eps_theta(z_t, t, E(c_I), c_T) ||^2 on the pairs, where z_t is th
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -133,6 +135,15 @@ def new_editor(profile: str | Profile = "mini"):
         scheduler=base.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
+def same_run(path: Path, settings: dict) -> None:
+    """Note the settings of a run in its folder; raises ValueError if another run is there."""
+    if path.exists() and (there := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        differ = ", ".join(name for name in settings if there.get(name) != settings[name])
+        raise ValueError(f"{path.parent} holds another run, with other {differ}; take another, or delete it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
 def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profile = "mini", *, steps: int | None = None,
           batch: int | None = None, lr: float | None = None, seed: int = 0, start: str | Path | None = None,
           augment: bool = False, accumulate: int = 1, mixed_precision: str = "no", checkpointing: bool = False,
@@ -140,14 +151,16 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
           save_minutes: float = 4.0, device: str = "cpu"):
     """Train an editor on pairs (a folder, or rows of `read_pairs`) and save it as a stock pipeline folder.
 
-    Goes on from `out/work` if that run was interrupted; `start`: an editor's folder to begin from instead of the
+    Goes on from `out/work` if that run was interrupted (a finished one is not repeated, one with other settings is a
+    ValueError); `start`: an editor's folder to begin from instead of the
     text-to-image model. `batch` lessons make one step whatever the number of processes (`accelerate launch`), and are
     worked through in `accumulate` parts. Latents are encoded once; with `augment` pictures are resized, cropped and
-    mirrored at random, and so encoded anew in every step. mixed_precision: "no", "bf16", "fp16". checkpointing: less
+    mirrored at random, and so encoded anew in every step. mixed_precision: "no" or "bf16". checkpointing: less
     memory, more time. lora: the rank of adapters that learn in place of the attention's weights (0: all weights learn);
     the input convolution learns whole, and in the end all is merged into plain weights. gamma: of `min_snr_loss`.
-    The loss is logged in out/work/log.jsonl, and with `tensorboard` in out/tensorboard, too. `sample(pipe, step)` is
-    called now and then. Returns (pipeline, log).
+    out/work/log.jsonl, and with `tensorboard` out/tensorboard, too, log the loss and "image_weights", the norm of the
+    input convolution's new weights as a share of the old ones'. `sample(pipe, step)` is called now and then.
+    Returns (pipeline, log).
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -155,12 +168,20 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
     profile, out = get_profile(profile), Path(out)
     steps, batch, lr = steps or profile.train_steps, batch or profile.train_batch, lr or profile.train_lr
     rows = pairs if isinstance(pairs, list) else read_pairs(pairs)
-    AcceleratorState._reset_state()  # a run before this one in the same program may have had another precision
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run may have had another device
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
-    parts = accelerator.num_processes * accumulate
+    if accelerator.device.type != torch.device(device).type:
+        raise ValueError(f"there is no device {device} here; this machine offers {accelerator.device}")
+    parts = accelerator.num_processes * max(1, accumulate)
     if batch % parts:
         raise ValueError(f"a batch of {batch} cannot be split into {parts} equal parts (processes times accumulate)")
     device = accelerator.device
+    if accelerator.is_main_process:
+        same_run(out / "work" / "settings.json", {
+            "pairs": hashlib.sha256(json.dumps([r["edit_prompt"] for r in rows]).encode()).hexdigest(), "steps": steps,
+            "batch": batch, "lr": lr, "seed": seed, "start": str(start or profile.text_to_image), "augment": augment,
+            "mixed_precision": mixed_precision, "lora": lora, "gamma": gamma, "muon": profile.muon})
+    accelerator.wait_for_everyone()
     pipe = (load_edit_pipeline(str(start)) if start else new_editor(profile)).to(device)
     pipe.vae.requires_grad_(False)
     pipe.text_encoder.requires_grad_(False)
@@ -178,7 +199,8 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
         source, target = cache_latents(pipe, rows)
     instructions, empty = [r["edit_prompt"] for r in rows], embed(pipe, [""])
     alpha_bar = pipe.scheduler.alphas_cumprod.float().cpu()
-    latent = (batch, pipe.vae.config.latent_channels, *[unet.config.sample_size] * 2)
+    side = profile.resolution // 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    latent = (batch, pipe.vae.config.latent_channels, side, side) if augment else (batch, *target.shape[1:])
 
     def latents(i: list[int], seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         if not augment:
@@ -205,12 +227,17 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
             yield edit_loss(model, alpha_bar, *latents(i[rows_], seeds[rows_]), text, empty, draws.part(rows_),
                             gamma) / accumulate
 
-    on_log = None
+    board, channels = None, latent[1]
     if tensorboard and accelerator.is_main_process:
         from torch.utils.tensorboard import SummaryWriter
 
         board = SummaryWriter(out / "tensorboard")
-        on_log = lambda row: board.add_scalar("loss", row["loss"], row["step"])  # noqa: E731
+
+    def on_log(row):
+        weight = unet.conv_in.weight.detach()
+        row["image_weights"] = round((weight[:, -channels:].norm() / weight[:, :-channels].norm()).item(), 4)
+        for name in ("loss", "image_weights") if board else ():
+            board.add_scalar(name, row[name], row["step"])
 
     # half of the steps cool down: after the first steps, the loss falls with the learning rate
     log = train_loop(losses, unet, out / "work", steps=steps, lr=lr, seed=seed, ema_decay=0.999,

@@ -28,8 +28,14 @@ def enlarged(image: Image.Image, size: int) -> bytes:
     return png(fit(image, (size, size)))
 
 
+def as_image(image: Image.Image | str | Path) -> Image.Image:
+    return image if isinstance(image, Image.Image) else open_image(image)
+
+
 def sentence(error: Exception) -> str:
-    """An error's message as a sentence."""
+    """An error as a sentence for the user."""
+    if not isinstance(error, ValueError):
+        return f"The editor failed: {type(error).__name__}: {error}."
     return f"{str(error)[:1].upper()}{str(error)[1:]}."
 
 
@@ -58,8 +64,8 @@ class EditExplorer(widgets.VBox):
                        zip((guidance_scale, image_guidance_scale, steps), editor.defaults, strict=True))
         # no height of it depends on what it shows, so nothing jumps
         wide = {"style": {"description_width": "15em"}, "layout": widgets.Layout(width="98%")}
-        self.files = {name: Path(path) for name, path in (pictures or {}).items()}
-        self.picker = widgets.Dropdown(options=["(as given)", *self.files], description="picture",
+        self.files = {"(as given)": image} | dict(pictures or {})
+        self.picker = widgets.Dropdown(options=list(self.files), description="picture",
                                        layout=widgets.Layout(width="20em"))
         self.upload = widgets.FileUpload(accept="image/*", description="Upload a picture",
                                          layout=widgets.Layout(width="14em"))
@@ -103,7 +109,7 @@ class EditExplorer(widgets.VBox):
         choice = widgets.HBox([self.picker, self.upload], layout=widgets.Layout(width="98%"))
         super().__init__([choice, widgets.HBox(sides), self.wipe, *self.controls, buttons, self.message, more],
                          layout=widgets.Layout(max_width=f"{2 * size + 24}px"))
-        self._take(image if isinstance(image, Image.Image) else open_image(image))
+        self._take(as_image(image))
         for control in self.controls:
             control.observe(self.edit, "value")
         self.wipe.observe(lambda _: self._show(self.output or self.image), "value")
@@ -161,8 +167,7 @@ class EditExplorer(widgets.VBox):
                 yield
             output = self.editor.finish(step.z, [self.image])[0]
         except Exception as error:  # an exception in a callback would vanish unseen
-            self._say(sentence(error) if isinstance(error, ValueError) else
-                      f"The editor failed: {type(error).__name__}: {error}")
+            self._say(sentence(error))
             self._show(self.output or self.image)
             return
         self._remember()
@@ -179,20 +184,27 @@ class EditExplorer(widgets.VBox):
         self._show(output or self.image)
 
     def undo(self, _=None) -> None:
-        """Back to the edit before the last one, controls and input picture included."""
-        self.wish += 1
-        if not self.past:
-            self._say("There is nothing to undo.")
-            return
-        image, source, way, settings, output = self.past.pop()
-        self._take(image, source, way)
-        self._finished(settings, output)
+        """Back to the edit before, controls and input picture included; first of all, away from one in the making."""
+        if self.output is None or self.settings == self.shown:
+            if not self.past:
+                self._say("There is nothing to undo.")
+                return
+            image, source, way, settings, output = self.past.pop()
+            self._take(image, source, way)
+            self._finished(settings, output)
+        else:
+            self.wish += 1
+            self._show(self.output)
+        self._set(**self.shown)
+        self._say("Back to the edit before.")
+
+    def _set(self, **settings) -> None:
+        """Set controls without editing."""
         names = ("instruction", "guidance_scale", "image_guidance_scale", "seed", "num_inference_steps")
         for control, name in zip(self.controls, names, strict=True):
             control.unobserve(self.edit, "value")
-            control.value = settings[name]
+            control.value = settings.get(name, control.value)
             control.observe(self.edit, "value")
-        self._say("Back to the edit before.")
 
     def _further(self, _) -> None:
         """The edited picture becomes the input of the next edit."""
@@ -201,7 +213,7 @@ class EditExplorer(widgets.VBox):
             return
         self._remember()
         self._take(self.output, self.source, [*self.way, self.shown])
-        self.instruction.value = ""
+        self._set(instruction="")
         self._say("This is the input now. Write what to change next.")
 
     # ------------------------------------------------------------------------------------------------ pictures
@@ -215,8 +227,7 @@ class EditExplorer(widgets.VBox):
         self._show(image)
 
     def _pick(self, change) -> None:
-        if change["new"] in self.files:
-            self._other(open_image, self.files[change["new"]])
+        self._other(as_image, self.files[change["new"]])
 
     def _uploaded(self, change) -> None:
         if change["new"]:
@@ -257,6 +268,8 @@ class EditExplorer(widgets.VBox):
 
     def _sweep(self, _) -> None:
         """The same edit with s_T across and s_I down, from the same noise, in one batch."""
+        self.wish += 1
+        self._show(self.output or self.image)
         settings = self.settings
         across, down = ([round(center * part, 2) for part in (0, 0.5, 1, 1.5, 2)] for center in
                         (settings["guidance_scale"] or 1, settings["image_guidance_scale"] or 1))
@@ -265,7 +278,7 @@ class EditExplorer(widgets.VBox):
             edits = self.editor.many([self.image] * 25, [settings["instruction"]] * 25, seeds=[settings["seed"]] * 25,
                                      guidance_scale=[s for s, _ in scales], image_guidance_scale=[s for _, s in scales],
                                      num_inference_steps=settings["num_inference_steps"])
-        except ValueError as error:
+        except Exception as error:
             self._say(sentence(error))
             return
         figure = grid([edits[k:k + 5] for k in range(0, 25, 5)], columns=[f"s_T = {s:g}" for s in across],
@@ -273,14 +286,14 @@ class EditExplorer(widgets.VBox):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         self.sweep.value, self.more.selected_index = buffer.getvalue(), 1
-        self._say("The 25 pictures stand below; the middle one has your settings.")
+        self._say("The 25 pictures stand below, around your settings.")
 
     def python(self) -> str:
         """The program that paints the shown picture."""
         lines = ["from ip2p import load_editor", "from ip2p.editing import open_image", "",
                  f"editor = load_editor({self.editor.name!r})", f"picture = open_image({str(self.source)!r})"]
         for turn in [*self.way, *([self.shown] if self.shown else [])]:
-            options = ", ".join(f"{name}={value:g}" for name, value in turn.items() if name != "instruction")
+            options = ", ".join(f"{name}={value!r}" for name, value in turn.items() if name != "instruction")
             lines.append(f"picture = editor(picture, {turn['instruction']!r}, {options})")
         return "\n".join([*lines, 'picture.save("edited.png")'])
 

@@ -136,6 +136,12 @@ def test_edits_of_edits_can_be_taken_back(editor):
     assert history.undo() is first and history.undo() == picture() and history.undo() == picture()
 
 
+def test_what_does_not_belong_together_is_said_before_painting(editor):
+    for wrong in ({"seeds": [1, 2, 3]}, {"masks": [Image.new("L", (8, 8))] * 2}):
+        with pytest.raises(ValueError, match="for 1 images"):
+            editor.many([picture()], ["make it day"], **wrong)
+
+
 def test_an_unknown_scheduler_is_said_so(editor):
     with pytest.raises(ValueError, match="EulerAncestralDiscreteScheduler"):
         editor(picture(), "make it day", scheduler="fast")

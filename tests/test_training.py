@@ -190,6 +190,10 @@ def test_a_batch_in_parts_and_checkpointing_change_nothing_but_memory(tiny, tmp_
     parts, log_parts = train(rows, tmp_path / "b", profile, lr=1e-3, accumulate=4, checkpointing=True)
     assert close(whole.unet.state_dict(), parts.unet.state_dict(), 1e-4)
     assert_close(torch.tensor([r["loss"] for r in log]), torch.tensor([r["loss"] for r in log_parts]))
+    with pytest.raises(ValueError, match="another run, with other lr"):
+        train(rows, tmp_path / "a", profile, lr=2e-3)
+    with pytest.raises(ValueError, match="no device xpu"):
+        train(rows, tmp_path / "c", profile, device="xpu")
     with pytest.raises(ValueError, match="3 equal parts"):
         train(rows, tmp_path / "c", profile, accumulate=3)
 

@@ -135,6 +135,22 @@ def test_a_newer_wish_replaces_the_one_that_is_painted(explorer, editor, image):
     assert painted.count(max(painted)) >= 3 and len(painted) < 3 + 3, "the replaced wish was painted to its end"
 
 
+def test_undo_while_painting_and_editing_further_in_a_running_kernel(explorer):
+    first, picture = explorer.output, explorer.after.value
+
+    async def hand():
+        explorer.seed.value = 1
+        await asyncio.sleep(0)
+        explorer.back.click()  # away from what is being painted
+        await asyncio.sleep(0.5)
+        assert explorer.output is first and explorer.seed.value == 0 and explorer.after.value == picture
+        explorer.next.click()
+        await asyncio.sleep(0.5)
+        assert explorer.message.value.startswith("This is the input now") and explorer.instruction.value == ""
+
+    asyncio.run(hand())
+
+
 def test_undo_goes_back_with_controls_and_input(explorer, editor, image):
     first = explorer.output
     explorer.guidance_scale.value = 9.0
