@@ -46,9 +46,22 @@ def pairs(a) -> None:
 def train(a) -> None:
     from ip2p.training import train
 
-    train(a.pairs, a.out, a.profile, steps=a.steps, seed=a.seed, batch=a.batch, lr=a.lr, start=a.start,
-          augment=a.augment, accumulate=a.accumulate, mixed_precision=a.mixed_precision, lora=a.lora,
-          checkpointing=a.checkpointing, tensorboard=a.tensorboard, device=a.device)
+    rows, look = a.pairs, None
+    if a.validate_every:
+        from ip2p.evaluation import validation
+        from ip2p.pairs import read_pairs
+        from ip2p.profiles import get_profile
+
+        rows = read_pairs(a.pairs)
+        captions = sorted({r["original_prompt"] for r in rows})
+        aside = captions[::max(1, len(captions) // 8)][:8]  # with all their pairs
+        kept = [next(r for r in rows if r["original_prompt"] == caption) for caption in aside]
+        rows = [r for r in rows if r["original_prompt"] not in aside]
+        look = validation(kept, get_profile(a.profile), a.out / "validation")
+    train(rows, a.out, a.profile, steps=a.steps, seed=a.seed, batch=a.batch, lr=a.lr, start=a.start,
+          sample=look, sample_every=a.validate_every, augment=a.augment, accumulate=a.accumulate,
+          mixed_precision=a.mixed_precision, lora=a.lora,
+          checkpointing=a.checkpointing, gamma=a.gamma, tensorboard=a.tensorboard, device=a.device)
     print(f"saved {a.out}")
 
 
@@ -145,6 +158,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--checkpointing", action="store_true", help="less memory, more time")
     sub.add_argument("--lora", type=int, default=0, metavar="RANK",
                      help="train adapters of the attention, in the end merged")
+    sub.add_argument("--gamma", type=float, default=5.0, help="of the min-SNR weights; inf: none")
+    sub.add_argument("--validate-every", type=int, default=0, metavar="N",
+                     help="every N steps edit pairs that are kept away: a sheet and CLIP's figures in OUT/validation")
     sub.add_argument("--tensorboard", action="store_true", help="the loss for TensorBoard, too, in OUT/tensorboard")
     sub.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
     sub = command(edit, "stage 5: edit a picture as a sentence says")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import textwrap
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
+from ip2p.editing import Editor
 from ip2p.miniworld import (
     EDIT_KINDS,
     Scene,
@@ -226,6 +228,28 @@ def best_p(rows: list[dict], parts: int = 4) -> dict:
              for part in parts]
     p, valid = max(curve, key=lambda point: point[1])
     return {"valid": float(np.mean([r["valid"] for r in rows])), "best": valid, "p": p, "n": len(rows), "curve": curve}
+
+
+def validation(rows: list[dict], profile: Profile, folder: Path):
+    """For `train(sample=...)`: a function that edits the pairs `rows`, none of which is trained on, and leaves a sheet
+    FOLDER/STEP.png and a line in FOLDER/figures.jsonl: CLIP's image and directional similarity, means of all."""
+    from ip2p.show import grid
+
+    clip, inputs = ClipSimilarity(profile.clip), [r["original_image"] for r in rows]
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def look(pipe, step: int) -> None:
+        editor = Editor(pipe, profile.guidance_scale, profile.image_guidance_scale, profile.steps)
+        outputs = editor.many(inputs, [r["edit_prompt"] for r in rows])
+        sim = clip(as_tensor(inputs).clamp(0, 1), as_tensor(outputs), *(
+            [r[name] for r in rows] for name in ("original_prompt", "edited_prompt")))
+        grid([inputs, outputs, [r["edited_image"] for r in rows]], rows=["input", f"step {step}", "the pair's own"],
+             columns=[textwrap.fill(r["edit_prompt"], 17) for r in rows]).savefig(folder / f"{step:06}.png")
+        with open(folder / "figures.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "image": round(sim.sim_image.mean().item(), 4),
+                                   "direction": round(sim.sim_direction.mean().item(), 4)}) + "\n")
+
+    return look
 
 
 # -------------------------------------------------------------------------------------------- stage 1

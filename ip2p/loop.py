@@ -103,19 +103,20 @@ def atomic_save(obj, path: Path) -> None:
 
 def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: float, seed: int = 0,
                weight_decay: float = 0.01, ema_decay: float | None = None, save_minutes: float = 4.0,
-               sample=None, sample_minutes: float = 8.0, stop_after: int | None = None, desc: str = "",
-               clip: float = 1.0, warmup: int = 100, decay: float = 0.25, muon: bool = False,
+               sample=None, sample_minutes: float = 8.0, sample_every: int = 0,
+               stop_after: int | None = None, desc: str = "", clip: float = 1.0, warmup: int = 100,
+               decay: float = 0.25, muon: bool = False,
                accelerator=None, on_log=None) -> list[dict]:
     """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps. It may also be a
     generator of parts, whose sum is the loss: each part's gradient is taken before the next part is computed.
 
     Keeps `work/state.pt` (model, EMA, optimisers, step) and `work/log.jsonl`; if they exist the run goes on from there.
     A row of the log (40 or more): step, mean loss since the row before, seconds since the start (of all runs).
-    `sample(step)` is called every `sample_minutes` with the averaged weights in place. `stop_after`: stop at this
-    step but keep the schedule of the full run. `muon`: weights of hidden layers by `Muon`, the rest by AdamW. On return
-    `model` holds the averaged weights. `accelerator`: Hugging Face's, for mixed precision and several processes,
-    each of which must give its share of the batch; the first one writes the files. `on_log(row)` sees every new row of
-    the log. Returns the log.
+    `sample(step)` is called every `sample_minutes`, or `sample_every` steps if given, with the averaged weights in
+    place. `stop_after`: stop at this step but keep the schedule of the full run. `muon`: weights of hidden layers by
+    `Muon`, the rest by AdamW. `accelerator`: Hugging Face's, for mixed precision and several processes, each of which
+    must give its share of the batch; the first one writes the files. `on_log(row)` sees every new row of the log. On
+    return `model` holds the averaged weights. Returns the log.
     """
     main = accelerator is None or accelerator.is_main_process
     work.mkdir(parents=True, exist_ok=True)
@@ -193,7 +194,8 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
         if time.monotonic() - saved > save_minutes * 60 or step + 1 == end:
             save(step + 1)
             saved = time.monotonic()
-        if sample and main and (time.monotonic() - sampled > sample_minutes * 60 or step + 1 == end):
+        due = (step + 1) % sample_every == 0 if sample_every else time.monotonic() - sampled > sample_minutes * 60
+        if sample and main and (due or step + 1 == end):
             with_average(sample, step + 1)
             sampled = time.monotonic()
     if accelerator:

@@ -148,7 +148,7 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
           batch: int | None = None, lr: float | None = None, seed: int = 0, start: str | Path | None = None,
           augment: bool = False, accumulate: int = 1, mixed_precision: str = "no", checkpointing: bool = False,
           lora: int = 0, gamma: float = 5.0, tensorboard: bool = False, sample=None, sample_minutes: float = 8.0,
-          save_minutes: float = 4.0, device: str = "cpu"):
+          sample_every: int = 0, save_minutes: float = 4.0, device: str = "cpu"):
     """Train an editor on pairs (a folder, or rows of `read_pairs`) and save it as a stock pipeline folder.
 
     Goes on from `out/work` if that run was interrupted (a finished one is not repeated, one with other settings is a
@@ -159,7 +159,8 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
     memory, more time. lora: the rank of adapters that learn in place of the attention's weights (0: all weights learn);
     the input convolution learns whole, and in the end all is merged into plain weights. gamma: of `min_snr_loss`.
     out/work/log.jsonl, and with `tensorboard` out/tensorboard, too, log the loss and "image_weights", the norm of the
-    input convolution's new weights as a share of the old ones'. `sample(pipe, step)` is called now and then.
+    input convolution's new weights as a share of the old ones'. `sample(pipe, step)` is called now and then,
+    or every `sample_every` steps.
     Returns (pipeline, log).
     """
     from accelerate import Accelerator
@@ -242,7 +243,7 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
     # half of the steps cool down: after the first steps, the loss falls with the learning rate
     log = train_loop(losses, unet, out / "work", steps=steps, lr=lr, seed=seed, ema_decay=0.999,
                      sample=(lambda step: sample(pipe, step)) if sample else None, sample_minutes=sample_minutes,
-                     save_minutes=save_minutes, desc="training", muon=profile.muon,
+                     sample_every=sample_every, save_minutes=save_minutes, desc="training", muon=profile.muon,
                      warmup=min(100, max(1, steps // 10)), decay=0.5, accelerator=accelerator, on_log=on_log)
     if lora:
         unet.fuse_lora()

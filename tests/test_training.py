@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from ip2p.evaluation import validation
 from ip2p.loop import orthogonal, train_loop
 from ip2p.profiles import get_profile, load_edit_pipeline
 from ip2p.training import (
@@ -217,6 +218,14 @@ def test_lora_trains_adapters_and_the_input_convolution_and_ends_as_plain_weight
     assert "conv_in.weight" in changed and new["conv_in.weight"][:, 4:].abs().max() > 0
     assert any("to_q" in name for name in changed)
     assert all("attn" in name or "conv_in" in name for name in changed)
+
+
+def test_validation_leaves_a_sheet_and_figures(tiny, tmp_path):
+    profile, rows = tiny
+    train(rows[2:], tmp_path, profile, lr=1e-3, sample=validation(rows[:2], profile, tmp_path / "v"), sample_every=4)
+    figures = [json.loads(line) for line in (tmp_path / "v" / "figures.jsonl").read_text().splitlines()]
+    assert [f["step"] for f in figures] == [4, 6] and all(-1 <= f["direction"] <= 1 for f in figures)
+    assert Image.open(tmp_path / "v" / "000004.png").width > 200
 
 
 def test_augmentation_is_the_same_for_both_pictures():
