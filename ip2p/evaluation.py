@@ -255,24 +255,21 @@ def validation(rows: list[dict], profile: Profile, folder: Path):
 # -------------------------------------------------------------------------------------------- stage 1
 
 
-def stage_1(n: int = 1000, n_shown: int = 100, seed: int = 1) -> dict:
-    """The fine-tuned language model of each profile on n held-out captions (fresh ones, or the last of its file), one
-    answer each, and on n_shown of them the same model not fine-tuned, but shown eight examples. Values: see
-    `judge_answers`."""
+def stage_1(profile: Profile, n: int = 1000, n_shown: int = 100, seed: int = 1) -> dict:
+    """The profile's fine-tuned language model on n held-out captions (fresh ones, or the last of its file), one answer
+    each, and on n_shown of them the same model not fine-tuned, but shown eight examples. Values: see `judge_answers`.
+    """
     from ip2p.instructions import generate, load_finetuned, load_language_model
 
-    out = {}
-    for profile in map(get_profile, ("mini", "sd15")):
-        lessons, own = (read_triplets(path) if path else [] for path in (profile.triplets, profile.own_triplets))
-        captions = fresh_captions(n, lessons + own) if profile.in_world else read_captions(profile.captions)[-n:]
-        examples = lessons[::len(lessons) // 8][:8]
-        out[profile.name] = {"lessons": len(lessons)}
-        for name, (model, tokenizer), some, shown in (
-                ("few-shot", load_language_model(profile.language_model), captions[-n_shown:], examples),
-                ("fine-tuned", load_finetuned(profile.language_model, lessons, world=profile.in_world, own=own),
-                 captions, ())):
-            answers = generate(model, tokenizer, some, shown, seed=seed, max_new_tokens=128)
-            out[profile.name][name] = judge_answers(some, answers, lessons, profile.in_world)
+    lessons, own = (read_triplets(path) if path else [] for path in (profile.triplets, profile.own_triplets))
+    captions = fresh_captions(n, lessons + own) if profile.in_world else read_captions(profile.captions)[-n:]
+    examples, out = lessons[::len(lessons) // 8][:8], {"lessons": len(lessons)}
+    for name, (model, tokenizer), some, shown in (
+            ("few-shot", load_language_model(profile.language_model), captions[-n_shown:], examples),
+            ("fine-tuned", load_finetuned(profile.language_model, lessons, world=profile.in_world, own=own),
+             captions, ())):
+        answers = generate(model, tokenizer, some, shown, seed=seed, max_new_tokens=128)
+        out[name] = judge_answers(some, answers, lessons, profile.in_world)
     return out
 
 
@@ -400,7 +397,8 @@ def _editor(profile: Profile, n: int) -> dict:
 
 
 PARTS = {  # what `ip2p evaluate` measures: name -> function of (profile, number of edits)
-    "instructions": lambda profile, n: stage_1(),
+    "instructions": lambda profile, n: stage_1(profile),
+    "open-instructions": lambda profile, n: stage_1(get_profile("sd15")),
     "autoencoder": lambda profile, n: held_out_psnr(load_text_to_image(profile).vae),
     "judge": _judge,
     "mini-clip": _clip,
@@ -428,12 +426,11 @@ def table(figures: dict) -> str:
     def row(what: str, aim: str, value: float, spec: str = ".3f"):
         rows.append(f"| {what} | {aim} | {value:{spec}} |")
 
-    for name, what in (("mini", "captions of the miniature world"), ("sd15", "open captions")):
-        if "instructions" in figures:
-            stage = figures["instructions"][name]
+    for part, what in (("instructions", "captions of the miniature world"), ("open-instructions", "open captions")):
+        if stage := figures.get(part):
             for how, aim in (("few-shot", ""), ("fine-tuned", "0.950")):
                 row(f"SmolLM2, {how}, {stage[how]['n']:,} {what}: well-formed, and a change", aim, stage[how]["formed"])
-            if name == "mini":
+            if part == "instructions":
                 for how, aim in (("few-shot", ""), ("fine-tuned", "0.850")):
                     row(f"SmolLM2, {how}: of the world, and just the edit asked for", aim, stage[how]["valid"])
             row(f"SmolLM2, fine-tuned, {what}: distinct instructions", "0.600", stage["fine-tuned"]["distinct"])
