@@ -212,7 +212,8 @@ class Editor:
         context = torch.cat([c[r] for c, r in zip((nothing, source, source), rows, strict=True)])
         empty = embed(self.pipe, [""]).expand(n, -1, -1)
         text = torch.cat([t[r] for t, r in zip((empty, empty, embed(self.pipe, instructions)), rows, strict=True)])
-        text = text.to(unet.dtype)
+        dtype = unet.dtype  # asked once: it looks at every weight
+        text, context = text.to(dtype), context.to(dtype)
         if masks is not None:
             free = torch.stack([torch.from_numpy(np.array(fit(m, self.output_size(images[0], size)).convert("L")))
                                 for m in masks])[:, None].to(device) / 255
@@ -227,10 +228,10 @@ class Editor:
         kind = scheduler.config.prediction_type
         z = torch.stack([torch.randn(source.shape[1:], generator=g) for g in generators]).to(device)
         z = z * scheduler.init_noise_sigma
-        timesteps = scheduler.timesteps.tolist()
+        timesteps, which = scheduler.timesteps.tolist(), torch.cat(rows).to(device)
         for index, t in enumerate(scheduler.timesteps):
             z_in = scheduler.scale_model_input(z, t)
-            x = torch.cat([z_in[torch.cat(rows)], context], 1).to(unet.dtype)
+            x = torch.cat([z_in[which].to(dtype), context], 1)
             answers = unet(x, t, text).sample.float().split([len(r) for r in rows])
             predictions = [torch.zeros_like(z).index_copy_(0, r.to(device), answer) if len(r) else nothing
                            for r, answer in zip(rows, answers, strict=True)]
