@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self):
+    def step(self, closure=None):  # never given; Accelerate hands it through
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
