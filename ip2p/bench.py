@@ -4,7 +4,6 @@
     python -m ip2p.bench early   # what could be saved by giving up on candidates before they are painted to the end
     python -m ip2p.bench editing # an edit by our sampler, eager and compiled, against the stock pipeline
     python -m ip2p.bench training # latents encoded once, against the stock script's way: in every step
-    python -m ip2p.bench finetuning # stage 1: all weights of the language model, or adapters (LoRA)
 """
 
 from __future__ import annotations
@@ -186,39 +185,7 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> s
         f"| {name} | {batch / seconds:.0f} | {plain / seconds:.2f} |" for name, seconds in best.items()])
 
 
-def bench_finetuning(n: int = 100) -> str:
-    """A Markdown table: the language model after one epoch of the hand-written lessons, by full fine-tuning and by LoRA
-    at two learning rates; seconds of training, mean loss of the last tenth of it, shares of n held-out answers."""
-    from peft import LoraConfig, get_peft_model
-
-    from ip2p.evaluation import fresh_captions, judge_answers
-    from ip2p.instructions import finetune, generate, load_language_model
-
-    profile = get_profile("mini")
-    lessons = read_triplets(profile.triplets)
-    captions = fresh_captions(n, lessons)
-    lines = ["| One epoch of the lessons | Weights that learn | Seconds | Loss at the end | Well-formed | Valid |",
-             "|---|---:|---:|---:|---:|---:|"]
-    for name, rank, lr in (("all weights, 3e-4", 0, 3e-4), ("LoRA, rank 16, 3e-4", 16, 3e-4),
-                           ("LoRA, rank 16, 2e-3", 16, 2e-3)):
-        model, tokenizer = load_language_model(profile.language_model)
-        if rank:
-            model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
-        learning = sum(p.numel() for layer, p in model.named_parameters() if p.requires_grad and "embed" not in layer)
-        begin = time.perf_counter()
-        losses = finetune(model, tokenizer, lessons, lr=lr)
-        seconds = time.perf_counter() - begin
-        verdict = judge_answers(captions, generate(model, tokenizer, captions, seed=1), lessons, True)
-        late = np.mean(losses[-(len(losses) // 10):])
-        lines.append(f"| {name} | {learning / 1e6:.1f} million | {seconds:.0f} | {late:.2f} | "
-                     f"{verdict['formed']:.2f} | "
-                     f"{verdict['valid']:.2f} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
-
-
-BENCHES = {"pairs": bench_pairs, "early": bench_early, "editing": bench_editing, "training": bench_training,
-           "finetuning": bench_finetuning}
+BENCHES = {"pairs": bench_pairs, "early": bench_early, "editing": bench_editing, "training": bench_training}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m ip2p.bench", description=__doc__,
