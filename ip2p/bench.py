@@ -19,7 +19,7 @@ import torch
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
 from ip2p.editing import Editor, fit, load_editor, open_image
 from ip2p.evaluation import GENERATED, judge_pairs
-from ip2p.pairs import Job, as_tensor, paint_and_filter, read_pairs
+from ip2p.pairs import Job, paint_and_filter, read_pairs
 from ip2p.profiles import DATA, get_profile, load_text_to_image
 from ip2p.prompt_to_prompt import decode, embed
 from ip2p.sheets import ROOT, fill
@@ -161,13 +161,8 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> s
     unet, alpha_bar, empty = pipe.unet.train(), pipe.scheduler.alphas_cumprod.float(), embed(pipe, [""])
     optimiser = torch.optim.AdamW(unet.parameters(), 1e-5)
 
-    def fresh(i):
-        with torch.no_grad():
-            a, b = (pipe.vae.encode(as_tensor([rows[k][name] for k in i]) * 2 - 1).latent_dist.mode()
-                    for name in ("original_image", "edited_image"))
-        return a, b * pipe.vae.config.scaling_factor
-
-    ways = {"pictures encoded in every step": fresh, "latents cached": lambda i: (source[i], target[i])}
+    ways = {"pictures encoded in every step": lambda i: cache_latents(pipe, [rows[k] for k in i]),
+            "latents cached": lambda i: (source[i], target[i])}
     best = {name: float("inf") for name in ways}
     for step in range(steps):
         generator = torch.Generator().manual_seed(step)

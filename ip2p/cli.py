@@ -48,20 +48,16 @@ def train(a) -> None:
 
     rows, look = a.pairs, None
     if a.validate_every:
-        from ip2p.evaluation import validation
+        from ip2p.evaluation import hold_out, validation
         from ip2p.pairs import read_pairs
         from ip2p.profiles import get_profile
 
-        rows = read_pairs(a.pairs)
-        captions = sorted({r["original_prompt"] for r in rows})
-        aside = captions[::max(1, len(captions) // 8)][:8]  # with all their pairs
-        kept = [next(r for r in rows if r["original_prompt"] == caption) for caption in aside]
-        rows = [r for r in rows if r["original_prompt"] not in aside]
+        rows, kept = hold_out(read_pairs(a.pairs))
         look = validation(kept, get_profile(a.profile), a.out / "validation")
     train(rows, a.out, a.profile, steps=a.steps, seed=a.seed, batch=a.batch, lr=a.lr, start=a.start,
           sample=look, sample_every=a.validate_every, augment=a.augment, accumulate=a.accumulate,
-          mixed_precision=a.mixed_precision, lora=a.lora,
-          checkpointing=a.checkpointing, gamma=a.gamma, tensorboard=a.tensorboard, device=a.device)
+          mixed_precision=a.mixed_precision, lora=a.lora, checkpointing=a.checkpointing, gamma=a.gamma,
+          tensorboard=a.tensorboard, device=a.device)
     print(f"saved {a.out}")
 
 

@@ -230,6 +230,14 @@ def best_p(rows: list[dict], parts: int = 4) -> dict:
     return {"valid": float(np.mean([r["valid"] for r in rows])), "best": valid, "p": p, "n": len(rows), "curve": curve}
 
 
+def hold_out(rows: list[dict], n: int = 8) -> tuple[list[dict], list[dict]]:
+    """Pairs to train on, and one of each of n captions, none of whose pairs is among those."""
+    captions = sorted({r["original_prompt"] for r in rows})
+    aside = captions[::max(1, len(captions) // n)][:n]
+    return ([r for r in rows if r["original_prompt"] not in aside],
+            [next(r for r in rows if r["original_prompt"] == caption) for caption in aside])
+
+
 def validation(rows: list[dict], profile: Profile, folder: Path):
     """For `train(sample=...)`: a function that edits the pairs `rows`, none of which is trained on, and leaves a sheet
     FOLDER/STEP.png and a line in FOLDER/figures.jsonl: CLIP's image and directional similarity, means of all."""
@@ -241,7 +249,7 @@ def validation(rows: list[dict], profile: Profile, folder: Path):
     def look(pipe, step: int) -> None:
         editor = Editor(pipe, profile.guidance_scale, profile.image_guidance_scale, profile.steps)
         outputs = editor.many(inputs, [r["edit_prompt"] for r in rows])
-        sim = clip(as_tensor(inputs).clamp(0, 1), as_tensor(outputs), *(
+        sim = clip(as_tensor(inputs), as_tensor(outputs), *(
             [r[name] for r in rows] for name in ("original_prompt", "edited_prompt")))
         grid([inputs, outputs, [r["edited_image"] for r in rows]], rows=["input", f"step {step}", "the pair's own"],
              columns=[textwrap.fill(r["edit_prompt"], 17) for r in rows]).savefig(folder / f"{step:06}.png")

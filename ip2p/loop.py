@@ -105,8 +105,7 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
                weight_decay: float = 0.01, ema_decay: float | None = None, save_minutes: float = 4.0,
                sample=None, sample_minutes: float = 8.0, sample_every: int = 0,
                stop_after: int | None = None, desc: str = "", clip: float = 1.0, warmup: int = 100,
-               decay: float = 0.25, muon: bool = False,
-               accelerator=None, on_log=None) -> list[dict]:
+               decay: float = 0.25, muon: bool = False, accelerator=None, on_log=None) -> list[dict]:
     """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps. It may also be a
     generator of parts, whose sum is the loss: each part's gradient is taken before the next part is computed.
 

@@ -151,17 +151,15 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
           sample_every: int = 0, save_minutes: float = 4.0, device: str = "cpu"):
     """Train an editor on pairs (a folder, or rows of `read_pairs`) and save it as a stock pipeline folder.
 
-    Goes on from `out/work` if that run was interrupted (a finished one is not repeated, one with other settings is a
-    ValueError); `start`: an editor's folder to begin from instead of the
-    text-to-image model. `batch` lessons make one step whatever the number of processes (`accelerate launch`), and are
-    worked through in `accumulate` parts. Latents are encoded once; with `augment` pictures are resized, cropped and
-    mirrored at random, and so encoded anew in every step. mixed_precision: "no" or "bf16". checkpointing: less
-    memory, more time. lora: the rank of adapters that learn in place of the attention's weights (0: all weights learn);
-    the input convolution learns whole, and in the end all is merged into plain weights. gamma: of `min_snr_loss`.
-    out/work/log.jsonl, and with `tensorboard` out/tensorboard, too, log the loss and "image_weights", the norm of the
-    input convolution's new weights as a share of the old ones'. `sample(pipe, step)` is called now and then,
-    or every `sample_every` steps.
-    Returns (pipeline, log).
+    An interrupted run in `out` goes on; a finished one is not repeated; one with other settings is a ValueError.
+    start: an editor's folder to begin from instead of the text-to-image model. `batch` lessons make one step whatever
+    the number of processes (`accelerate launch`), and are worked through in `accumulate` parts. Latents are encoded
+    once; with `augment` pictures are resized, cropped and mirrored at random, and so encoded anew in every step.
+    mixed_precision: "no" or "bf16". checkpointing: less memory, more time. lora: the rank of adapters that learn in
+    place of the attention's weights (0: all weights learn); the input convolution learns whole, and in the end all is
+    merged into plain weights. gamma: of `min_snr_loss`. The log (see `train_loop`), and with `tensorboard` out's folder
+    of that name, too, hold the loss and "image_weights", the norm of the input convolution's new weights as a share of
+    the old ones'. `sample(pipe, step)` is called now and then, or every `sample_every` steps. Returns (pipeline, log).
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -173,8 +171,8 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
     if accelerator.device.type != torch.device(device).type:
         raise ValueError(f"there is no device {device} here; this machine offers {accelerator.device}")
-    parts = accelerator.num_processes * max(1, accumulate)
-    if batch % parts:
+    parts = accelerator.num_processes * accumulate
+    if parts < 1 or batch % parts:
         raise ValueError(f"a batch of {batch} cannot be split into {parts} equal parts (processes times accumulate)")
     device = accelerator.device
     if accelerator.is_main_process:
@@ -223,19 +221,19 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
         draws = draw(torch.Size(latent), generator, len(alpha_bar))
         seeds = torch.randint(2**62, (batch,), generator=generator).tolist()
         for part in range(accelerator.process_index, parts, accelerator.num_processes):
-            rows_ = slice(part, None, parts)
-            text = embed(pipe, [instructions[k] for k in i[rows_]])
-            yield edit_loss(model, alpha_bar, *latents(i[rows_], seeds[rows_]), text, empty, draws.part(rows_),
+            own = slice(part, None, parts)
+            text = embed(pipe, [instructions[k] for k in i[own]])
+            yield edit_loss(model, alpha_bar, *latents(i[own], seeds[own]), text, empty, draws.part(own),
                             gamma) / accumulate
 
-    board, channels = None, latent[1]
+    board = None
     if tensorboard and accelerator.is_main_process:
         from torch.utils.tensorboard import SummaryWriter
 
         board = SummaryWriter(out / "tensorboard")
 
     def on_log(row):
-        weight = unet.conv_in.weight.detach()
+        weight, channels = unet.conv_in.weight.detach(), latent[1]
         row["image_weights"] = round((weight[:, -channels:].norm() / weight[:, :-channels].norm()).item(), 4)
         for name in ("loss", "image_weights") if board else ():
             board.add_scalar(name, row[name], row["step"])

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -20,6 +20,12 @@ from ip2p.show import grid
 def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def figure_png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -92,22 +98,19 @@ class EditExplorer(widgets.VBox):
                 ("Both scales", "th", "the same edit at 25 pairs of scales", "")))
         self.progress = widgets.IntProgress(0, min=0, max=n, layout=widgets.Layout(width="12em"))
         self.message = widgets.HTML(layout=widgets.Layout(height="4em", width="98%"))
-        self.code = widgets.Textarea(rows=9, disabled=False, layout=widgets.Layout(width="98%"),
+        self.code = widgets.Textarea(rows=9, layout=widgets.Layout(width="98%"),
                                      description="code", style={"description_width": "3em"})
         self.sweep = widgets.Image(format="png", value=png(Image.new("RGB", (1, 1), "white")),
                                    layout=widgets.Layout(width=f"{2 * size}px", object_fit="contain"))
-        more = widgets.Accordion([self.code, self.sweep],
-                                 titles=("The code that made this picture", "The same edit at 25 pairs of scales"))
-
-        self.before, self.after = (widgets.Image(value=png(Image.new("RGB", (1, 1))), format="png",
-                                                 width=size, height=size) for _ in range(2))
+        self.more = widgets.Accordion([self.code, self.sweep], titles=("The code that made this picture",
+                                                                       "The same edit at 25 pairs of scales"))
+        self.before, self.after = (widgets.Image(format="png", width=size, height=size) for _ in range(2))
         sides = [widgets.VBox([widgets.Label(name), side]) for name, side in
                  (("input picture (c_I)", self.before), ("edited picture", self.after))]
         self.controls = (self.instruction, self.guidance_scale, self.image_guidance_scale, self.seed, self.steps)
-        self.more = more
         buttons = widgets.HBox([self.button, self.next, self.back, self.both, self.save, self.progress])
         choice = widgets.HBox([self.picker, self.upload], layout=widgets.Layout(width="98%"))
-        super().__init__([choice, widgets.HBox(sides), self.wipe, *self.controls, buttons, self.message, more],
+        super().__init__([choice, widgets.HBox(sides), self.wipe, *self.controls, buttons, self.message, self.more],
                          layout=widgets.Layout(max_width=f"{2 * size + 24}px"))
         self._take(as_image(image))
         for control in self.controls:
@@ -138,9 +141,11 @@ class EditExplorer(widgets.VBox):
             self._show(self.output)
             return
         try:
-            asyncio.get_running_loop().create_task(self._in_turn(self.wish, settings))
+            loop = asyncio.get_running_loop()
         except RuntimeError:  # no event loop: a plain Python program
             self._now(settings)
+        else:
+            self.task = loop.create_task(self._in_turn(self.wish, settings))  # kept, or it might be collected
 
     async def _in_turn(self, wish: int, settings: dict) -> None:
         """Paint step by step, and let the kernel hear of newer wishes in between."""
@@ -227,16 +232,17 @@ class EditExplorer(widgets.VBox):
         self._show(image)
 
     def _pick(self, change) -> None:
-        self._other(as_image, self.files[change["new"]])
+        self._other(lambda: as_image(self.files[change["new"]]))
 
     def _uploaded(self, change) -> None:
         if change["new"]:
             file = change["new"][0]
             self._other(lambda: open_image(io.BytesIO(file["content"]), file["name"]))
 
-    def _other(self, opened, *args) -> None:
+    def _other(self, opened: Callable[[], Image.Image]) -> None:
+        """Edit another input picture, if it can be opened."""
         try:
-            image = opened(*args)
+            image = opened()
         except ValueError as error:
             self._say(sentence(error))
             return
@@ -283,9 +289,7 @@ class EditExplorer(widgets.VBox):
             return
         figure = grid([edits[k:k + 5] for k in range(0, 25, 5)], columns=[f"s_T = {s:g}" for s in across],
                       rows=[f"s_I = {s:g}" for s in down], size=1.2, heading=settings["instruction"])
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        self.sweep.value, self.more.selected_index = buffer.getvalue(), 1
+        self.sweep.value, self.more.selected_index = figure_png(figure), 1
         self._say("The 25 pictures stand below, around your settings.")
 
     def python(self) -> str:
@@ -308,9 +312,7 @@ class EditExplorer(widgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         """The live widget, and for viewers that have none the static picture."""
-        buffer = io.BytesIO()
-        self.figure().savefig(buffer, format="png")
-        picture = base64.b64encode(buffer.getvalue()).decode()
+        picture = base64.b64encode(figure_png(self.figure())).decode()
         return super()._repr_mimebundle_(**kwargs) | {"image/png": picture}
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ip2p.evaluation import validation
+from ip2p.evaluation import hold_out, validation
 from ip2p.loop import orthogonal, train_loop
 from ip2p.profiles import get_profile, load_edit_pipeline
 from ip2p.training import (
@@ -103,16 +103,22 @@ def test_a_nan_loss_is_an_error(tmp_path):
 # -------------------------------------------------------------------------------------- train(), on a tiny model
 
 
+def lessons() -> list[dict]:
+    """Eight pairs, always the same."""
+    made = [Image.frombytes("L", (32, 32), bytes((x * (k + 3) * 7) % 251 for x in range(1024))).convert("RGB")
+            for k in range(16)]
+    return [{"original_prompt": f"a cat {k // 2}", "original_image": a, "edit_prompt": f"make it {k}",
+             "edited_prompt": "a dog", "edited_image": b}
+            for k, (a, b) in enumerate(zip(made[::2], made[1::2], strict=True))]
+
+
 @pytest.fixture(scope="module")
 def tiny(tiny_pipe, tmp_path_factory):
     """(profile, lessons): a saved tiny painter, and eight pairs."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_pipe.save_pretrained(folder)
     profile = get_profile("mini", text_to_image=str(folder), resolution=32, train_batch=8, train_steps=6, muon=False)
-    noise = [Image.effect_noise((32, 32), 20 + k).convert("RGB") for k in range(16)]
-    return profile, [{"original_prompt": "a cat", "original_image": a, "edit_prompt": f"make it {k}",
-                      "edited_prompt": "a dog", "edited_image": b}
-                     for k, (a, b) in enumerate(zip(noise[::2], noise[1::2], strict=True))]
+    return profile, lessons()
 
 
 def weights(folder):
@@ -130,26 +136,23 @@ def moved_alike(a, b, profile) -> bool:
 SCRIPT = """
 import sys
 import torch
-from PIL import Image
 from ip2p.profiles import get_profile
 from ip2p.training import train
+from test_training import lessons
 
 torch.set_num_threads(1)
 model, out, batch = sys.argv[1:]
 profile = get_profile("mini", text_to_image=model, resolution=32, muon=False)
-noise = [Image.frombytes("L", (32, 32), bytes((x * (k + 3) * 7) % 251 for x in range(1024))).convert("RGB")
-         for k in range(16)]
-rows = [{"original_prompt": "a cat", "original_image": a, "edit_prompt": f"make it {k}", "edited_prompt": "a dog",
-         "edited_image": b} for k, (a, b) in enumerate(zip(noise[::2], noise[1::2], strict=True))]
-train(rows, out, profile, steps=40, batch=int(batch), lr=1e-3, save_minutes=0)
+train(lessons(), out, profile, steps=40, batch=int(batch), lr=1e-3, save_minutes=0)
 """
 
 
 def script(folder, *arguments, launch=()):
     path = folder / "train.py"
     path.write_text(SCRIPT)
+    here = {"PYTHONPATH": str(Path(__file__).parent)}  # where SCRIPT finds the lessons
     return subprocess.Popen([*(launch or [sys.executable]), str(path), *map(str, arguments)], start_new_session=True,
-                            stderr=subprocess.PIPE, text=True)
+                            stderr=subprocess.PIPE, text=True, env=os.environ | here)
 
 
 def test_killed_at_any_moment_and_run_again_gives_the_same_bits(tiny, tmp_path):
@@ -227,8 +230,9 @@ def test_lora_trains_adapters_and_the_input_convolution_and_ends_as_plain_weight
 
 
 def test_validation_leaves_a_sheet_and_figures(tiny, tmp_path):
-    profile, rows = tiny
-    train(rows[2:], tmp_path, profile, lr=1e-3, sample=validation(rows[:2], profile, tmp_path / "v"), sample_every=4)
+    profile, (rows, kept) = tiny[0], hold_out(tiny[1], 2)
+    assert len(kept) == 2 and not {r["original_prompt"] for r in rows} & {r["original_prompt"] for r in kept}
+    train(rows, tmp_path, profile, lr=1e-3, sample=validation(kept, profile, tmp_path / "v"), sample_every=4)
     figures = [json.loads(line) for line in (tmp_path / "v" / "figures.jsonl").read_text().splitlines()]
     assert [f["step"] for f in figures] == [4, 6] and all(-1 <= f["direction"] <= 1 for f in figures)
     assert Image.open(tmp_path / "v" / "000004.png").width > 200
