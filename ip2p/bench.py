@@ -3,7 +3,10 @@
     python -m ip2p.bench pairs   # ways to paint pairs against the plain loop
     python -m ip2p.bench early   # what could be saved by giving up on candidates before they are painted to the end
     python -m ip2p.bench editing # an edit by our sampler, eager and compiled, against the stock pipeline
-    python -m ip2p.bench training # latents encoded once, against the stock script's way: in every step
+    python -m ip2p.bench training # pictures and texts encoded once, against the stock script's way: in every step
+    python -m ip2p.bench filter  # CLIP on batches of pairs, against the authors' one pair at a time
+    python -m ip2p.bench ray     # one worker of a Ray cluster against painting in this process
+    python -m ip2p.bench finetuning # all weights of the language model against adapters (LoRA)
 """
 
 from __future__ import annotations
@@ -12,19 +15,22 @@ import argparse
 import random
 import time
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
 from ip2p.editing import Editor, fit, load_editor, open_image
-from ip2p.evaluation import GENERATED, judge_pairs
-from ip2p.pairs import Job, paint_and_filter, read_pairs
+from ip2p.evaluation import GENERATED, fresh_captions, judge_answers, judge_pairs
+from ip2p.pairs import Job, as_tensor, make_shard, paint_and_filter, read_pairs
 from ip2p.profiles import DATA, get_profile, load_text_to_image
 from ip2p.prompt_to_prompt import decode, embed
 from ip2p.sheets import ROOT, fill
-from ip2p.training import cache_latents, edit_loss, new_editor
-from ip2p.triplets import read_triplets
+from ip2p.training import Cache, cache_latents, edit_loss, new_editor
+from ip2p.triplets import read_triplets, retell
 
 
 def ways(profile) -> dict[str, tuple[Job, str]]:
@@ -35,6 +41,7 @@ def ways(profile) -> dict[str, tuple[Job, str]]:
         "in batches": (job, ""),
         "in batches, channels_last": (job, "channels_last"),
         "in batches, bfloat16": (job, "bf16"),
+        "in batches, compiled": (job, "compiled"),
         "3 candidates of a seed share what they have in common": (replace(job, per_seed=3), ""),
         "6 candidates of a seed": (replace(job, per_seed=6), ""),
         "3 of a seed, and stop when enough are good": (replace(job, per_seed=3, enough=True), "")}
@@ -48,10 +55,11 @@ def bench_pairs(n: int = 24, seed: int = 3, profile: str = "mini") -> str:
     triplets = random.Random(seed).sample(read_triplets(GENERATED), n)
     lines = ["| Way | Candidates | Accepted | Accepted a minute | Times the plain loop | Valid, by the judge |",
              "|---|---:|---:|---:|---:|---:|"]
-    plain = None
+    plain, forward = None, pipe.unet.forward
     for name, (job, how) in ways(profile).items():
         job = replace(job, seed=seed)
         pipe.unet.to(memory_format=torch.channels_last if how == "channels_last" else torch.contiguous_format)
+        pipe.unet.forward = torch.compile(forward, dynamic=False) if how == "compiled" else forward
         with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=how == "bf16"):
             paint_and_filter(pipe, clip, job, triplets, range(1))  # warm up
             clip._texts.clear()  # what an earlier way asked
@@ -153,34 +161,144 @@ def bench_editing(rounds: int = 7, profile: str = "mini", steps: int = 20) -> st
 
 
 def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> str:
-    """A Markdown table: images a second of a training step that encodes its pictures anew, as the stock script's
-    does, against one on cached latents; the same model, pairs, optimiser and precision, steps taken in turn."""
+    """A Markdown table: images a second of a training step that encodes its pictures and texts anew, as the stock
+    script's does, against one that takes them from the cache; the same model, pairs, optimiser and precision, steps
+    taken in turn."""
     profile = get_profile(profile)
     pipe, rows = new_editor(profile), read_pairs(profile.pairs)[:128]
-    source, target = cache_latents(pipe, rows)
     unet, alpha_bar, empty = pipe.unet.train(), pipe.scheduler.alphas_cumprod.float(), embed(pipe, [""])
     optimiser = torch.optim.AdamW(unet.parameters(), 1e-5)
+    scale = pipe.vae.config.scaling_factor
+    with TemporaryDirectory() as folder:
+        cache = Cache(pipe, rows, Path(folder))
 
-    ways = {"pictures encoded in every step": lambda i: cache_latents(pipe, [rows[k] for k in i]),
-            "latents cached": lambda i: (source[i], target[i])}
-    best = {name: float("inf") for name in ways}
-    for step in range(steps):
-        generator = torch.Generator().manual_seed(step)
-        i = torch.randint(len(rows), (batch,), generator=generator).tolist()
-        for name, latents in ways.items():
-            begin = time.perf_counter()
-            text = embed(pipe, [rows[k]["edit_prompt"] for k in i]).detach()
-            edit_loss(unet, alpha_bar, *latents(i), text, empty, generator).backward()
-            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
-            best[name] = min(best[name], time.perf_counter() - begin)
-    plain = best["pictures encoded in every step"]
+        def anew(i):
+            some = [rows[k] for k in i]
+            return *cache_latents(pipe, some), embed(pipe, [r["edit_prompt"] for r in some])
+
+        def cached(i):
+            source, mean, std, text = cache.take(i, [False] * len(i))
+            return source, (mean + std * torch.randn_like(std)) * scale, text
+
+        ways = {"pictures and texts encoded in every step": anew, "from the cache": cached}
+        best = dict.fromkeys(ways, float("inf"))
+        for step in range(steps):
+            generator = torch.Generator().manual_seed(step)
+            i = torch.randint(len(rows), (batch,), generator=generator).tolist()
+            for name, lessons in ways.items():
+                begin = time.perf_counter()
+                edit_loss(unet, alpha_bar, *lessons(i), empty, generator).backward()
+                torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+                optimiser.step()
+                optimiser.zero_grad()
+                best[name] = min(best[name], time.perf_counter() - begin)
+    plain = best["pictures and texts encoded in every step"]
     return "\n".join(["| A training step | Images a second | Times the stock way |", "|---|---:|---:|"] + [
         f"| {name} | {batch / seconds:.0f} | {plain / seconds:.2f} |" for name, seconds in best.items()])
 
 
-BENCHES = {"pairs": bench_pairs, "early": bench_early, "editing": bench_editing, "training": bench_training}
+def one_by_one(clip: ClipSimilarity, image_0: torch.Tensor, image_1: torch.Tensor, text_0: list[str],
+               text_1: list[str]) -> Similarities:
+    """What `clip` gives, in the authors' way: each pair alone, its texts encoded every time."""
+    out = []
+    for a, b, c, d in zip(image_0, image_1, text_0, text_1, strict=True):
+        i0, i1 = (F.normalize(clip.clip.encode_image((x[None] - clip.mean) / clip.std), dim=-1) for x in (a, b))
+        t0, t1 = (F.normalize(clip.clip.encode_text(clip.tokenizer([x])), dim=-1) for x in (c, d))
+        pairs = (i0, t0), (i1, t1), (i1 - i0, t1 - t0), (i0, i1)
+        out.append(torch.cat([F.cosine_similarity(*x) for x in pairs]))
+    return Similarities(*torch.stack(out, 1))
+
+
+@torch.no_grad()
+def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> str:
+    """A Markdown table: for CLIP's ways, taken in turn, the best of `rounds`: pairs a second, how many times the
+    authors' way that is, and the largest and the mean difference of the cosines."""
+    profile = get_profile(profile)
+    rows = sorted(read_pairs(profile.pairs), key=lambda r: r["original_prompt"])[:n]  # pairs of a caption side by side
+    asked = (*(as_tensor([r[name] for r in rows]) for name in ("original_image", "edited_image")),
+             *([r[name] for r in rows] for name in ("original_prompt", "edited_prompt")))
+    clip, rough = ClipSimilarity(profile.clip), ClipSimilarity(profile.clip, bf16=True)
+    plain = "one pair at a time"
+    ways = {plain: lambda: one_by_one(clip, *asked), "in batches, texts remembered": lambda: clip(*asked),
+            "the same, bfloat16": lambda: rough(*asked)}
+    best, cosines = dict.fromkeys(ways, float("inf")), {}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            clip._texts.clear()
+            rough._texts.clear()
+            begin = time.perf_counter()
+            cosines[name] = torch.stack(way())
+            best[name] = min(best[name], time.perf_counter() - begin)
+    lines = ["| CLIP | Pairs a second | Times one at a time | Largest, mean difference of a cosine |",
+             "|---|---:|---:|---:|"]
+    for name, seconds in best.items():
+        apart = (cosines[name] - cosines[plain]).abs()
+        lines.append(f"| {name} | {n / seconds:.0f} | {best[plain] / seconds:.2f} | {apart.max():.1g}, "
+                     f"{apart.mean():.1g} |")
+    return "\n".join(lines)
+
+
+def bench_ray(n: int = 40, profile: str = "mini", shard: int = 4) -> str:
+    """A Markdown table: shards of n caption pairs painted in this process and by one worker on a Ray cluster, one
+    thread each; the rate from the first finished shard to the last, so without loading models."""
+    from ip2p import pairs
+    from ip2p.ray_executor import make_shards
+
+    profile, threads = get_profile(profile), torch.get_num_threads()
+    job, triplets = Job.of(profile, threads=1, batch=shard * profile.per_seed), read_triplets(GENERATED)[:n]
+    before, pairs.TRIPLETS_A_SHARD = pairs.TRIPLETS_A_SHARD, shard
+    starts = list(range(0, n, shard))
+    pipe, clip = load_text_to_image(profile), ClipSimilarity(profile.clip)
+    torch.set_num_threads(1)
+    ways = {"in this process": lambda: ((k, *make_shard(pipe, clip, job, triplets, k)) for k in starts),
+            "one worker on Ray": lambda: make_shards(profile, job, triplets, starts, workers=1, gpu=False)}
+    done, rates = {}, {name: [] for name in ways}
+    for name in (*ways, *ways):  # in turn
+        moments = []
+        for start, data, counts in ways[name]():
+            done.setdefault(start, data)
+            assert done[start] == data, "other bytes"
+            moments.append((time.perf_counter(), counts["candidates"]))
+        rates[name].append(sum(c for _, c in moments[1:]) / (moments[-1][0] - moments[0][0]))
+    torch.set_num_threads(threads)
+    pairs.TRIPLETS_A_SHARD = before
+    plain = max(rates["in this process"])
+    return "\n".join(["| One thread | Candidates a second | Of the rate in this process |", "|---|---:|---:|"] + [
+        f"| {name} | {max(r):.2f} | {max(r) / plain:.0%} |" for name, r in rates.items()])
+
+
+def bench_finetuning(n: int = 200, profile: str = "mini") -> str:
+    """A Markdown table: one pass over the hand-written lessons with all weights and with adapters of rank 16 on all
+    linear layers (LoRA) at two learning rates: weights that learn, seconds a step, and what n answers are worth."""
+    from peft import LoraConfig, get_peft_model
+
+    from ip2p.instructions import finetune, generate, load_language_model
+
+    profile = get_profile(profile)
+    written, rng = read_triplets(profile.triplets), random.Random(0)
+    lessons, captions = [retell(t, rng) for t in written], fresh_captions(n, written)
+    lines = ["| What learns | Learning rate | Weights, millions | Seconds a step | Well-formed | Valid |",
+             "|---|---:|---:|---:|---:|---:|"]
+    for name, rank, lr in (("all weights", 0, 3e-4), ("adapters", 16, 1e-3), ("adapters", 16, 3e-3)):
+        model, tokenizer = load_language_model(profile.language_model)
+        if rank:
+            torch.manual_seed(0)
+            model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear"))
+        taught = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "embed" not in name)
+        begin = time.perf_counter()
+        steps = len(finetune(model, tokenizer, lessons, lr=lr))
+        seconds = (time.perf_counter() - begin) / steps
+        model = model.merge_and_unload() if rank else model
+        answers = generate(model, tokenizer, captions, seed=1, max_new_tokens=128)
+        worth = judge_answers(captions, answers, written, profile.in_world)
+        lines.append(f"| {name} | {lr:g} | {taught / 1e6:.1f} | {seconds:.1f} | {worth['formed']:.2f} | "
+                     f"{worth['valid']:.2f} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+BENCHES = {"pairs": bench_pairs, "early": bench_early, "editing": bench_editing, "training": bench_training,
+           "filter": bench_filter, "ray": bench_ray, "finetuning": bench_finetuning}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m ip2p.bench", description=__doc__,

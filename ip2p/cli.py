@@ -57,6 +57,7 @@ def train(a) -> None:
     train(rows, a.out, a.profile, steps=a.steps, seed=a.seed, batch=a.batch, lr=a.lr, start=a.start,
           sample=look, sample_every=a.validate_every, augment=a.augment, accumulate=a.accumulate,
           mixed_precision=a.mixed_precision, lora=a.lora, checkpointing=a.checkpointing, gamma=a.gamma,
+          dropout=a.dropout, eight_bit=a.eight_bit, keep=a.keep,
           tensorboard=a.tensorboard, device=a.device)
     print(f"saved {a.out}")
 
@@ -155,6 +156,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--lora", type=int, default=0, metavar="RANK",
                      help="train adapters of the attention, in the end merged")
     sub.add_argument("--gamma", type=float, default=5.0, help="of the min-SNR weights; inf: none")
+    sub.add_argument("--dropout", type=float, default=0.05, metavar="RATE",
+                     help="how often the text alone, the image alone, and both are left out (0.05 each)")
+    sub.add_argument("--eight-bit", action="store_true", help="AdamW with 8-bit moments (needs bitsandbytes)")
+    sub.add_argument("--keep", type=int, default=2, help="checkpoints to keep (2)")
     sub.add_argument("--validate-every", type=int, default=0, metavar="N",
                      help="every N steps edit pairs that are kept away: a sheet and CLIP's figures in OUT/validation")
     sub.add_argument("--tensorboard", action="store_true", help="the loss for TensorBoard, too, in OUT/tensorboard")

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import reduce
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 
@@ -44,7 +47,7 @@ class EMA:
         return dict(zip(self.names, self.shadow, strict=True))
 
     def load_state_dict(self, state: dict) -> None:
-        self.shadow = [state[n].clone() for n in self.names]
+        self.shadow = [state[n].to(s.device, copy=True) for n, s in zip(self.names, self.shadow, strict=True)]
 
     def swap(self) -> None:
         """Exchange the live and the averaged weights (call twice to sample in between)."""
@@ -88,56 +91,110 @@ def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     return (x.T if matrix.shape[0] > matrix.shape[1] else x).contiguous()
 
 
-def atomic_save(obj, path: Path) -> None:
-    """torch.save that a kill or a full disk cannot leave half-written."""
-    tmp = path.with_suffix(".tmp")
+def adamw(params: list, lr: float, weight_decay: float, eight_bit: bool = False) -> torch.optim.Optimizer:
+    options = dict(lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+    if not eight_bit:
+        return torch.optim.AdamW(params, foreach=True, **options)
     try:
-        with open(tmp, "wb") as f:
-            torch.save(obj, f)
-            f.flush()
-            os.fsync(f.fileno())
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ValueError("the 8-bit optimiser needs bitsandbytes: pip install bitsandbytes") from None
+    return AdamW8bit(params, **options)
+
+
+def atomic_save(tensors: dict[str, torch.Tensor], path: Path, about: str = "") -> None:
+    """A safetensors file, with a text in its header, that a kill or a full disk cannot leave half-written."""
+    seen, own, tmp = set(), {}, path.with_suffix(".tmp")
+    for name, x in tensors.items():  # the format wants no two names for one memory
+        x = x.detach().contiguous()
+        own[name] = x.clone() if x.data_ptr() in seen else x
+        seen.add(x.data_ptr())
+    try:
+        save_file(own, tmp, {"about": about})
+        with open(tmp, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def save_checkpoint(work: Path, keep: int, model, ema: EMA | None, optimisers: list, **rest) -> None:
+    """`work`/checkpoint-STEP.safetensors: weights, averages and the state of the optimisers as tensors, `rest` (with
+    the step) as JSON in its header. Older ones than the last `keep` are deleted."""
+    tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
+    tensors |= {f"ema.{name}": x for name, x in (ema.state_dict() if ema else {}).items()}
+    numbers = {}
+    for name, value in leaves({str(j): o.state_dict()["state"] for j, o in enumerate(optimisers)}, "optimiser"):
+        (tensors if torch.is_tensor(value) else numbers)[name] = value
+    atomic_save(tensors, work / f"checkpoint-{rest['step']:08}.safetensors", json.dumps(rest | {"numbers": numbers}))
+    for old in sorted(work.glob("checkpoint-*.safetensors"))[:-keep]:
+        old.unlink()
+
+
+def load_checkpoint(work: Path, model, ema: EMA | None, optimisers: list) -> dict:
+    """Go on from the newest checkpoint in `work`; returns its `rest`, or {} if there is none."""
+    paths = sorted(work.glob("checkpoint-*.safetensors"))
+    if not paths:
+        return {}
+    with safe_open(paths[-1], "pt") as file:
+        rest = json.loads(file.metadata()["about"])
+        values = {name: file.get_tensor(name) for name in file.keys()} | rest.pop("numbers")  # noqa: SIM118
+
+    def part(prefix: str) -> dict:
+        return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    if ema:
+        ema.load_state_dict(part("ema."))
+    for j, optimiser in enumerate(optimisers):
+        state: dict = {}
+        for name, value in part(f"optimiser.{j}.").items():
+            *branches, leaf = name.split(".")
+            reduce(lambda tree, branch: tree.setdefault(branch, {}), branches, state)[leaf] = value
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": {int(i): of for i, of in state.items()}})
+    return rest
+
+
+def leaves(tree: dict, name: str):
+    """(name.branch.leaf, value) of everything in dicts in dicts."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{name}.{key}")
+        else:
+            yield f"{name}.{key}", value
 
 
 def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: float, seed: int = 0,
                weight_decay: float = 0.01, ema_decay: float | None = None, save_minutes: float = 4.0,
                sample=None, sample_minutes: float = 8.0, sample_every: int = 0,
                stop_after: int | None = None, desc: str = "", clip: float = 1.0, warmup: int = 100,
-               decay: float = 0.25, muon: bool = False, accelerator=None, on_log=None) -> list[dict]:
+               decay: float = 0.25, muon: bool = False, eight_bit: bool = False, keep: int = 2, accelerator=None,
+               on_log=None) -> list[dict]:
     """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps. It may also be a
     generator of parts, whose sum is the loss: each part's gradient is taken before the next part is computed.
 
-    Keeps `work/state.pt` (model, EMA, optimisers, step) and `work/log.jsonl`; if they exist the run goes on from there.
-    A row of the log (40 or more): step, mean loss since the row before, seconds since the start (of all runs).
+    Leaves the last `keep` checkpoints and `log.jsonl` in `work`; if there are any, the run goes on from the newest. A
+    row of the log (40 or more): step, mean loss since the row before, seconds since the start (of all runs).
     `sample(step)` is called every `sample_minutes`, or `sample_every` steps if given, with the averaged weights in
     place. `stop_after`: stop at this step but keep the schedule of the full run. `muon`: weights of hidden layers by
-    `Muon`, the rest by AdamW. `accelerator`: Hugging Face's, for mixed precision and several processes, each of which
-    must give its share of the batch; the first one writes the files. `on_log(row)` sees every new row of the log. On
-    return `model` holds the averaged weights. Returns the log.
+    `Muon`, the rest by AdamW. `eight_bit`: AdamW with 8-bit moments (bitsandbytes). `accelerator`: Hugging Face's, for
+    mixed precision and several processes, each of which must give its share of the batch; the first one writes the
+    files. `on_log(row)` sees every new row of the log. On return `model` holds the averaged weights. Returns the log.
     """
     main = accelerator is None or accelerator.is_main_process
     work.mkdir(parents=True, exist_ok=True)
-    state_path, log_path = work / "state.pt", work / "log.jsonl"
+    log_path = work / "log.jsonl"
     params = [p for p in model.parameters() if p.requires_grad]
     device = params[0].device
     hidden = {id(p) for n, p in model.named_parameters()
               if muon and p.requires_grad and p.ndim > 1 and "conv_in" not in n and "conv_out" not in n}
-    optimisers = [torch.optim.AdamW([p for p in params if id(p) not in hidden], lr, betas=(0.9, 0.99),
-                                    weight_decay=weight_decay, foreach=True)]
+    optimisers = [adamw([p for p in params if id(p) not in hidden], lr, weight_decay, eight_bit)]
     if hidden:
         optimisers.append(Muon([p for p in params if id(p) in hidden], lr, weight_decay=weight_decay))
     ema = EMA(model, ema_decay) if ema_decay else None
-    start, log, before = 0, [], 0.0  # `before`: seconds of earlier runs
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimiser, saved_state in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved_state)
-        if ema:
-            ema.load_state_dict(state["ema"])
-        start, log, before = state["step"], state["log"], state.get("seconds", 0.0)
+    resumed = load_checkpoint(work, model, ema, optimisers)
+    start, log = resumed.get("step", 0), resumed.get("log", [])
+    before = resumed.get("seconds", 0.0)  # of earlier runs
 
     live = model  # what the loss calls: the model itself, or wrapped
     if accelerator:
@@ -145,12 +202,10 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
         optimisers = [accelerator.prepare_optimizer(o) for o in optimisers]
 
     def save(step):
-        if not main:
-            return
-        atomic_save({"model": model.state_dict(), "ema": ema.state_dict() if ema else {}, "step": step, "log": log,
-                     "optimisers": [o.state_dict() for o in optimisers],
-                     "seconds": before + time.monotonic() - begin}, state_path)
-        log_path.write_text("".join(json.dumps(row) + "\n" for row in log))
+        if main:
+            save_checkpoint(work, keep, model, ema, optimisers, step=step, log=log,
+                            seconds=before + time.monotonic() - begin)
+            log_path.write_text("".join(json.dumps(row) + "\n" for row in log))
 
     def with_average(function, step):
         if ema:

@@ -1,10 +1,14 @@
 """Stage 3: the four similarities, the trap of the wrong range, and the choice of the best."""
 
+import time
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from ip2p.bench import one_by_one
 from ip2p.clip_filter import PRESETS, ClipSimilarity, Similarities, best, pass_rates, passes
 from ip2p.miniworld import caption, edit, random_scene, render
 from ip2p.pairs import as_tensor
@@ -94,30 +98,19 @@ def test_bfloat16_is_close(clip, pairs):
 
 def test_batches_are_faster_than_one_pair_at_a_time_and_as_exact(clip):
     """Against the authors' way: each of six candidates of a caption pair alone, its texts encoded each time."""
-    import time
-
     scenes = [random_scene(i) for i in range(24) for _ in range(6)]
     edited = [edit(s, time="night" if s.time == "day" else "day") for s in scenes]
     images = [as_tensor([render(s) for s in x]) for x in (scenes, edited)]
     texts = [[caption(s) for s in x] for x in (scenes, edited)]
 
-    def one_by_one():
-        out = []
-        for a, b, c, d in zip(*images, *texts, strict=True):
-            i0, i1 = (clip.clip.encode_image((x[None] - clip.mean) / clip.std) for x in (a, b))
-            t0, t1 = (clip.clip.encode_text(clip.tokenizer([x])) for x in (c, d))
-            i0, i1, t0, t1 = (F.normalize(x, dim=-1) for x in (i0, i1, t0, t1))
-            pairs = (i0, t0), (i1, t1), (i1 - i0, t1 - t0), (i0, i1)
-            out.append([F.cosine_similarity(*x).item() for x in pairs])
-        return torch.tensor(out).T
-
-    seconds, results = {one_by_one: [], clip: []}, {}
+    alone = partial(one_by_one, clip)
+    seconds, results = {alone: [], clip: []}, {}
     for _ in range(3):
         for way in seconds:
             clip._texts.clear()
             begin = time.perf_counter()
-            results[way] = one_by_one() if way is one_by_one else torch.stack(tuple(clip(*images, *texts)))
+            results[way] = torch.stack(way(*images, *texts))
             seconds[way].append(time.perf_counter() - begin)
-    assert_close(results[one_by_one], results[clip], atol=1e-4, rtol=0)
-    ratio = min(seconds[one_by_one]) / min(seconds[clip])
+    assert_close(results[alone], results[clip], atol=1e-4, rtol=0)
+    ratio = min(seconds[alone]) / min(seconds[clip])
     assert ratio >= 1.3, f"only {ratio:.2f} times as fast"

@@ -9,21 +9,29 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from ip2p.editing import load_editor
 from ip2p.evaluation import hold_out, validation
 from ip2p.loop import orthogonal, train_loop
+from ip2p.pairs import as_tensor
 from ip2p.profiles import get_profile, load_edit_pipeline
+from ip2p.prompt_to_prompt import embed
 from ip2p.training import (
     SIDES,
+    Cache,
     cache_latents,
     conditioning_dropout,
     edit_loss,
     new_editor,
     paired_augmentation,
+    posteriors,
     train,
     widen_input,
 )
@@ -50,6 +58,29 @@ def test_conditioning_latents_are_unscaled_modes_and_targets_scaled(tiny_pipe):
     picture = Image.effect_noise((32, 32), 90).convert("RGB")
     source, target = cache_latents(tiny_pipe, [{"original_image": picture, "edited_image": picture}])
     assert_close(source * 0.18215, target)
+
+
+def test_the_cache_holds_what_the_encoders_say_and_goes_on_where_it_was_stopped(tiny_pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(Cache, "ROWS", 3)
+    rows = lessons()
+    cache = Cache(tiny_pipe, rows, tmp_path)
+    source, mean, std, text = cache.take([4, 1, 4], [False, True, True])
+    mirrored = rows[4] | {name: rows[4][name].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+                          for name in ("original_image", "edited_image")}
+    for k, row in ((0, rows[4]), (2, mirrored)):
+        modes = cache_latents(tiny_pipe, [row])
+        assert_close(source[k], modes[0][0])
+        assert_close(mean[k] * 0.18215, modes[1][0])
+    assert std.shape == mean.shape and std.min() > 0
+    assert_close(text, embed(tiny_pipe, [rows[k]["edit_prompt"] for k in (4, 1, 4)]))
+
+    last = tmp_path / "00000006.safetensors"
+    saved = last.read_bytes()
+    last.unlink()
+    asked = []
+    monkeypatch.setattr("ip2p.training.posteriors", lambda pipe, x: asked.append(len(x)) or posteriors(pipe, x))
+    Cache(tiny_pipe, rows, tmp_path)
+    assert last.read_bytes() == saved and asked == [4, 4]  # two lessons, mirrored too, before and after
 
 
 def test_the_target_is_the_edited_image(tiny_pipe):
@@ -216,6 +247,99 @@ def test_mixed_precision_learns_nearly_the_same_and_is_saved_whole(tiny, tmp_pat
     x, text = torch.randn(1, 8, 8, 8), torch.randn(1, 7, 16)
     assert_close(pipe.unet(x, 5, text).sample, load_edit_pipeline(str(tmp_path / "b")).unet(x, 5, text).sample)
     assert list((tmp_path / "a" / "tensorboard").glob("events.*"))
+
+
+def test_eight_bit_moments_learn_nearly_the_same_and_a_killed_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(sys.prefix) / "extra")  # where `make` puts it
+    if not os.environ.get("CI"):
+        pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install bitsandbytes")
+
+    def run(work, eight_bit, stop_after=None):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(96, 96)  # from 4,096 weights on they are held in 8 bits
+
+        def loss(m, generator, step):
+            x = torch.randn(8, 96, generator=generator)
+            return (m(x) - x).square().mean()
+
+        log = train_loop(loss, model, work, steps=20, lr=1e-2, eight_bit=eight_bit, stop_after=stop_after, keep=1)
+        return model, log
+
+    plain, log = run(tmp_path / "a", False)
+    whole, log_8 = run(tmp_path / "b", True)
+    assert log_8 != log and abs(log[-1]["loss"] - log_8[-1]["loss"]) < 0.1 * log[0]["loss"]
+    run(tmp_path / "c", True, stop_after=9)
+    again, _ = run(tmp_path / "c", True)
+    assert torch.equal(whole.weight, again.weight)
+    sizes = [next((tmp_path / name).glob("*.safetensors")).stat().st_size for name in "ab"]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_only_the_last_checkpoints_are_kept_and_any_tool_reads_them(tiny, tmp_path):
+    train(tiny[1], tmp_path, tiny[0], steps=6, lr=1e-3, save_minutes=0, keep=3)
+    paths = sorted((tmp_path / "work").glob("checkpoint-*"))
+    assert [p.name for p in paths] == [f"checkpoint-{step:08}.safetensors" for step in (4, 5, 6)]
+    tensors = load_file(paths[-1])
+    assert {"model.conv_in.weight", "ema.conv_in.weight", "optimiser.0.0.exp_avg"} <= tensors.keys()
+
+
+def test_without_dropout_nothing_is_left_out(tiny, tmp_path):
+    """Only the dropped lessons differ: at a rate of 1/3 each, none is told everything."""
+    full, none = (train(tiny[1], tmp_path / str(rate), tiny[0], steps=1, lr=1e-3, dropout=rate)[1]
+                  for rate in (1 / 3, 0.0))
+    assert full[0]["loss"] != none[0]["loss"]
+    drop_text, drop_image = conditioning_dropout(1000, torch.Generator().manual_seed(0), 0.0)
+    assert not drop_text.any() and not drop_image.any()
+
+
+def test_a_folder_saved_by_the_stock_pipeline_can_be_edited_with_and_trained_on(tiny, tmp_path):
+    stock = new_editor(tiny[0])
+    torch.nn.init.normal_(stock.unet.conv_in.weight, std=0.1)  # an 8-channel editor of somebody else's
+    stock.save_pretrained(tmp_path / "stock")
+    image = tiny[1][0]["original_image"]
+    theirs = stock("make it 1", image=image, num_inference_steps=3, guidance_scale=2.0, image_guidance_scale=1.2,
+                   generator=torch.Generator().manual_seed(0), output_type="np").images[0]
+    ours = load_editor(str(tmp_path / "stock"), profile="mini")(
+        image, "make it 1", num_inference_steps=3, guidance_scale=2.0, image_guidance_scale=1.2, seed=0,
+        scheduler=type(stock.scheduler).__name__)
+    assert np.abs(np.asarray(ours) / 255 - theirs).max() <= 1 / 255
+    pipe, _ = train(tiny[1], tmp_path / "on", tiny[0], steps=1, lr=1e-4, start=tmp_path / "stock")
+    assert_close(pipe.unet.conv_in.weight, stock.unet.conv_in.weight, atol=1e-3, rtol=0)
+
+
+def test_our_pairs_feed_a_loop_with_the_stock_scripts_columns(tiny_pipe, tmp_path):
+    """Written after diffusers' train_instruct_pix2pix.py: its column options, its preparation, its loss."""
+    from datasets import load_dataset
+
+    from ip2p.pairs import encode_image, write_shard
+
+    rows = [{**r, "seed": k, "original_image": encode_image(as_tensor([r["original_image"]])[0]),
+             "edited_image": encode_image(as_tensor([r["edited_image"]])[0])} for k, r in enumerate(lessons())]
+    write_shard(tmp_path / "pairs-00000.parquet", rows)
+    data = load_dataset("parquet", data_files=str(tmp_path / "*.parquet"), split="train", cache_dir=str(tmp_path))
+    column = {"original_image_column": "original_image", "edit_prompt_column": "edit_prompt",
+              "edited_image_column": "edited_image"}
+    unet, vae = widen_input(copy.deepcopy(tiny_pipe.unet)).train(), tiny_pipe.vae
+    noise_scheduler = DDPMScheduler.from_config(tiny_pipe.scheduler.config)
+    optimizer, losses = torch.optim.AdamW(unet.parameters(), lr=1e-3), []
+    for _ in range(12):
+        batch = data[:4]
+        pixels = [torch.stack([torch.tensor(np.array(i.convert("RGB"))).permute(2, 0, 1) / 127.5 - 1
+                               for i in batch[column[name]]])
+                  for name in ("edited_image_column", "original_image_column")]
+        with torch.no_grad():
+            latents = vae.encode(pixels[0]).latent_dist.mean * vae.config.scaling_factor
+            original = vae.encode(pixels[1]).latent_dist.mode()
+            text = embed(tiny_pipe, batch[column["edit_prompt_column"]])
+        generator = torch.Generator().manual_seed(0)  # the same noise in every step, so the loss must fall
+        noise, t = torch.randn(latents.shape, generator=generator), torch.tensor([100, 300, 500, 700])
+        noisy = noise_scheduler.add_noise(latents, noise, t)
+        loss = (unet(torch.cat([noisy, original], 1), t, text).sample - noise).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_lora_trains_adapters_and_the_input_convolution_and_ends_as_plain_weights(tiny, tmp_path):
