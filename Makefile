@@ -16,7 +16,7 @@ export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
 # The certificates of the system: behind a company's proxy uv's own are not enough.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help run test soak lab models lint lock clean
+.PHONY: help run test soak lab models figures lint lock clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
@@ -34,6 +34,9 @@ lab: .venv/.ready  ## open JupyterLab at the first notebook
 
 models: .venv/.ready  ## train every bundled model again, into out/models (many hours on a CPU)
 	$(BIN)/ip2p models build --out out/models $(ARGS)
+
+figures: .venv/.ready  ## measure the paper's curves and ablations again, into data/eval (hours on a CPU)
+	$(BIN)/python -m ip2p.figures $(ARGS)
 
 lint: .venv/.ready  ## check code and notebooks with ruff
 	$(BIN)/ruff check .

@@ -7,12 +7,17 @@
     python -m ip2p.bench filter  # CLIP on batches of pairs, against the authors' one pair at a time
     python -m ip2p.bench ray     # one worker of a Ray cluster against painting in this process
     python -m ip2p.bench finetuning # all weights of the language model against adapters (LoRA)
+    python -m ip2p.bench memory  # what options of `ip2p train` save
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -269,7 +274,7 @@ def bench_ray(n: int = 40, profile: str = "mini", shard: int = 4) -> str:
 
 def bench_finetuning(n: int = 200, profile: str = "mini") -> str:
     """A Markdown table: one pass over the hand-written lessons with all weights and with adapters of rank 16 on all
-    linear layers (LoRA) at two learning rates: weights that learn, seconds a step, and what n answers are worth."""
+    linear layers (LoRA) at two learning rates: weights that learn, and what n answers are worth."""
     from peft import LoraConfig, get_peft_model
 
     from ip2p.instructions import finetune, generate, load_language_model
@@ -277,28 +282,65 @@ def bench_finetuning(n: int = 200, profile: str = "mini") -> str:
     profile = get_profile(profile)
     written, rng = read_triplets(profile.triplets), random.Random(0)
     lessons, captions = [retell(t, rng) for t in written], fresh_captions(n, written)
-    lines = ["| What learns | Learning rate | Weights, millions | Seconds a step | Well-formed | Valid |",
-             "|---|---:|---:|---:|---:|---:|"]
+    lines = ["| What learns | Learning rate | Weights, millions | Well-formed | Valid |", "|---|---:|---:|---:|---:|"]
     for name, rank, lr in (("all weights", 0, 3e-4), ("adapters", 16, 1e-3), ("adapters", 16, 3e-3)):
         model, tokenizer = load_language_model(profile.language_model)
         if rank:
             torch.manual_seed(0)
             model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear"))
         taught = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "embed" not in name)
-        begin = time.perf_counter()
-        steps = len(finetune(model, tokenizer, lessons, lr=lr))
-        seconds = (time.perf_counter() - begin) / steps
+        finetune(model, tokenizer, lessons, lr=lr)
         model = model.merge_and_unload() if rank else model
         answers = generate(model, tokenizer, captions, seed=1, max_new_tokens=128)
         worth = judge_answers(captions, answers, written, profile.in_world)
-        lines.append(f"| {name} | {lr:g} | {taught / 1e6:.1f} | {seconds:.1f} | {worth['formed']:.2f} | "
-                     f"{worth['valid']:.2f} |")
+        lines.append(f"| {name} | {lr:g} | {taught / 1e6:.1f} | {worth['formed']:.2f} | {worth['valid']:.2f} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+PEAK = """
+import json, resource, sys
+from ip2p.pairs import read_pairs
+from ip2p.profiles import get_profile
+from ip2p.training import train
+
+name, out, options = sys.argv[1:]
+profile = get_profile(name, muon=False)
+rows = read_pairs(profile.pairs)[:64]
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "linux" else 1e9)
+
+before = peak()
+train(rows, out, profile, steps=3, **json.loads(options))
+print(before, peak())
+"""
+
+
+def bench_memory(profile: str = "mini") -> str:
+    """A Markdown table: the peak of the memory (on a CPU: of the whole process) that training takes, three steps of the
+    profile's batch with AdamW, for options of `ip2p train`; and that peak without what Python and the libraries hold
+    before."""
+    presets = {"as it is": {}, "--accumulate 4": {"accumulate": 4}, "--checkpointing": {"checkpointing": True},
+               "--mixed-precision bf16": {"mixed_precision": "bf16"}, "--eight-bit": {"eight_bit": True},
+               "--lora 16": {"lora": 16},
+               "--lora 16 --accumulate 4 --checkpointing": {"lora": 16, "accumulate": 4, "checkpointing": True}}
+    lines = ["| Options | Peak, GB | Of which training, GB |", "|---|---:|---:|"]
+    extra = os.pathsep.join([str(Path(sys.prefix) / "extra"), *sys.path])  # where `make` puts bitsandbytes
+    for name, options in presets.items():
+        with TemporaryDirectory() as out:
+            done = subprocess.run([sys.executable, "-c", PEAK, profile, out, json.dumps(options)], check=True,
+                                  stdout=subprocess.PIPE, text=True, env=os.environ | (
+                                      {"PYTHONPATH": extra} if options.get("eight_bit") else {}))
+        before, peak = map(float, done.stdout.splitlines()[-1].split())
+        lines.append(f"| {name} | {peak:.2f} | {peak - before:.2f} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
 BENCHES = {"pairs": bench_pairs, "early": bench_early, "editing": bench_editing, "training": bench_training,
-           "filter": bench_filter, "ray": bench_ray, "finetuning": bench_finetuning}
+           "filter": bench_filter, "ray": bench_ray, "finetuning": bench_finetuning,
+           "memory": bench_memory}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m ip2p.bench", description=__doc__,
