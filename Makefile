@@ -16,7 +16,7 @@ export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
 # The certificates of the system: behind a company's proxy uv's own are not enough.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help run test soak lab models figures lint lock clean
+.PHONY: help run test soak lab site models figures lint lock clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
@@ -31,6 +31,9 @@ soak: .venv/.ready  ## run the long tests: hundreds of kills (minutes)
 
 lab: .venv/.ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb $(ARGS)
+
+site: .venv/.ready  ## make a static site of the executed notebooks, in out/site (after make run)
+	@$(BIN)/python -m ip2p.site $(ARGS)
 
 models: .venv/.ready  ## train every bundled model again, into out/models (many hours on a CPU)
 	$(BIN)/ip2p models build --out out/models $(ARGS)

@@ -1,9 +1,32 @@
 """Tiny seeded models in the true architectures, made from configs: no download, milliseconds a step."""
 
+import os
+import shutil
+
 import pytest
 import torch
 
+from ip2p.sheets import ROOT
+
 torch.set_num_threads(2)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PICTURES = ROOT / "out" / "browser"
+
+
+@pytest.fixture(scope="module")
+def page():
+    if BROWSER is None:
+        how = "no Chromium or Chrome here: on Debian, `apt-get install chromium` brings it"
+        pytest.fail(how) if os.environ.get("CI") else pytest.skip(how)
+    from playwright.sync_api import sync_playwright
+
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1100, "height": 1500})
+        yield page
+        page.screenshot(path=PICTURES / "last.png")
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ Needs Chromium or Chrome: `apt-get install chromium` on Debian. Without one the 
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,11 +11,10 @@ import time
 import urllib.request
 
 import pytest
+from conftest import PICTURES
 
 from ip2p import notebooks
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PICTURES = notebooks.NOTEBOOKS.parent / "out" / "browser"
 NOTEBOOK = notebooks.NOTEBOOKS / "05_guided_editing.ipynb"
 SMALL = {"EDITS": 4, "CURVE_STEPS": 4}
 
@@ -54,22 +52,6 @@ def lab(tmp_path_factory):
     finally:
         server.terminate()
         server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def page():
-    if BROWSER is None:
-        how = "no Chromium or Chrome here: on Debian, `apt-get install chromium` brings it"
-        pytest.fail(how) if os.environ.get("CI") else pytest.skip(how)
-    from playwright.sync_api import sync_playwright
-
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1100, "height": 1500})
-        yield page
-        page.screenshot(path=PICTURES / "last.png")
-        browser.close()
 
 
 def test_the_explorer_in_jupyterlab(lab, page):
