@@ -28,9 +28,20 @@ from ip2p.baselines import sdedit, text2live
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.editing import Editor, load_editor
 from ip2p.evaluation import BATCH, GENERATED, Edit, held_out_edits, hold_out, score
-from ip2p.miniworld import Scene, caption, difference, render
-from ip2p.pairs import as_tensor, make_pairs, read_pairs
+from ip2p.miniworld import (
+    Scene,
+    caption,
+    difference,
+    edit_kind,
+    edit_success,
+    judge,
+    parse,
+    preservation,
+    render,
+)
+from ip2p.pairs import Job, as_tensor, candidate_settings, make_pairs, paint_candidates, read_pairs, to_pil
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
+from ip2p.prompt_to_prompt import ATTENTION
 from ip2p.sheets import ROOT
 from ip2p.training import train
 from ip2p.triplets import read_triplets
@@ -39,7 +50,8 @@ OUT = ROOT / "out" / "figures"
 MEASURES = {"success": "the asked change is there, by the judge", "preservation": "share of the rest that is kept, by "
             "the judge", "outside": "mean pixel change where nothing should change", "image": "CLIP: output with "
             "input", "direction": "CLIP: change of the picture with change of the caption", "caption": "CLIP: output "
-            "with its caption", "l1": "mean absolute change of a pixel", "l2": "mean squared change of a pixel"}
+            "with its caption", "l1": "mean absolute change of a pixel", "l2": "mean squared change of a pixel",
+            "valid": "a valid pair, by the judge"}
 
 
 class Case(NamedTuple):
@@ -63,11 +75,11 @@ class Point(NamedTuple):
     n: int | None = None
 
 
-def held_out_cases(profile: Profile, n: int) -> list[Case]:
+def held_out_cases(profile: Profile, n: int, kinds: tuple[str, ...] | None = None) -> list[Case]:
     """n cases that nothing was trained on: renders of the miniature world, or pairs (one each of n captions)."""
     if profile.in_world:
         return [Case(render(e.before), e.instruction, caption(e.before), caption(e.after), e.kind, e)
-                for e in held_out_edits(n, profile.edit_kinds)]
+                for e in held_out_edits(n, kinds or profile.edit_kinds)]
     return [Case(r["original_image"], r["edit_prompt"], r["original_prompt"], r["edited_prompt"], "any")
             for r in hold_out(read_pairs(profile.pairs), n)[1]]
 
@@ -109,9 +121,12 @@ def stamp(profile: Profile) -> dict[str, str]:
 
 def run(name: str, profile: Profile, n: int = 300) -> Path:
     """Measure all points of a figure and write its CSV. Raises ValueError if other models began it."""
-    points, cases, clip = FIGURES[name](profile), held_out_cases(profile, n), ClipSimilarity(profile.clip)
+    points = FIGURES[name](profile)
     made_by = {"command": f"python -m ip2p.figures {name} --profile {profile.name} --n {n}",
                "seeds": "0, 1, ... of the edits", **stamp(profile)}
+    if not isinstance(points[0], Point):  # rows already
+        return write_csv(name, points, made_by)
+    cases, clip = held_out_cases(profile, n), ClipSimilarity(profile.clip)
     path = OUT / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = resume(path, made_by)
@@ -174,7 +189,7 @@ def write_csv(name: str, rows: list[dict], made_by: dict) -> Path:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("method", "setting", "kind", "measure", "mean", "low", "high", "sd", "n"))
         for (method, setting, kind), some in points.items():
-            for key in MEASURES if kind == "all" else ("success", "preservation"):
+            for key in MEASURES if kind == "all" else ("success", "preservation", "valid"):
                 if key in some[0]:
                     values = [float(r[key]) for r in some]
                     figures = (np.mean(values), *interval(values), np.std(values))
@@ -236,6 +251,8 @@ def draw(name: str, heading: str = ""):
 
 S_I = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)  # figure 8 of the paper
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
+POOL, POOL_TRIPLETS = 96, 96  # candidates of a triplet, all kept, from which selections are made
+TRIPLETS = 512  # of those whose pairs are painted for a comparison
 ABLATION_STEPS = 500  # of every training whose only purpose is a comparison
 
 
@@ -289,21 +306,6 @@ def unfiltered(profile: Profile) -> list[dict]:
     return read_pairs(OUT / "unfiltered")[:wanted]
 
 
-def figure_10(profile: Profile) -> list[Point]:
-    """Editors trained alike, on all pairs, a tenth, a hundredth, and on pairs that no filter saw; over s_I."""
-    def part(share: float) -> list[dict]:
-        rows = read_pairs(profile.pairs)
-        return random.Random(0).sample(rows, round(share * len(rows)))
-
-    lessons = {"100% of the data": lambda: part(1), "10% of the data": lambda: part(0.1),
-               "1% of the data": lambda: part(0.01), "no CLIP filter": lambda: unfiltered(profile)}
-    points = []
-    for name, rows in lessons.items():
-        editor = cache(partial(pupil, profile, name, rows))
-        points += [Point(name, s, by(editor, image_guidance_scale=s)) for s in S_I[::2]]
-    return points
-
-
 def pupil(profile: Profile, name: str, lessons: Callable[[], list[dict]], **options) -> Editor:
     """An editor trained for ABLATION_STEPS and kept in out/figures/models/NAME; stopped, its training goes on."""
     folder = OUT / "models" / re.sub(r"\W+", "-", name)
@@ -312,7 +314,140 @@ def pupil(profile: Profile, name: str, lessons: Callable[[], list[dict]], **opti
     return load_editor(str(folder), profile=profile.name)
 
 
-FIGURES = {"figure8": figure_8, "figure10": figure_10}
+def pupils(profile: Profile, lessons: dict[str, Callable[[], list[dict]]]) -> list[Point]:
+    """Editors that are trained alike on different lessons, each over s_I."""
+    points = []
+    for name, rows in lessons.items():
+        editor = cache(partial(pupil, profile, name, rows))
+        points += [Point(name, s, by(editor, image_guidance_scale=s)) for s in S_I[::2]]
+    return points
+
+
+def shuffled(profile: Profile, share: float = 1.0) -> list[dict]:
+    """A random share of the profile's pairs."""
+    rows = read_pairs(profile.pairs)
+    return random.Random(0).sample(rows, round(share * len(rows)))
+
+
+def figure_10(profile: Profile) -> list[Point]:
+    """All pairs, a tenth, a hundredth, and pairs that no filter saw."""
+    return pupils(profile, {f"{share:.0%} of the data": partial(shuffled, profile, share) for share in (1, 0.1, 0.01)}
+                  | {"no CLIP filter": partial(unfiltered, profile)})
+
+
+def attention(profile: Profile) -> list[Point]:
+    """Pairs painted with shared self-attention, cross-attention and both, from the same triplets."""
+    def painted(kind: str) -> list[dict]:
+        triplets = read_triplets(GENERATED if profile.in_world else profile.triplets)[:TRIPLETS]
+        make_pairs(triplets, OUT / f"attention-{kind}", profile, attention=kind)
+        return read_pairs(OUT / f"attention-{kind}")
+
+    return pupils(profile, {f"pairs by {kind}": partial(painted, kind) for kind in ATTENTION})
+
+
+def noise(profile: Profile) -> list[Point]:
+    """A share of the instructions is that of another pair."""
+    def mixed_up(share: float) -> list[dict]:
+        rows = shuffled(profile)
+        wrong = range(round(share * len(rows)))  # they are shuffled
+        return [r | {"edit_prompt": rows[(k + 1) % len(rows)]["edit_prompt"]} if k in wrong else r
+                for k, r in enumerate(rows)]
+
+    return pupils(profile, {"100% of the data": partial(shuffled, profile)} | {
+        f"{share:.0%} of the instructions wrong": partial(mixed_up, share) for share in (0.25, 0.5)})
+
+
+def dropout(profile: Profile) -> list[Point]:
+    """Trained with and without conditioning dropout, over s_T."""
+    points = []
+    for name, rate in (("100% of the data", 0.05), ("no dropout", 0.0)):
+        editor = cache(partial(pupil, profile, name, partial(shuffled, profile), dropout=rate))
+        points += [Point(name, s, by(editor, guidance_scale=s)) for s in (1.0, 2.0, 4.0, 6.0, 8.0)]
+    return points
+
+
+def pool(profile: Profile) -> list[list[dict]]:
+    """POOL_TRIPLETS triplets with all of POOL candidates each, unfiltered, in the order of their numbers."""
+    triplets = read_triplets(GENERATED if profile.in_world else profile.triplets)[:POOL_TRIPLETS]
+    changes = dict(candidates=POOL, keep=POOL, per_seed=POOL // 8, enough=False, min_image=-1.0, min_caption=-1.0,
+                   min_direction=-1.0)
+    make_pairs(triplets, OUT / "pool", profile, **changes)
+    found = {(r["original_prompt"], r["seed"], round(r["p"], 5)): r for r in read_pairs(OUT / "pool")}
+    return [[found[t["input"], s.seed, round(float(np.float32(s.p)), 5)]
+             for s in candidate_settings(Job.of(profile, **changes), k)] for k, t in enumerate(triplets)]
+
+
+def chosen(candidates: list[dict], profile: Profile) -> list[dict]:
+    """Those that pass the profile's filter, best direction first."""
+    good = [r for r in candidates if min(r["clip_sim_0"], r["clip_sim_1"]) >= profile.min_caption
+            and r["clip_sim_image"] >= profile.min_image and r["clip_sim_dir"] >= profile.min_direction]
+    return sorted(good, key=lambda r: -r["clip_sim_dir"])
+
+
+def selection(profile: Profile) -> list[dict]:
+    """What choosing among the first m candidates of a triplet buys: the best one that passes the filter, any that does,
+    and any at all. A row a triplet, as of a point's edits."""
+    rows = []
+    for number, some in enumerate(tqdm(pool(profile), desc="judging", delay=2, mininterval=2.0)):
+        before, after = parse(some[0]["original_prompt"]), parse(some[0]["edited_prompt"])
+        for r, *seen in zip(some, *(judge([r[name] for r in some]) for name in ("original_image", "edited_image")),
+                            strict=True):
+            kept = preservation(*seen, difference(before, after))
+            r.update(direction=r["clip_sim_dir"], preservation=kept, success=edit_success(before, after, seen[1]))
+            r["valid"] = r["success"] and kept >= 0.9
+        for m in (1, 4, 16, POOL):
+            good = chosen(some[:m], profile)
+            for method, of in (("best that passes", good[:1]), ("any that passes", good), ("any", some[:m])):
+                if of:
+                    rows.append({"method": method, "setting": m, "edit": number, "kind": edit_kind(before, after)} | {
+                        name: float(np.mean([r[name] for r in of])) for name in (
+                            "valid", "success", "preservation", "direction")})
+    return rows
+
+
+LIMITS = ("count", "position", "size", "add", "swap")
+
+
+def limits(profile: Profile, n: int = 60) -> list[dict]:
+    """What the paper calls hard, n edits of each kind: by the editor, by Prompt-to-Prompt (which has both captions, and
+    made the editor's lessons; one candidate each), and in truth. "swap" is in no lesson."""
+    editor, painter, clip = load_editor(profile.name), load_text_to_image(profile), ClipSimilarity(profile.clip)
+    rows = []
+    for kind in LIMITS:
+        cases = held_out_cases(profile, n, (kind,))
+        triplets = [{"input": c.before, "edit": c.instruction, "output": c.after} for c in cases]
+        settings = [candidate_settings(Job.of(profile, per_seed=1, candidates=1), k)[0] for k in range(n)]
+        pairs = paint_candidates(painter, Job.of(profile, per_seed=1, candidates=1), triplets, settings)
+        first, second = ([to_pil(x) for x in pictures] for pictures in pairs)
+        edited = [picture for k in range(0, n, BATCH) for picture in by(lambda: editor)(
+            cases[k:k + BATCH], list(range(k, min(k + BATCH, n))))]
+        for method, inputs, outputs in (
+                ("InstructPix2Pix", cases, edited), ("true edit", cases, [render(c.truth.after) for c in cases]),
+                ("Prompt-to-Prompt", [c._replace(image=i) for c, i in zip(cases, first, strict=True)], second)):
+            rows += [{"method": method, "setting": 0, "edit": k} | r
+                     | {"valid": r["success"] and r["preservation"] >= 0.9}
+                     for k, r in enumerate(measure(clip, inputs, outputs))]
+    return rows
+
+
+def candidates(profile: Profile) -> list[Point]:
+    """The best pair of the first 1, 4, 16 and POOL candidates of each triplet."""
+    def best_of(m: int) -> list[dict]:
+        return [r for some in pool(profile) for r in chosen(some[:m], profile)[:1]]
+
+    return pupils(profile, {f"best of {m} candidates": partial(best_of, m) for m in (1, 4, 16, POOL)})
+
+
+def plane(profile: Profile) -> list[Point]:
+    """s_T against s_I."""
+    editor = cache(lambda: load_editor(profile.name))
+    return [Point(f"s_T {s_t:g}", s_i, by(editor, guidance_scale=s_t, image_guidance_scale=s_i))
+            for s_t in (1.0, 2.0, 4.0, 7.5) for s_i in (0.5, 1.0, 1.5, 2.0, 2.5)]
+
+
+FIGURES = {"figure8": figure_8, "figure10": figure_10, "plane": plane, "attention": attention, "noise": noise,
+           "dropout": dropout, "candidates": candidates, "selection": selection,
+           "limits": limits}
 
 
 def main() -> None:
@@ -323,7 +458,8 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.name or FIGURES:
         print(f"wrote {run(name, get_profile(args.profile), args.n)}")
-        draw(name).savefig(DATA / "images" / f"{name}.png")
+        if name not in ("selection", "limits"):  # drawn in notebooks 03 and 07
+            draw(name).savefig(DATA / "images" / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from ip2p.miniworld import (
     caption,
     difference,
     edit,
+    edit_kind,
     instruction,
     parse,
     random_edit,
@@ -127,3 +128,14 @@ def test_no_change_is_an_error():
     assert not difference(CAT, replace(CAT, seed=1))
     with pytest.raises(ValueError, match="nothing changes"):
         instruction(CAT, replace(CAT, seed=1))
+
+
+def test_two_objects_change_places():
+    scene = Scene("cat", "red", "farm", second=("owl", "blue"), seed=3)
+    after = edit(scene, swap=True)
+    assert after == Scene("owl", "blue", "farm", second=("cat", "red"), seed=3) and edit(after, swap=True) == scene
+    assert edit_kind(scene, after) == "swap" and random_edit(scene, 0, "swap") == after
+    asked = {instruction(scene, after, seed) for seed in range(60)}
+    assert len(asked) > 8 and all("cat" in text and "owl" in text for text in map(str.lower, asked))
+    with pytest.raises(ValueError, match="no two objects"):
+        edit(CAT, swap=True)

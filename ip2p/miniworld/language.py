@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ip2p.miniworld.parsing import parse, plurals
-from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, SIZES, Scene, difference, random_scene
+from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, SIZES, Scene, difference, edit_kind, random_scene
 
 __all__ = ["caption", "instruction", "parse", "write_captions"]
 
@@ -446,6 +446,10 @@ def _alternatives(templates: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
+SWAP = ("((swap|switch|exchange) the {a} and the {b}|let the {a} and the {b} (change|swap|trade) places|"
+        "(swap|switch) (the positions of the {a} and the {b}|the {a} with the {b})|put the {a} where the {b} is)")
+
+
 def instruction(before: Scene, after: Scene, rng: random.Random | int | None = None) -> str:
     """An instruction that turns `before` into `after`, as a person would type it; None: in the plain wording.
 
@@ -455,6 +459,8 @@ def instruction(before: Scene, after: Scene, rng: random.Random | int | None = N
     changes = _changes(before, after)
     if not changes:
         raise ValueError("nothing changes between these two scenes")
+    if edit_kind(before, after) == "swap":
+        return _typed(fill(SWAP.format(a=before.kind, b=before.second[0]), rng), rng)
     names = _references(before, after, len(changes) > 1)
     if len(changes) == 1:
         return _typed(_request(changes[0], names, rng), rng)

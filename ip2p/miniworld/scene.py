@@ -117,11 +117,11 @@ def edit(scene: Scene, **change) -> Scene:
 
     One or several of `kind=, colour=, size=, count=, position=, place=, time=, weather=, style=` (a value of
     `ATTRIBUTES`), `add="hat"` or `remove="hat"` (one of `EXTRAS`), `add=("dog", "red")` (a second object) and
-    `remove="dog"` (the second object). Raises ValueError for what the world cannot hold and for an edit that
-    changes nothing.
+    `remove="dog"` (the second object); `swap=True` (the two objects change places). Raises ValueError for what the
+    world cannot hold and for an edit that changes nothing.
     """
     change = dict(change)
-    add, remove = change.pop("add", None), change.pop("remove", None)
+    add, remove, swap = (change.pop(name, None) for name in ("add", "remove", "swap"))
     if unknown := set(change) - set(ATTRIBUTES) | set(change) & {*EXTRAS, "second_kind", "second_colour"}:
         raise ValueError(f"cannot edit {sorted(unknown)}; see ip2p.miniworld.edit")
     if change.get("count", 1) > 1:
@@ -136,6 +136,10 @@ def edit(scene: Scene, **change) -> Scene:
         if scene.second is None or scene.second[0] != remove:
             raise ValueError(f"there is no second object {remove!r} to remove")
         change["second"] = None
+    if swap:
+        if scene.second is None:
+            raise ValueError("there are no two objects to change places")
+        change |= {"kind": scene.second[0], "colour": scene.second[1], "second": (scene.kind, scene.colour)}
     edited = replace(scene, **change)
     if edited == scene:
         raise ValueError("this edit changes nothing")
@@ -149,10 +153,12 @@ def difference(before: Scene, after: Scene) -> dict:
 
 
 def edit_kind(before: Scene, after: Scene) -> str:
-    """The edit's kind, one of `EDIT_KINDS` ("several" if it changes more than one thing)."""
+    """The edit's kind, one of `EDIT_KINDS`, "swap", or, if it changes more than one thing, "several"."""
     changed = difference(before, after)
     if not changed:
         raise ValueError("this edit changes nothing")
+    if before.second and replace(after, seed=before.seed) == edit(before, swap=True):
+        return "swap"
     kinds = set()
     for name, value in changed.items():
         if name in EXTRAS or name.startswith("second"):
@@ -165,11 +171,14 @@ def edit_kind(before: Scene, after: Scene) -> str:
 
 
 def random_edit(scene: Scene, rng: random.Random | int, kind: str | None = None) -> Scene:
-    """A random edit of `scene`, of the given kind (or one that fits the scene, each kind equally likely)."""
+    """A random edit of `scene`, of the given kind, "swap" among them (or one of EDIT_KINDS that fits the scene, each
+    equally likely)."""
     rng = random.Random(rng) if isinstance(rng, int) else rng
     single = scene.count == 1 and scene.second is None
     fits = [k for k in EDIT_KINDS if {"remove": bool(scene.extras or scene.second), "count": scene.second is None,
                                       "position": single, "add": len(scene.extras) < len(EXTRAS)}.get(k, True)]
+    if kind == "swap":  # only when it is asked for: Prompt-to-Prompt cannot make such pairs
+        return edit(scene, swap=True)
     if kind is None:
         kind = rng.choice(fits)
     elif kind not in fits:
