@@ -17,6 +17,7 @@ from pathlib import Path
 from ip2p.sheets import ROOT, fill
 
 NOTEBOOKS = ROOT / "notebooks"
+STAGES = ("00", "01", "02", "03", "04", "05")  # what `make run` executes: the paper's five stages
 
 
 def read(path: Path):
@@ -198,7 +199,8 @@ def value_of(text: str):
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ip2p.notebooks", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NN", help="only these notebooks, by number or name: 03")
+    parser.add_argument("--only", nargs="+", metavar="NN",
+                        help="these notebooks instead of 00 to 05, by number or name: 06")
     parser.add_argument("--out", type=Path, default=ROOT / "out", metavar="DIR", help="where to write (out)")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                         help="set a parameter in every notebook that has it: -p PROFILE sd15")
@@ -211,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         fill(ROOT / "README.md", {"notebooks": table(args.out)})
         return 0
 
-    names = [Path(name).stem for name in args.only or ["0"]]
+    names = [Path(name).stem for name in args.only or STAGES]
     chosen = [p for p in sorted(args.notebooks.glob("*.ipynb")) if p.stem.startswith(tuple(names))]
     if not chosen:
         parser.error(f"no notebook in {args.notebooks} has a name that begins with {' or '.join(names)}")
