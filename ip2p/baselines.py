@@ -86,8 +86,9 @@ def text2live(clip: ClipSimilarity, image: Image.Image, caption: str, target: st
     Losses, weighted as the authors do: the composite's CLIP features against the target's, the change's direction, the
     layer over the screen, the composite's structure (self-similarity of CLIP's map of features) against the picture's,
     and a sparse opacity. CLIP sees random crops, `views` of each. Stops early when the smoothed loss has not fallen for
-    `patience` steps. Two things differ from the authors' code: AdamW instead of MADGRAD, and no colour jitter, since
-    colours are what many edits are about.
+    `patience` steps. Smaller than the authors' code: a lighter network that sees the whole picture only, no templates
+    around the texts, structure by CLIP's features instead of a ViT's keys, AdamW instead of MADGRAD, no bootstrapping
+    of the opacity, and crops without tilt, jitter or grey, since colours are what many edits are about.
     """
     device, generator = clip.mean.device, torch.Generator().manual_seed(seed)
     picture = as_tensor([image.convert("RGB")]).to(device)

@@ -46,7 +46,6 @@ def ways(profile) -> dict[str, tuple[Job, str]]:
         "in batches": (job, ""),
         "in batches, channels_last": (job, "channels_last"),
         "in batches, bfloat16": (job, "bf16"),
-        "in batches, compiled": (job, "compiled"),
         "3 candidates of a seed share what they have in common": (replace(job, per_seed=3), ""),
         "6 candidates of a seed": (replace(job, per_seed=6), ""),
         "3 of a seed, and stop when enough are good": (replace(job, per_seed=3, enough=True), "")}
@@ -60,11 +59,10 @@ def bench_pairs(n: int = 24, seed: int = 3, profile: str = "mini") -> str:
     triplets = random.Random(seed).sample(read_triplets(GENERATED), n)
     lines = ["| Way | Candidates | Accepted | Accepted a minute | Times the plain loop | Valid, by the judge |",
              "|---|---:|---:|---:|---:|---:|"]
-    plain, forward = None, pipe.unet.forward
+    plain = None
     for name, (job, how) in ways(profile).items():
         job = replace(job, seed=seed)
         pipe.unet.to(memory_format=torch.channels_last if how == "channels_last" else torch.contiguous_format)
-        pipe.unet.forward = torch.compile(forward, dynamic=False) if how == "compiled" else forward
         with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=how == "bf16"):
             paint_and_filter(pipe, clip, job, triplets, range(1))  # warm up
             clip._texts.clear()  # what an earlier way asked
@@ -243,7 +241,7 @@ def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> str:
     return "\n".join(lines)
 
 
-def bench_ray(n: int = 40, profile: str = "mini", shard: int = 4) -> str:
+def bench_ray(n: int = 16, profile: str = "mini", shard: int = 4) -> str:
     """A Markdown table: shards of n caption pairs painted in this process and by one worker on a Ray cluster, one
     thread each; the rate from the first finished shard to the last, so without loading models."""
     from ip2p import pairs

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p.baselines import sdedit, text2live
-from ip2p.clip_filter import ClipSimilarity
+from ip2p.clip_filter import ClipSimilarity, Similarities, best
 from ip2p.editing import Editor, load_editor
-from ip2p.evaluation import BATCH, GENERATED, Edit, held_out_edits, hold_out, score
+from ip2p.evaluation import BATCH, GENERATED, Edit, held_out_edits, hold_out, run_editor, score
 from ip2p.miniworld import (
     Scene,
     caption,
@@ -47,11 +48,7 @@ from ip2p.training import train
 from ip2p.triplets import read_triplets
 
 OUT = ROOT / "out" / "figures"
-MEASURES = {"success": "the asked change is there, by the judge", "preservation": "share of the rest that is kept, by "
-            "the judge", "outside": "mean pixel change where nothing should change", "image": "CLIP: output with "
-            "input", "direction": "CLIP: change of the picture with change of the caption", "caption": "CLIP: output "
-            "with its caption", "l1": "mean absolute change of a pixel", "l2": "mean squared change of a pixel",
-            "valid": "a valid pair, by the judge"}
+MEASURES = ("success", "preservation", "outside", "image", "direction", "caption", "l1", "l2", "valid")
 
 
 class Case(NamedTuple):
@@ -76,7 +73,8 @@ class Point(NamedTuple):
 
 
 def held_out_cases(profile: Profile, n: int, kinds: tuple[str, ...] | None = None) -> list[Case]:
-    """n cases that nothing was trained on: renders of the miniature world, or pairs (one each of n captions)."""
+    """n renders of scenes that nothing was trained on; outside of the miniature world pairs, one each of n captions,
+    which the editors that a figure trains itself have seen."""
     if profile.in_world:
         return [Case(render(e.before), e.instruction, caption(e.before), caption(e.after), e.kind, e)
                 for e in held_out_edits(n, kinds or profile.edit_kinds)]
@@ -85,8 +83,10 @@ def held_out_cases(profile: Profile, n: int, kinds: tuple[str, ...] | None = Non
 
 
 def measure(clip: ClipSimilarity, cases: list[Case], outputs: list[Image.Image]) -> list[dict]:
-    """The MEASURES of each output (those of the judge in the miniature world only), and its kind of edit."""
-    inputs = [Image.fromarray(np.asarray(c.image.resize(o.size))) for c, o in zip(cases, outputs, strict=True)]
+    """The MEASURES of each output, and its kind of edit: CLIP's similarity of output and input ("image"), of the change
+    and the captions' change ("direction") and of output and new caption ("caption"); the mean absolute ("l1") and
+    squared ("l2") change of a pixel; in the miniature world what `score` says."""
+    inputs = [c.image.resize(o.size) for c, o in zip(cases, outputs, strict=True)]
     a, b = as_tensor(inputs), as_tensor(outputs)
     sim = clip(a, b, [c.before for c in cases], [c.after for c in cases])
     rows = [{"kind": c.kind, "image": i, "direction": d, "caption": t, "l1": m, "l2": s} for c, i, d, t, m, s in zip(
@@ -122,10 +122,11 @@ def stamp(profile: Profile) -> dict[str, str]:
 def run(name: str, profile: Profile, n: int = 300) -> Path:
     """Measure all points of a figure and write its CSV. Raises ValueError if other models began it."""
     points = FIGURES[name](profile)
-    made_by = {"command": f"python -m ip2p.figures {name} --profile {profile.name} --n {n}",
+    made_by = {"command": f"python -m ip2p.figures {name} --profile {profile.name}",
                "seeds": "0, 1, ... of the edits", **stamp(profile)}
-    if not isinstance(points[0], Point):  # rows already
+    if not isinstance(points[0], Point):  # rows already, of a number of its own
         return write_csv(name, points, made_by)
+    made_by["command"] += f" --n {n}"
     cases, clip = held_out_cases(profile, n), ClipSimilarity(profile.clip)
     path = OUT / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -379,9 +380,9 @@ def pool(profile: Profile) -> list[list[dict]]:
 
 def chosen(candidates: list[dict], profile: Profile) -> list[dict]:
     """Those that pass the profile's filter, best direction first."""
-    good = [r for r in candidates if min(r["clip_sim_0"], r["clip_sim_1"]) >= profile.min_caption
-            and r["clip_sim_image"] >= profile.min_image and r["clip_sim_dir"] >= profile.min_direction]
-    return sorted(good, key=lambda r: -r["clip_sim_dir"])
+    names = ("clip_sim_0", "clip_sim_1", "clip_sim_dir", "clip_sim_image")
+    sim = Similarities(*(torch.tensor([r[name] for r in candidates]) for name in names))
+    return [candidates[i] for i in best(sim, len(candidates), **Job.of(profile).thresholds)]
 
 
 def selection(profile: Profile) -> list[dict]:
@@ -412,15 +413,13 @@ def limits(profile: Profile, n: int = 60) -> list[dict]:
     """What the paper calls hard, n edits of each kind: by the editor, by Prompt-to-Prompt (which has both captions, and
     made the editor's lessons; one candidate each), and in truth. "swap" is in no lesson."""
     editor, painter, clip = load_editor(profile.name), load_text_to_image(profile), ClipSimilarity(profile.clip)
-    rows = []
+    job, rows = Job.of(profile, per_seed=1, candidates=1), []
     for kind in LIMITS:
         cases = held_out_cases(profile, n, (kind,))
         triplets = [{"input": c.before, "edit": c.instruction, "output": c.after} for c in cases]
-        settings = [candidate_settings(Job.of(profile, per_seed=1, candidates=1), k)[0] for k in range(n)]
-        pairs = paint_candidates(painter, Job.of(profile, per_seed=1, candidates=1), triplets, settings)
+        pairs = paint_candidates(painter, job, triplets, [candidate_settings(job, k)[0] for k in range(n)])
         first, second = ([to_pil(x) for x in pictures] for pictures in pairs)
-        edited = [picture for k in range(0, n, BATCH) for picture in by(lambda: editor)(
-            cases[k:k + BATCH], list(range(k, min(k + BATCH, n))))]
+        edited = run_editor(editor, [c.truth for c in cases], [c.image for c in cases])
         for method, inputs, outputs in (
                 ("InstructPix2Pix", cases, edited), ("true edit", cases, [render(c.truth.after) for c in cases]),
                 ("Prompt-to-Prompt", [c._replace(image=i) for c, i in zip(cases, first, strict=True)], second)):
@@ -446,8 +445,7 @@ def plane(profile: Profile) -> list[Point]:
 
 
 FIGURES = {"figure8": figure_8, "figure10": figure_10, "plane": plane, "attention": attention, "noise": noise,
-           "dropout": dropout, "candidates": candidates, "selection": selection,
-           "limits": limits}
+           "dropout": dropout, "candidates": candidates, "selection": selection, "limits": limits}
 
 
 def main() -> None:

@@ -195,8 +195,8 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
     An interrupted run in `out` goes on; a finished one is not repeated; one with other settings is a ValueError.
     start: an editor's folder to begin from instead of the text-to-image model. `batch` lessons make one step whatever
     the number of processes (`accelerate launch`), and are worked through in `accumulate` parts. Latents and texts are
-    encoded once (`Cache`, in out/work/cache) and mirrored at random; with `augment` pictures are resized and cropped as
-    well, and so encoded anew in every step. The conditioning latent is the mode, the target a sample.
+    encoded once (`Cache`, kept with the checkpoints) and mirrored at random; with `augment` pictures are resized and
+    cropped as well, and so encoded anew in every step. The conditioning latent is the mode, the target a sample.
     mixed_precision: "no" or "bf16". checkpointing: less memory, more time. lora: the rank of adapters that learn in
     place of the attention's weights (0: all weights learn); the input convolution learns whole, and in the end all is
     merged into plain weights. gamma: of `min_snr_loss`. dropout: the rate of each kind of `conditioning_dropout`.

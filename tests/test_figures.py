@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ip2p import figures
-from ip2p.figures import Case, Point, curve, held_out_cases, interval, measure, read_csv, run, said
+from ip2p.figures import Point, curve, held_out_cases, interval, measure, read_csv, run, said
 from ip2p.miniworld import caption, parse, render
 from ip2p.profiles import MINI
 
@@ -107,4 +107,3 @@ def test_a_short_caption_says_object_place_and_edit_only():
         assert len(caption(scene)) <= len(case.after)
         after = case.truth.after
         assert (scene.kind, scene.colour, scene.place) == (after.kind, after.colour, after.place)
-    assert isinstance(case, Case)
