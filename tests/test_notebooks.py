@@ -15,7 +15,7 @@ SMALL = {
     "04_training": {},  # its claims are about learning, and need all of it
     "05_guided_editing": {"EDITS": 6},
     "06_evaluation": {"EDITS": 12, "LAYER_STEPS": 30},
-    "90_scaling_out": {"TRIPLETS": 2, "ON_THE_CLUSTER": 4},
+    "90_scaling_out": {"TRIPLETS": 4, "ON_THE_CLUSTER": 4},
 }
 
 
