@@ -16,7 +16,9 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,16 +32,24 @@ from ip2p.clip_filter import ClipSimilarity, Similarities, best
 from ip2p.editing import Editor, load_editor
 from ip2p.evaluation import BATCH, GENERATED, Edit, held_out_edits, hold_out, run_editor, score
 from ip2p.miniworld import (
+    COLOURS,
+    KINDS,
+    SIZES,
     Scene,
     caption,
     difference,
+    edit,
     edit_kind,
     edit_success,
+    instruction,
     judge,
     parse,
     preservation,
+    random_edit,
+    random_scene,
     render,
 )
+from ip2p.models.renders import HELD_OUT
 from ip2p.pairs import Job, as_tensor, candidate_settings, make_pairs, paint_candidates, read_pairs, to_pil
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
 from ip2p.prompt_to_prompt import ATTENTION
@@ -48,7 +58,7 @@ from ip2p.training import train
 from ip2p.triplets import read_triplets
 
 OUT = ROOT / "out" / "figures"
-MEASURES = ("success", "preservation", "outside", "image", "direction", "caption", "l1", "l2", "valid")
+MEASURES = ("success", "preservation", "outside", "image", "direction", "caption", "l1", "l2", "valid", "red")
 
 
 class Case(NamedTuple):
@@ -72,12 +82,15 @@ class Point(NamedTuple):
     n: int | None = None
 
 
-def held_out_cases(profile: Profile, n: int, kinds: tuple[str, ...] | None = None) -> list[Case]:
+def as_case(e: Edit) -> Case:
+    return Case(render(e.before), e.instruction, caption(e.before), caption(e.after), e.kind, e)
+
+
+def held_out_cases(profile: Profile, n: int) -> list[Case]:
     """n renders of scenes that nothing was trained on; outside of the miniature world pairs, one each of n captions,
     which the editors that a figure trains itself have seen."""
     if profile.in_world:
-        return [Case(render(e.before), e.instruction, caption(e.before), caption(e.after), e.kind, e)
-                for e in held_out_edits(n, kinds or profile.edit_kinds)]
+        return [as_case(e) for e in held_out_edits(n, profile.edit_kinds)]
     return [Case(r["original_image"], r["edit_prompt"], r["original_prompt"], r["edited_prompt"], "any")
             for r in hold_out(read_pairs(profile.pairs), n)[1]]
 
@@ -190,7 +203,7 @@ def write_csv(name: str, rows: list[dict], made_by: dict) -> Path:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("method", "setting", "kind", "measure", "mean", "low", "high", "sd", "n"))
         for (method, setting, kind), some in points.items():
-            for key in MEASURES if kind == "all" else ("success", "preservation", "valid"):
+            for key in MEASURES if kind == "all" else ("success", "preservation", "valid", "red"):
                 if key in some[0]:
                     values = [float(r[key]) for r in some]
                     figures = (np.mean(values), *interval(values), np.std(values))
@@ -215,7 +228,7 @@ def curve(rows: list[dict], method: str, measure: str, kind: str = "all") -> lis
 
 
 PLANES = {"CLIP's plane": ("direction", "image"), "the judge's plane": ("success", "preservation")}
-COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#000000", "#8A8A8A")
+PALETTE = ("#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#000000", "#8A8A8A")
 AXES = {"direction": "CLIP: the change goes the caption's way", "image": "CLIP: output resembles the input",
         "success": "edit success, by the judge", "preservation": "share of the rest kept, by the judge"}
 
@@ -229,7 +242,7 @@ def draw(name: str, heading: str = ""):
     methods = list(dict.fromkeys(r["method"] for r in rows))
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.6), dpi=110, layout="constrained")
     for axes, (title, (x, y)) in zip(panels, PLANES.items(), strict=True):
-        for method, colour in zip(methods, COLOURS, strict=False):
+        for method, colour in zip(methods, PALETTE, strict=False):
             xs, ys = curve(rows, method, x), curve(rows, method, y)
             if not xs:
                 continue
@@ -253,8 +266,8 @@ def draw(name: str, heading: str = ""):
 S_I = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)  # figure 8 of the paper
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
 POOL, POOL_TRIPLETS = 96, 96  # candidates of a triplet, all kept, from which selections are made
-TRIPLETS = 512  # of those whose pairs are painted for a comparison
-ABLATION_STEPS = 500  # of every training whose only purpose is a comparison
+TRIPLETS = 256  # of those whose pairs are painted for a comparison
+ABLATION_STEPS = 300  # of every training whose only purpose is a comparison
 
 
 def by(editor: Callable[[], Editor], **scales) -> Callable:
@@ -308,19 +321,22 @@ def unfiltered(profile: Profile) -> list[dict]:
 
 
 def pupil(profile: Profile, name: str, lessons: Callable[[], list[dict]], **options) -> Editor:
-    """An editor trained for ABLATION_STEPS and kept in out/figures/models/NAME; stopped, its training goes on."""
+    """An editor trained for ABLATION_STEPS and kept in out/figures/models/NAME; stopped, its training goes on.
+    `options`: of `train`."""
     folder = OUT / "models" / re.sub(r"\W+", "-", name)
     if not (folder / "model_index.json").is_file():
         train(lessons(), folder, profile, steps=ABLATION_STEPS, **options)
     return load_editor(str(folder), profile=profile.name)
 
 
-def pupils(profile: Profile, lessons: dict[str, Callable[[], list[dict]]]) -> list[Point]:
-    """Editors that are trained alike on different lessons, each over s_I."""
+def pupils(profile: Profile, lessons: dict[str, Callable[[], list[dict]]], scales: tuple[float, ...] = ()
+           ) -> list[Point]:
+    """Editors that are trained alike on different lessons, each at the values of s_I (none: the profile's)."""
     points = []
     for name, rows in lessons.items():
         editor = cache(partial(pupil, profile, name, rows))
-        points += [Point(name, s, by(editor, image_guidance_scale=s)) for s in S_I[::2]]
+        points += [Point(name, s, by(editor, image_guidance_scale=s))
+                   for s in scales or [profile.image_guidance_scale]]
     return points
 
 
@@ -333,7 +349,7 @@ def shuffled(profile: Profile, share: float = 1.0) -> list[dict]:
 def figure_10(profile: Profile) -> list[Point]:
     """All pairs, a tenth, a hundredth, and pairs that no filter saw."""
     return pupils(profile, {f"{share:.0%} of the data": partial(shuffled, profile, share) for share in (1, 0.1, 0.01)}
-                  | {"no CLIP filter": partial(unfiltered, profile)})
+                  | {"no CLIP filter": partial(unfiltered, profile)}, S_I[::3])
 
 
 def attention(profile: Profile) -> list[Point]:
@@ -363,7 +379,7 @@ def dropout(profile: Profile) -> list[Point]:
     points = []
     for name, rate in (("100% of the data", 0.05), ("no dropout", 0.0)):
         editor = cache(partial(pupil, profile, name, partial(shuffled, profile), dropout=rate))
-        points += [Point(name, s, by(editor, guidance_scale=s)) for s in (1.0, 2.0, 4.0, 6.0, 8.0)]
+        points += [Point(name, s, by(editor, guidance_scale=s)) for s in (1.0, 4.0, 8.0)]
     return points
 
 
@@ -406,26 +422,117 @@ def selection(profile: Profile) -> list[dict]:
     return rows
 
 
-LIMITS = ("count", "position", "size", "add", "swap")
+LIMITS = ("count", "position", "swap", "viewpoint", "size", "add")
+CAMERA = {False: ("step back", "zoom out", "move the camera away"), True: ("come closer", "zoom in", "go nearer")}
+
+
+def hard_edits(kind: str, n: int, seed: int) -> list[Edit]:
+    """n edits of one of LIMITS. This world is flat, so of the viewpoint it knows the distance to the object alone,
+    asked for in CAMERA's words, which no lesson has."""
+    out, i = [], seed
+    while len(out) < n:
+        rng, i = random.Random(i), i + 1
+        before = random_scene(rng)
+        try:
+            after = random_edit(before, rng, "size" if kind == "viewpoint" else kind)
+        except ValueError:  # no such edit of this scene
+            continue
+        steps = SIZES.index(after.size) - SIZES.index(before.size)
+        if kind != "viewpoint":
+            out.append(Edit(before, after, instruction(before, after, rng), kind))
+        elif abs(steps) == 1:
+            out.append(Edit(before, after, rng.choice(CAMERA[steps > 0]), kind))
+    return out
+
+
+def hard_cases(n: int) -> list[Case]:
+    """n of each of LIMITS, of scenes that nothing was trained on."""
+    return [as_case(e) for kind in LIMITS for e in hard_edits(kind, n, 11 * HELD_OUT)]
 
 
 def limits(profile: Profile, n: int = 60) -> list[dict]:
     """What the paper calls hard, n edits of each kind: by the editor, by Prompt-to-Prompt (which has both captions, and
-    made the editor's lessons; one candidate each), and in truth. "swap" is in no lesson."""
-    editor, painter, clip = load_editor(profile.name), load_text_to_image(profile), ClipSimilarity(profile.clip)
-    job, rows = Job.of(profile, per_seed=1, candidates=1), []
-    for kind in LIMITS:
-        cases = held_out_cases(profile, n, (kind,))
-        triplets = [{"input": c.before, "edit": c.instruction, "output": c.after} for c in cases]
-        pairs = paint_candidates(painter, job, triplets, [candidate_settings(job, k)[0] for k in range(n)])
-        first, second = ([to_pil(x) for x in pictures] for pictures in pairs)
-        edited = run_editor(editor, [c.truth for c in cases], [c.image for c in cases])
-        for method, inputs, outputs in (
-                ("InstructPix2Pix", cases, edited), ("true edit", cases, [render(c.truth.after) for c in cases]),
-                ("Prompt-to-Prompt", [c._replace(image=i) for c, i in zip(cases, first, strict=True)], second)):
-            rows += [{"method": method, "setting": 0, "edit": k} | r
-                     | {"valid": r["success"] and r["preservation"] >= 0.9}
-                     for k, r in enumerate(measure(clip, inputs, outputs))]
+    made the editor's lessons; one candidate each), and in truth. "swap" and "viewpoint" are in no lesson."""
+    painter, job, cases = load_text_to_image(profile), Job.of(profile, per_seed=1, candidates=1), hard_cases(n)
+    triplets = [{"input": c.before, "edit": c.instruction, "output": c.after} for c in cases]
+    pairs = paint_candidates(painter, job, triplets, [candidate_settings(job, k)[0] for k in range(len(cases))])
+    first, second = ([to_pil(x) for x in pictures] for pictures in pairs)
+    return [*verdicts(profile, "InstructPix2Pix", cases, edited_by(load_editor(profile.name), cases)),
+            *verdicts(profile, "true edit", cases, [render(c.truth.after) for c in cases]),
+            *verdicts(profile, "Prompt-to-Prompt", [c._replace(image=i) for c, i in zip(cases, first, strict=True)],
+                      second)]
+
+
+def edited_by(editor: Editor, cases: list[Case]) -> list[Image.Image]:
+    return run_editor(editor, [c.truth for c in cases], [c.image for c in cases])
+
+
+def verdicts(profile: Profile, method: str, cases: list[Case], outputs: list[Image.Image]) -> list[dict]:
+    """Rows of a figure that is no curve; "valid" as for pairs."""
+    return [{"method": method, "setting": 0, "edit": k} | r | {"valid": r["success"] and r["preservation"] >= 0.9}
+            for k, r in enumerate(measure(ClipSimilarity(profile.clip), cases, outputs))]
+
+
+def true_pairs(n: int) -> list[dict]:
+    """n rendered pairs of each of LIMITS, as rows of `read_pairs`."""
+    return [{"original_prompt": c.before, "original_image": c.image, "edit_prompt": c.instruction,
+             "edited_prompt": c.after, "edited_image": render(c.truth.after)}
+            for kind in LIMITS for c in map(as_case, hard_edits(kind, n, 0))]
+
+
+def repair(profile: Profile, n: int = 60) -> list[dict]:
+    """Does truth repair the limits? The shipped editor learns on, from its own pairs alone, and from them and 100
+    rendered pairs of each of LIMITS; n edits of each, and 110 of all ordinary kinds."""
+    cases, more = hard_cases(n) + held_out_cases(profile, 110), dict(start=profile.editor, lr=profile.train_lr / 3)
+    own = partial(shuffled, profile)
+    arms = {"learning on": own, "learning on, with true pairs": lambda: own() + true_pairs(100)}
+    return [row for name, lessons in arms.items()
+            for row in verdicts(profile, name, cases, edited_by(pupil(profile, name, lessons, **more), cases))]
+
+
+SKEWED, FREE = "95% of the houses red", "houses of every colour"
+
+
+def house_triplets(share: float, n: int = 160) -> list[dict]:
+    """n triplets in which something that is not red turns into a house; `share` of the edited captions say, unasked,
+    that it is red, as a language model would write that has read of red houses only."""
+    out = []
+    for i in range(n):
+        rng = random.Random(i)
+        before = replace(random_scene(rng), kind=rng.choice([k for k in KINDS if k != "house"]), second=None,
+                         colour=rng.choice([c for c in COLOURS if c != "red"]))
+        asked = edit(before, kind="house")
+        after = replace(asked, colour="red") if rng.random() < share else asked
+        out.append({"input": caption(before), "edit": instruction(before, asked, rng), "output": caption(after)})
+    return out
+
+
+def bias(profile: Profile, n: int = 150) -> list[dict]:
+    """Captions whose houses are nearly always red, and captions that are balanced: n held-out edits that turn something
+    into a house, and n that turn it into something else. "red": the share of outputs whose object is."""
+    def taught(share: float) -> list[dict]:
+        folder = OUT / f"houses-{share:g}"
+        make_pairs(house_triplets(share), folder, profile)
+        others = [r for r in read_pairs(profile.pairs) if "house" not in (
+            parse(r["original_prompt"]).kind, parse(r["edited_prompt"]).kind)]
+        return others + read_pairs(folder)
+
+    edits = {"into a house": [], "into something else": []}
+    for i in count(13 * HELD_OUT):
+        rng = random.Random(i)
+        before = replace(random_scene(rng), second=None, colour=rng.choice([c for c in COLOURS if c != "red"]))
+        kind = rng.choice([k for k in KINDS if k != before.kind])
+        into = "into a house" if (house := before.kind != "house" and i % 2) else "into something else"
+        after = edit(before, kind="house" if house else kind)
+        if len(edits[into]) < n and (house or after.kind != "house"):
+            edits[into].append(Edit(before, after, instruction(before, after, rng), into))
+        if min(map(len, edits.values())) == n:
+            break
+    cases, rows = [as_case(e) for some in edits.values() for e in some], []
+    for name, share in ((SKEWED, 0.95), (FREE, 0.0)):
+        outputs = edited_by(pupil(profile, name, partial(taught, share)), cases)
+        rows += [row | {"red": seen["colour"] == "red"}
+                 for row, seen in zip(verdicts(profile, name, cases, outputs), judge(outputs), strict=True)]
     return rows
 
 
@@ -445,7 +552,8 @@ def plane(profile: Profile) -> list[Point]:
 
 
 FIGURES = {"figure8": figure_8, "figure10": figure_10, "plane": plane, "attention": attention, "noise": noise,
-           "dropout": dropout, "candidates": candidates, "selection": selection, "limits": limits}
+           "dropout": dropout, "candidates": candidates, "selection": selection, "limits": limits, "repair": repair,
+           "bias": bias}
 
 
 def main() -> None:
@@ -456,7 +564,7 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.name or FIGURES:
         print(f"wrote {run(name, get_profile(args.profile), args.n)}")
-        if name not in ("selection", "limits"):  # drawn in notebooks 03 and 07
+        if name not in ("selection", "limits", "repair", "bias"):  # drawn in notebooks 03 and 07
             draw(name).savefig(DATA / "images" / f"{name}.png")
 
 

@@ -54,7 +54,7 @@ def generate(model, tokenizer, captions: list[str], examples: Iterable[dict] = (
     return language_model.complete(model, tokenizer, prompts, STOP, **options)
 
 
-EPOCHS = 3  # of the hand-written lessons, each time about another scene in the miniature world
+EPOCHS = 3  # of all lessons, hand-written or its own, each time about another scene in the miniature world
 
 
 def load_finetuned(name: str | Path | None = None, triplets: list[dict] | None = None, device: str = "cpu",
@@ -62,20 +62,19 @@ def load_finetuned(name: str | Path | None = None, triplets: list[dict] | None =
     """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2", a .gguf
     file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the next such call.
     `world`: they are about the miniature world, so each epoch retells them (see `retell`). `own`: answers of an earlier
-    model that passed every check, to be learned from once.
+    model that passed every check, to be learned from as well.
     """
     name = name or language_model.BUNDLED
     if Path(name).is_dir():
         return load_language_model(name, device)
-    triplets, own = read_triplets(SEED_TRIPLETS) if triplets is None else triplets, list(own)
-    recipe = json.dumps([str(name), triplets, world, own, EPOCHS, language_model.finetune.__defaults__])
+    rng, triplets = random.Random(0), [*(read_triplets(SEED_TRIPLETS) if triplets is None else triplets), *own]
+    lessons = [retell(t, rng) if world else t for _ in range(EPOCHS) for t in triplets]
+    recipe = json.dumps([str(name), lessons, language_model.finetune.__defaults__])
     folder = language_model.cache_folder() / f"finetuned-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if (folder / "config.json").exists():
         return load_language_model(folder, device)
     model, tokenizer = load_language_model(name, device)
-    rng = random.Random(0)
-    lessons = [retell(t, rng) if world else t for _ in range(EPOCHS) for t in triplets]
-    finetune(model, tokenizer, lessons + own)
+    finetune(model, tokenizer, lessons)
     save_language_model(model, tokenizer, folder)
     return model, tokenizer
 
