@@ -71,7 +71,8 @@ def edit(a) -> None:
     editor = load_editor(a.model or a.profile, profile=a.profile)
     edited = editor(image, a.instruction, guidance_scale=a.guidance_scale,
                     image_guidance_scale=a.image_guidance_scale, num_inference_steps=a.steps, seed=a.seed, mask=mask,
-                    size="keep" if a.keep_shape else None, scheduler=a.scheduler)
+                    size="keep" if a.keep_shape else None, scheduler=a.scheduler,
+                    guidance_every=a.guidance_every)
     edited.save(a.out)
     print(f"saved {a.out}")
 
@@ -173,6 +174,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--mask", help="an image: only where it is white may the picture change")
     sub.add_argument("--keep-shape", action="store_true", help="edit the whole picture, not the square in its middle")
     sub.add_argument("--scheduler", help="class name of a diffusers scheduler (EulerAncestralDiscreteScheduler)")
+    sub.add_argument("--guidance-every", type=int, default=1, metavar="N", help="faster, not exact: all three "
+                     "predictions in every N-th step, only the last of them in the others")
     sub.add_argument("--model", help="an editor's folder instead of the profile's")
     sub = command(evaluate, "measure an editor, or every bundled model and the figures of the README", out=False)
     sub.add_argument("--model", help="an editor's folder; without it every bundled model is measured")

@@ -1,8 +1,12 @@
 """The notebooks, executed with papermill on the bundled models. Each asserts itself what it claims.
 
-Parameters make them as small as their claims allow; `make run` executes them at full size.
+Parameters make them as small as their claims allow; `make run` executes them at full size. Each exercise is run as it
+stands, unanswered, and then once more with its folded solution.
 """
 
+import re
+
+import nbformat
 import pytest
 
 from ip2p import notebooks
@@ -15,6 +19,7 @@ SMALL = {
     "04_training": {},  # its claims are about learning, and need all of it
     "05_guided_editing": {"EDITS": 6},
     "06_evaluation": {"EDITS": 12, "LAYER_STEPS": 30},
+    "07_limits_and_bias": {"EDITS": 2},
     "90_scaling_out": {"TRIPLETS": 4, "ON_THE_CLUSTER": 4},
 }
 
@@ -23,11 +28,33 @@ def test_every_notebook_is_here():
     assert SMALL.keys() == {path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb")}
 
 
+def with_solutions(nb):
+    """`nb` with a copy of each exercise behind it, in which the solution that the next cell folds stands before the
+    check; and how many there are."""
+    cells = []
+    for cell, following in zip(nb.cells, [*nb.cells[1:], None], strict=True):
+        cells.append(cell)
+        check = re.search(r"^(?:\w+ = )?(?:exercises\.)?check\(\"", cell.source, re.MULTILINE)
+        if cell.cell_type == "code" and check:
+            solution = re.search(r"<summary>Solution</summary>\s*```python\n(.*?)```", following.source, re.DOTALL)[1]
+            source = cell.source[:check.start()] + solution + cell.source[check.start():]
+            cells.append(nbformat.v4.new_code_cell(source))
+    solved = nbformat.from_dict(nb | {"cells": cells})
+    return solved, len(cells) - len(nb.cells)
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_notebook_runs_and_its_claims_hold(name, tmp_path):
-    path = notebooks.NOTEBOOKS / f"{name}.ipynb"
-    assert SMALL[name].keys() <= notebooks.parameters(notebooks.read(path)).keys(), "a parameter that is not there"
-    done = notebooks.read(notebooks.execute(path, tmp_path, SMALL[name]))
+def test_notebook_runs_and_its_claims_and_solutions_hold(name, tmp_path):
+    nb = notebooks.read(notebooks.NOTEBOOKS / f"{name}.ipynb")
+    assert SMALL[name].keys() <= notebooks.parameters(nb).keys(), "a parameter that is not there"
+    solved, exercises = with_solutions(nb)
+    assert exercises >= 2, "two exercises, each with a folded solution in the cell behind it"
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "data").symlink_to(notebooks.ROOT / "data")
+    nbformat.write(solved, tmp_path / "notebooks" / f"{name}.ipynb")
+    done = notebooks.read(notebooks.execute(tmp_path / "notebooks" / f"{name}.ipynb", tmp_path / "out", SMALL[name]))
     assert notebooks.minutes(done) is not None and notebooks.picture(done) is not None
-    assert not any(output.get("name") == "stderr" and "Traceback" in output.get("text", "")
-                   for cell in done.cells for output in cell.get("outputs", ()))
+    said = "".join(output.get("text", "") for cell in done.cells for output in cell.get("outputs", ()))
+    assert "Traceback" not in said
+    assert said.count("not answered yet") == exercises, "as it stands, an exercise waits for its answer"
+    assert said.count(": right!") == exercises and "not yet" not in said, "a solution does not pass its own check"
