@@ -14,6 +14,7 @@ import json
 import os
 import random
 import re
+import textwrap
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -54,6 +55,7 @@ from ip2p.pairs import Job, as_tensor, candidate_settings, make_pairs, paint_can
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
 from ip2p.prompt_to_prompt import ATTENTION
 from ip2p.sheets import ROOT
+from ip2p.show import grid
 from ip2p.training import train
 from ip2p.triplets import read_triplets
 
@@ -486,8 +488,18 @@ def repair(profile: Profile, n: int = 60) -> list[dict]:
     cases, more = hard_cases(n) + held_out_cases(profile, 110), dict(start=profile.editor, lr=profile.train_lr / 3)
     own = partial(shuffled, profile)
     arms = {"learning on": own, "learning on, with true pairs": lambda: own() + true_pairs(100)}
-    return [row for name, lessons in arms.items()
-            for row in verdicts(profile, name, cases, edited_by(pupil(profile, name, lessons, **more), cases))]
+    outputs = {name: edited_by(pupil(profile, name, lessons, **more), cases) for name, lessons in arms.items()}
+    rows = [row for name, pictures in outputs.items() for row in verdicts(profile, name, cases, pictures)]
+    sheet("repair", cases, outputs | {"the truth": [render(c.truth.after) for c in cases]},
+          [n * k for k in range(len(LIMITS))])
+    return rows
+
+
+def sheet(name: str, cases: list[Case], outputs: dict[str, list[Image.Image]], which: Iterable[int]) -> None:
+    """data/images/NAME.png: some cases, each with what every method made of it."""
+    rows = [[c.image for c in cases], *outputs.values()]
+    grid([[row[k] for k in which] for row in rows], rows=["input", *(textwrap.fill(name, 14) for name in outputs)],
+         columns=[textwrap.fill(cases[k].instruction, 18) for k in which]).savefig(DATA / "images" / f"{name}.png")
 
 
 SKEWED, FREE = "95% of the houses red", "houses of every colour"
@@ -528,12 +540,12 @@ def bias(profile: Profile, n: int = 150) -> list[dict]:
             edits[into].append(Edit(before, after, instruction(before, after, rng), into))
         if min(map(len, edits.values())) == n:
             break
-    cases, rows = [as_case(e) for some in edits.values() for e in some], []
-    for name, share in ((SKEWED, 0.95), (FREE, 0.0)):
-        outputs = edited_by(pupil(profile, name, partial(taught, share)), cases)
-        rows += [row | {"red": seen["colour"] == "red"}
-                 for row, seen in zip(verdicts(profile, name, cases, outputs), judge(outputs), strict=True)]
-    return rows
+    cases = [as_case(e) for some in edits.values() for e in some]
+    outputs = {name: edited_by(pupil(profile, name, partial(taught, share)), cases)
+               for name, share in ((SKEWED, 0.95), (FREE, 0.0))}
+    sheet("bias", cases, outputs, (0, 1, 2, 3, n, n + 1, n + 2))
+    return [row | {"red": seen["colour"] == "red"} for name, pictures in outputs.items()
+            for row, seen in zip(verdicts(profile, name, cases, pictures), judge(pictures), strict=True)]
 
 
 def candidates(profile: Profile) -> list[Point]:

@@ -186,6 +186,44 @@ def table(out: Path) -> str:
     return "\n".join(rows)
 
 
+# ---------------------------------------------------------------------------------------------- Colab
+
+BADGE = ("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+         "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name})")
+FETCH = """\
+# On Colab this fetches ip2p and installs what it needs; elsewhere it does nothing.
+import importlib.util
+
+if importlib.util.find_spec("ip2p") is None:
+    import os
+    import subprocess
+    import sys
+    import tomllib
+
+    subprocess.run(["git", "clone", "--depth", "1", "{address}", "ip2p"], check=True)
+    with open("ip2p/pyproject.toml", "rb") as file:
+        needed = tomllib.load(file)["project"]["dependencies"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *needed], check=True)
+    sys.path.insert(0, os.path.abspath("ip2p"))
+    os.chdir("ip2p/notebooks")"""
+
+
+def for_colab(path: Path, repository: str, host: str = "https://github.com") -> None:
+    """Give the notebook at `path` Colab's badge, and a first code cell that fetches there what is missing.
+    repository: OWNER/NAME. An earlier badge and cell are replaced."""
+    import nbformat
+
+    nb = read(path)
+    head, *rest = [c for c in nb.cells if "fetch" not in c.metadata.get("tags", ())]
+    lines = [line for line in head.source.split("\n") if "colab-badge.svg" not in line]
+    head.source = "\n".join([*lines[:2], BADGE.format(repository=repository, name=path.name), *lines[1:]])
+    head.source = re.sub(r"\n{3,}", "\n\n", head.source)
+    cell = nbformat.v4.new_code_cell(FETCH.replace("{address}", f"{host}/{repository}"), id="fetch",
+                                     metadata={"tags": ["fetch"]})
+    nb.cells = [head, cell, *rest]
+    nbformat.write(nb, path)
+
+
 # ---------------------------------------------------------------------------------------------- command line
 
 
@@ -206,11 +244,17 @@ def main(arguments: list[str] | None = None) -> int:
                         help="set a parameter in every notebook that has it: -p PROFILE sd15")
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, metavar="DIR",
                         help="where the notebooks are (notebooks)")
+    parser.add_argument("--colab", metavar="OWNER/NAME", help="do not run anything: give every notebook a badge and a "
+                        "first cell that open it in Colab from this repository on GitHub")
     parser.add_argument("--readme", action="store_true",
                         help="do not run anything: renew the README's table from the last run")
     args = parser.parse_args(arguments)
     if args.readme:
         fill(ROOT / "README.md", {"notebooks": table(args.out)})
+        return 0
+    if args.colab:
+        for path in sorted(args.notebooks.glob("*.ipynb")):
+            for_colab(path, args.colab)
         return 0
 
     names = [Path(name).stem for name in args.only or STAGES]

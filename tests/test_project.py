@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
@@ -150,6 +151,34 @@ def test_notebooks_run_and_failures_are_explained(folder, capfd, monkeypatch):
     assert index.count("data:image/png") == 1 and "is it wrong?<br>not finished" in index
     assert "Tiny &lt;b&gt;" in index
     assert "is it fine?" in (out / "00_fine.html").read_text()
+
+
+def test_colab_fetches_what_is_missing_and_elsewhere_nothing_happens(folder, tmp_path):
+    """Run as Colab would, in an empty folder where there is no ip2p, but with a repository on this disk."""
+    tiny = tmp_path / "them" / "tiny"
+    (tiny / "ip2p").mkdir(parents=True)
+    (tiny / "notebooks").mkdir()
+    (tiny / "notebooks" / "00.ipynb").touch()
+    (tiny / "ip2p" / "__init__.py").write_text("here = 7\n")
+    (tiny / "pyproject.toml").write_text('[project]\ndependencies = ["pillow"]\n')
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], cwd=tiny, check=True)
+    for _ in range(2):  # a second time replaces the first
+        notebooks.for_colab(folder / "00_fine.ipynb", "them/tiny", tmp_path.as_uri())
+    nb = notebooks.read(folder / "00_fine.ipynb")
+    nbformat.validate(nb)
+    assert nb.cells[0].source.startswith("# 00 Tiny") and nb.cells[0].source.count("colab-badge") == 1
+    assert "/github/them/tiny/blob/main/notebooks/00_fine.ipynb)" in nb.cells[0].source
+    assert [c.cell_type for c in nb.cells[:3]] == ["markdown", "code", "code"] and "SEED" in nb.cells[2].source
+    cell, empty = nb.cells[1].source, tmp_path / "empty"
+    empty.mkdir()
+    hidden = f"import importlib.util, sys; find = importlib.util.find_spec; importlib.util.find_spec = " \
+             f"lambda name, *a: None if name == 'ip2p' else find(name, *a)\n{cell}\nimport os, ip2p; " \
+             "print(ip2p.here, os.listdir())"
+    done = subprocess.run([sys.executable, "-c", hidden], cwd=empty, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("7 ['00.ipynb']")
+    there = subprocess.run([sys.executable, "-c", cell], cwd=folder, capture_output=True, text=True, check=True)
+    assert there.stdout == "" and not (folder / "ip2p").exists()
 
 
 @pytest.mark.parametrize("wrong", [["--only", "07"], ["-p", "NOPE", "1"]])
