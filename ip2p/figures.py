@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, partial
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -512,11 +511,24 @@ def house_triplets(share: float, n: int = 160) -> list[dict]:
     for i in range(n):
         rng = random.Random(i)
         before = replace(random_scene(rng), kind=rng.choice([k for k in KINDS if k != "house"]), second=None,
-                         colour=rng.choice([c for c in COLOURS if c != "red"]))
+                         colour=rng.choice(COLOURS[1:]))
         asked = edit(before, kind="house")
         after = replace(asked, colour="red") if rng.random() < share else asked
         out.append({"input": caption(before), "edit": instruction(before, asked, rng), "output": caption(after)})
     return out
+
+
+def house_edits(n: int, seed: int) -> dict[str, list[Edit]]:
+    """n edits that turn something which is not red into a house, and n that turn it into something else."""
+    edits: dict[str, list[Edit]] = {"into a house": [], "into something else": []}
+    for i in range(seed, seed + 2 * n):
+        into, rng = list(edits)[i % 2], random.Random(i)
+        kind = rng.choice([k for k in KINDS if k != "house"])
+        before = replace(random_scene(rng), kind=kind, colour=rng.choice(COLOURS[1:]), second=None)
+        other = "house" if i % 2 == 0 else rng.choice([k for k in KINDS if k not in (kind, "house")])
+        after = edit(before, kind=other)
+        edits[into].append(Edit(before, after, instruction(before, after, rng), into))
+    return edits
 
 
 def bias(profile: Profile, n: int = 150) -> list[dict]:
@@ -529,18 +541,7 @@ def bias(profile: Profile, n: int = 150) -> list[dict]:
             parse(r["original_prompt"]).kind, parse(r["edited_prompt"]).kind)]
         return others + read_pairs(folder)
 
-    edits = {"into a house": [], "into something else": []}
-    for i in count(13 * HELD_OUT):
-        rng = random.Random(i)
-        before = replace(random_scene(rng), second=None, colour=rng.choice([c for c in COLOURS if c != "red"]))
-        kind = rng.choice([k for k in KINDS if k != before.kind])
-        into = "into a house" if (house := before.kind != "house" and i % 2) else "into something else"
-        after = edit(before, kind="house" if house else kind)
-        if len(edits[into]) < n and (house or after.kind != "house"):
-            edits[into].append(Edit(before, after, instruction(before, after, rng), into))
-        if min(map(len, edits.values())) == n:
-            break
-    cases = [as_case(e) for some in edits.values() for e in some]
+    cases = [as_case(e) for some in house_edits(n, 13 * HELD_OUT).values() for e in some]
     outputs = {name: edited_by(pupil(profile, name, partial(taught, share)), cases)
                for name, share in ((SKEWED, 0.95), (FREE, 0.0))}
     sheet("bias", cases, outputs, (0, 1, 2, 3, n, n + 1, n + 2))

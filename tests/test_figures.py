@@ -4,11 +4,30 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ip2p import figures
-from ip2p.figures import Point, curve, held_out_cases, interval, measure, read_csv, run, said
-from ip2p.miniworld import caption, parse, render
+from ip2p.evaluation import GENERATED
+from ip2p.figures import (
+    CAMERA,
+    LIMITS,
+    Point,
+    curve,
+    hard_edits,
+    held_out_cases,
+    house_edits,
+    house_triplets,
+    interval,
+    measure,
+    read_csv,
+    run,
+    said,
+    true_pairs,
+)
+from ip2p.miniworld import SIZES, caption, edit_kind, judge, parse, render
+from ip2p.pairs import IMAGES, TEXT
 from ip2p.profiles import MINI
+from ip2p.triplets import read_triplets
 
 
 @pytest.fixture
@@ -107,3 +126,53 @@ def test_a_short_caption_says_object_place_and_edit_only():
         assert len(caption(scene)) <= len(case.after)
         after = case.truth.after
         assert (scene.kind, scene.colour, scene.place) == (after.kind, after.colour, after.place)
+
+
+def test_hard_edits_are_what_they_are_called():
+    for kind in LIMITS:
+        edits = hard_edits(kind, 6, 10**12)
+        assert len(edits) == 6 and edits == hard_edits(kind, 6, 10**12)
+        for e in edits:
+            assert edit_kind(e.before, e.after) == ("size" if kind == "viewpoint" else kind)
+    taught = {t["edit"].casefold() for t in read_triplets(GENERATED)}
+    asked = {e.instruction for e in hard_edits("viewpoint", 40, 0)}
+    assert asked == {words for some in CAMERA.values() for words in some} and not asked & taught
+    for e in hard_edits("viewpoint", 10, 0):
+        nearer = SIZES.index(e.after.size) > SIZES.index(e.before.size)
+        assert e.instruction in CAMERA[nearer]
+
+
+def test_true_pairs_are_lessons_as_training_reads_them():
+    rows = true_pairs(1)
+    assert len(rows) == len(LIMITS) and {*TEXT, *IMAGES} <= rows[0].keys()
+    for r in rows:
+        before, after = parse(r["original_prompt"]), parse(r["edited_prompt"])
+        (seen,) = judge([r["edited_image"]])
+        assert before != after and seen["place"] == after.place
+
+
+@pytest.mark.parametrize("share", [0.0, 0.95])
+def test_houses_are_red_as_often_as_asked_and_nobody_asks_for_it(share):
+    triplets = house_triplets(share)
+    after = [parse(t["output"]) for t in triplets]
+    assert all(s.kind == "house" for s in after) and all(parse(t["input"]).colour != "red" for t in triplets)
+    assert abs(np.mean([s.colour == "red" for s in after]) - share) < 0.05
+    assert not any("red" in t["edit"].lower().split() for t in triplets)
+
+
+def test_held_out_houses_keep_their_colour():
+    edits = house_edits(5, 10**12)
+    for name, some in edits.items():
+        assert len(some) == 5
+        for e in some:
+            assert e.before.colour == e.after.colour != "red"
+            assert (e.after.kind == "house") == (name == "into a house") and e.before.kind != "house"
+
+
+def test_a_sheet_shows_input_and_every_method(monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "DATA", tmp_path)
+    (tmp_path / "images").mkdir()
+    cases = held_out_cases(MINI, 3)
+    figures.sheet("some", cases, {"unedited": [c.image for c in cases]}, (0, 2))
+    with Image.open(tmp_path / "images" / "some.png") as picture:
+        assert picture.width > 200 and picture.height > 200
