@@ -385,14 +385,16 @@ def dropout(profile: Profile) -> list[Point]:
 
 
 def pool(profile: Profile) -> list[list[dict]]:
-    """POOL_TRIPLETS triplets with all of POOL candidates each, unfiltered, in the order of their numbers."""
+    """POOL_TRIPLETS triplets with all of POOL candidates each, unfiltered, in a random order: those of one seed, which
+    are much alike, are not neighbours."""
     triplets = read_triplets(GENERATED if profile.in_world else profile.triplets)[:POOL_TRIPLETS]
     changes = dict(candidates=POOL, keep=POOL, per_seed=POOL // 8, enough=False, min_image=-1.0, min_caption=-1.0,
                    min_direction=-1.0)
     make_pairs(triplets, OUT / "pool", profile, **changes)
     found = {(r["original_prompt"], r["seed"], round(r["p"], 5)): r for r in read_pairs(OUT / "pool")}
+    job = Job.of(profile, **changes)
     return [[found[t["input"], s.seed, round(float(np.float32(s.p)), 5)]
-             for s in candidate_settings(Job.of(profile, **changes), k)] for k, t in enumerate(triplets)]
+             for s in random.Random(k).sample(candidate_settings(job, k), POOL)] for k, t in enumerate(triplets)]
 
 
 def chosen(candidates: list[dict], profile: Profile) -> list[dict]:
@@ -403,8 +405,8 @@ def chosen(candidates: list[dict], profile: Profile) -> list[dict]:
 
 
 def selection(profile: Profile) -> list[dict]:
-    """What choosing among the first m candidates of a triplet buys: the best one that passes the filter, any that does,
-    and any at all. A row a triplet, as of a point's edits."""
+    """What choosing among m candidates of a triplet buys: the best one that passes the filter, any that does, any at
+    all of the same triplets, and any of all triplets. A row a triplet, as of a point's edits."""
     rows = []
     for number, some in enumerate(tqdm(pool(profile), desc="judging", delay=2, mininterval=2.0)):
         before, after = parse(some[0]["original_prompt"]), parse(some[0]["edited_prompt"])
@@ -415,7 +417,8 @@ def selection(profile: Profile) -> list[dict]:
             r["valid"] = r["success"] and kept >= 0.9
         for m in (1, 4, 16, POOL):
             good = chosen(some[:m], profile)
-            for method, of in (("best that passes", good[:1]), ("any that passes", good), ("any", some[:m])):
+            for method, of in (("best that passes", good[:1]), ("any that passes", good),
+                               ("any, same triplets", some[:m] if good else []), ("any", some[:m])):
                 if of:
                     rows.append({"method": method, "setting": m, "edit": number, "kind": edit_kind(before, after)} | {
                         name: float(np.mean([r[name] for r in of])) for name in (
