@@ -53,7 +53,7 @@ from ip2p.models.renders import HELD_OUT
 from ip2p.pairs import Job, as_tensor, candidate_settings, make_pairs, paint_candidates, read_pairs, to_pil
 from ip2p.profiles import DATA, Profile, get_profile, load_text_to_image
 from ip2p.prompt_to_prompt import ATTENTION
-from ip2p.sheets import ROOT
+from ip2p.sheets import ROOT, fill
 from ip2p.show import grid
 from ip2p.training import train
 from ip2p.triplets import read_triplets
@@ -572,6 +572,28 @@ FIGURES = {"figure8": figure_8, "figure10": figure_10, "plane": plane, "attentio
            "bias": bias}
 
 
+def outcomes() -> dict[str, str]:
+    """What the README's table says of the figures that there are."""
+    def at(name: str, method: str, measure: str, kind: str = "all", setting: float | None = None) -> str:
+        points = curve(read_csv(name), method, measure, kind)
+        return f"{next(p for p in points if setting in (None, p['setting']))['mean']:.2f}"
+
+    def over(shares: Iterable[str], measure: str) -> str:
+        return ", ".join(at("figure10", name, measure, setting=1.6) for name in shares)
+
+    shares = [f"{share:.0%} of the data" for share in (1, 0.1, 0.01)]
+    texts = {
+        "figure10": {"less_data": lambda: f"likeness {over(shares, 'image')}; direction {over(shares, 'direction')}",
+                     "no_filter": lambda: " instead of ".join(over([name], "image") for name in (
+                         "no CLIP filter", shares[0]))},
+        "limits": {"limits": lambda: ", ".join(f"{kind} {at('limits', 'InstructPix2Pix', 'success', kind)}"
+                                               for kind in ("count", "position", "swap", "viewpoint"))},
+        "bias": {"bias": lambda: f"{at('bias', SKEWED, 'red', 'into a house')} of the houses red, unasked; "
+                                 f"balanced: {at('bias', FREE, 'red', 'into a house')}"}}
+    return {part: text() for name, some in texts.items() if (DATA / "eval" / f"{name}.csv").is_file()
+            for part, text in some.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m ip2p.figures", description=__doc__.split("\n\n")[0])
     parser.add_argument("name", nargs="*", choices=(*FIGURES, []), default=[], help="which (all)")
@@ -582,6 +604,7 @@ def main() -> None:
         print(f"wrote {run(name, get_profile(args.profile), args.n)}")
         if name not in ("selection", "limits", "repair", "bias"):  # drawn in notebooks 03 and 07
             draw(name).savefig(DATA / "images" / f"{name}.png")
+        fill(ROOT / "README.md", outcomes())
 
 
 if __name__ == "__main__":

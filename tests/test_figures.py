@@ -176,3 +176,9 @@ def test_a_sheet_shows_input_and_every_method(monkeypatch, tmp_path):
     figures.sheet("some", cases, {"unedited": [c.image for c in cases]}, (0, 2))
     with Image.open(tmp_path / "images" / "some.png") as picture:
         assert picture.width > 200 and picture.height > 200
+
+
+def test_the_readme_says_what_the_figures_say():
+    page = (figures.ROOT / "README.md").read_text(encoding="utf-8")
+    for name, text in figures.outcomes().items():
+        assert f"<!-- figures:{name} -->{text}<!-- /figures -->" in page, f"{name}: run python -m ip2p.figures"
