@@ -189,9 +189,9 @@ class Editor:
 
         Scales: one for all, or n. The noise belongs to each image's seed (None: 0 to n - 1), so neighbours change
         nothing. Of the three predictions only those are computed that count in Eq. 3: at s_I = 1 the first one cancels,
-        at s_T = s_I the second, at s_T = 0 the third. `all_predictions` computes them all the same. guidance_every: in
-        the steps between every so many, only eps(z, c_I, c_T) is computed, and the two differences of Eq. 3 are those
-        of the last whole step: faster, and not exact (`python -m ip2p.bench editing` measures both).
+        at s_T = s_I the second, at s_T = 0 the third. `all_predictions` computes them all the same. guidance_every:
+        whole in every so many evaluations only; between them eps(z, c_I, c_T) alone is computed, and what guidance adds
+        to it is what it added last: faster, and not exact (`python -m ip2p.bench guidance` measures both).
         """
         n, device, unet = len(images), self.pipe.unet.device, self.pipe.unet
         if self.compiled is not None and n == 1 and size is None:

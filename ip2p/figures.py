@@ -16,7 +16,7 @@ import random
 import re
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -137,7 +137,8 @@ def run(name: str, profile: Profile, n: int = 300) -> Path:
     """Measure all points of a figure and write its CSV. Raises ValueError if other models began it."""
     points = FIGURES[name](profile)
     made_by = {"command": f"python -m ip2p.figures {name} --profile {profile.name}",
-               "seeds": "0, 1, ... of the edits", **stamp(profile)}
+               "seeds": "0, 1, ... of the edits",
+               "trainings": f"{ABLATION_STEPS} steps each", **stamp(profile)}
     if not isinstance(points[0], Point):  # rows already, of a number of its own
         return write_csv(name, points, made_by)
     made_by["command"] += f" --n {n}"
@@ -325,8 +326,7 @@ def pupil(profile: Profile, name: str, lessons: Callable[[], list[dict]], **opti
     """An editor trained for ABLATION_STEPS and kept in out/figures/models/NAME; stopped, its training goes on.
     `options`: of `train`."""
     folder = OUT / "models" / re.sub(r"\W+", "-", name)
-    if not (folder / "model_index.json").is_file():
-        train(lessons(), folder, profile, steps=ABLATION_STEPS, **options)
+    train(lessons(), folder, profile, steps=ABLATION_STEPS, **options)
     return load_editor(str(folder), profile=profile.name)
 
 
@@ -375,18 +375,31 @@ def noise(profile: Profile) -> list[Point]:
         f"{share:.0%} of the instructions wrong": partial(mixed_up, share) for share in (0.25, 0.5)})
 
 
+DROPOUT_RATES = {"100% of the data": 0.05, "no dropout": 0.0}
+
+
 def dropout(profile: Profile) -> list[Point]:
     """Trained with and without conditioning dropout, over s_T."""
     points = []
-    for name, rate in (("100% of the data", 0.05), ("no dropout", 0.0)):
+    for name, rate in DROPOUT_RATES.items():
         editor = cache(partial(pupil, profile, name, partial(shuffled, profile), dropout=rate))
         points += [Point(name, s, by(editor, guidance_scale=s)) for s in (1.0, 4.0, 8.0)]
     return points
 
 
+def dropout_sheet(profile: Profile) -> None:
+    """What the two editors of `dropout` make of the same edits, guided and not."""
+    cases, outputs = held_out_cases(profile, 7), {}
+    for name, rate in DROPOUT_RATES.items():
+        editor = pupil(profile, name, partial(shuffled, profile), dropout=rate)
+        outputs |= {f"dropout {rate:.0%}, s_T = {s:g}": editor.many(
+            [c.image for c in cases], [c.instruction for c in cases], guidance_scale=s) for s in (1.0, 8.0)}
+    sheet("dropout", cases, outputs, range(7))
+
+
 def pool(profile: Profile) -> list[list[dict]]:
-    """POOL_TRIPLETS triplets with all of POOL candidates each, unfiltered, in a random order: those of one seed, which
-    are much alike, are not neighbours."""
+    """POOL_TRIPLETS triplets with all of POOL candidates each, unfiltered: 8 seeds with 12 values of p each, in random
+    order."""
     triplets = read_triplets(GENERATED if profile.in_world else profile.triplets)[:POOL_TRIPLETS]
     changes = dict(candidates=POOL, keep=POOL, per_seed=POOL // 8, enough=False, min_image=-1.0, min_caption=-1.0,
                    min_direction=-1.0)
@@ -432,7 +445,7 @@ CAMERA = {False: ("step back", "zoom out", "move the camera away"), True: ("come
 
 def hard_edits(kind: str, n: int, seed: int) -> list[Edit]:
     """n edits of one of LIMITS. This world is flat, so of the viewpoint it knows the distance to the object alone,
-    asked for in CAMERA's words, which no lesson has."""
+    asked for in CAMERA's words, which no lesson of the shipped editor has."""
     out, i = [], seed
     while len(out) < n:
         rng, i = random.Random(i), i + 1
@@ -441,11 +454,11 @@ def hard_edits(kind: str, n: int, seed: int) -> list[Edit]:
             after = random_edit(before, rng, "size" if kind == "viewpoint" else kind)
         except ValueError:  # no such edit of this scene
             continue
-        steps = SIZES.index(after.size) - SIZES.index(before.size)
+        nearer = SIZES.index(after.size) - SIZES.index(before.size)
         if kind != "viewpoint":
             out.append(Edit(before, after, instruction(before, after, rng), kind))
-        elif abs(steps) == 1:
-            out.append(Edit(before, after, rng.choice(CAMERA[steps > 0]), kind))
+        elif abs(nearer) == 1:
+            out.append(Edit(before, after, rng.choice(CAMERA[nearer > 0]), kind))
     return out
 
 
@@ -485,19 +498,22 @@ def true_pairs(n: int) -> list[dict]:
 
 
 def repair(profile: Profile, n: int = 60) -> list[dict]:
-    """Does truth repair the limits? The shipped editor learns on, from its own pairs alone, and from them and 100
-    rendered pairs of each of LIMITS; n edits of each, and 110 of all ordinary kinds."""
-    cases, more = hard_cases(n) + held_out_cases(profile, 110), dict(start=profile.editor, lr=profile.train_lr / 3)
-    own = partial(shuffled, profile)
-    arms = {"learning on": own, "learning on, with true pairs": lambda: own() + true_pairs(100)}
-    outputs = {name: edited_by(pupil(profile, name, lessons, **more), cases) for name, lessons in arms.items()}
+    """Does truth repair the limits? The shipped editor learns on, from its own pairs alone, and from them and as many
+    true ones, rendered, of LIMITS; n edits of each, and 110 ordinary ones of all kinds."""
+    cases = hard_cases(n) + [c._replace(kind="ordinary") for c in held_out_cases(profile, 110)]
+    outputs = {"as shipped": edited_by(load_editor(profile.name), cases)}
+    own = shuffled(profile)
+    arms = {"learning on": lambda: own,
+            "learning on, with true pairs": lambda: own + true_pairs(len(own) // len(LIMITS))}
+    outputs |= {name: edited_by(pupil(profile, name, lessons, start=profile.editor), cases)
+                for name, lessons in arms.items()}
     rows = [row for name, pictures in outputs.items() for row in verdicts(profile, name, cases, pictures)]
     sheet("repair", cases, outputs | {"the truth": [render(c.truth.after) for c in cases]},
           [n * k for k in range(len(LIMITS))])
     return rows
 
 
-def sheet(name: str, cases: list[Case], outputs: dict[str, list[Image.Image]], which: Iterable[int]) -> None:
+def sheet(name: str, cases: list[Case], outputs: dict[str, list[Image.Image]], which: Sequence[int]) -> None:
     """data/images/NAME.png: some cases, each with what every method made of it."""
     rows = [[c.image for c in cases], *outputs.values()]
     grid([[row[k] for k in which] for row in rows], rows=["input", *(textwrap.fill(name, 14) for name in outputs)],
@@ -508,13 +524,13 @@ SKEWED, FREE = "95% of the houses red", "houses of every colour"
 
 
 def house_triplets(share: float, n: int = 160) -> list[dict]:
-    """n triplets in which something that is not red turns into a house; `share` of the edited captions say, unasked,
-    that it is red, as a language model would write that has read of red houses only."""
+    """n triplets in which something of any colour turns into a house; `share` of the edited captions say, unasked, that
+    it is red, as a language model would write that has read of red houses only."""
     out = []
     for i in range(n):
         rng = random.Random(i)
         before = replace(random_scene(rng), kind=rng.choice([k for k in KINDS if k != "house"]), second=None,
-                         colour=rng.choice(COLOURS[1:]))
+                         colour=rng.choice(COLOURS))
         asked = edit(before, kind="house")
         after = replace(asked, colour="red") if rng.random() < share else asked
         out.append({"input": caption(before), "edit": instruction(before, asked, rng), "output": caption(after)})
@@ -586,9 +602,9 @@ def outcomes() -> dict[str, str]:
         "figure10": {"less_data": lambda: f"likeness {over(shares, 'image')}; direction {over(shares, 'direction')}",
                      "no_filter": lambda: " instead of ".join(over([name], "image") for name in (
                          "no CLIP filter", shares[0]))},
-        "limits": {"limits": lambda: ", ".join(f"{kind} {at('limits', 'InstructPix2Pix', 'success', kind)}"
+        "limits": {"limits": lambda: ", ".join(f"{kind} {at('limits', 'InstructPix2Pix', 'valid', kind)}"
                                                for kind in ("count", "position", "swap", "viewpoint"))},
-        "bias": {"bias": lambda: f"{at('bias', SKEWED, 'red', 'into a house')} of the houses red, unasked; "
+        "bias": {"bias": lambda: f"{at('bias', SKEWED, 'red', 'into a house')} of the outputs red, unasked; "
                                  f"balanced: {at('bias', FREE, 'red', 'into a house')}"}}
     return {part: text() for name, some in texts.items() if (DATA / "eval" / f"{name}.csv").is_file()
             for part, text in some.items()}
@@ -602,9 +618,12 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.name or FIGURES:
         print(f"wrote {run(name, get_profile(args.profile), args.n)}")
-        if name not in ("selection", "limits", "repair", "bias"):  # drawn in notebooks 03 and 07
+        if name == "dropout":
+            dropout_sheet(get_profile(args.profile))
+        elif name not in ("selection", "limits", "repair", "bias"):  # drawn in notebooks 03 and 07
             draw(name).savefig(DATA / "images" / f"{name}.png")
-        fill(ROOT / "README.md", outcomes())
+        if args.profile == "mini":
+            fill(ROOT / "README.md", outcomes())
 
 
 if __name__ == "__main__":

@@ -67,14 +67,14 @@ def load_finetuned(name: str | Path | None = None, triplets: list[dict] | None =
     name = name or language_model.BUNDLED
     if Path(name).is_dir():
         return load_language_model(name, device)
-    rng, triplets = random.Random(0), [*(read_triplets(SEED_TRIPLETS) if triplets is None else triplets), *own]
-    lessons = [retell(t, rng) if world else t for _ in range(EPOCHS) for t in triplets]
-    recipe = json.dumps([str(name), lessons, language_model.finetune.__defaults__])
+    triplets = [*(read_triplets(SEED_TRIPLETS) if triplets is None else triplets), *own]
+    recipe = json.dumps([str(name), triplets, world, EPOCHS, language_model.finetune.__defaults__])
     folder = language_model.cache_folder() / f"finetuned-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if (folder / "config.json").exists():
         return load_language_model(folder, device)
     model, tokenizer = load_language_model(name, device)
-    finetune(model, tokenizer, lessons)
+    rng = random.Random(0)
+    finetune(model, tokenizer, [retell(t, rng) if world else t for _ in range(EPOCHS) for t in triplets])
     save_language_model(model, tokenizer, folder)
     return model, tokenizer
 

@@ -200,12 +200,13 @@ if importlib.util.find_spec("ip2p") is None:
     import sys
     import tomllib
 
-    subprocess.run(["git", "clone", "--depth", "1", "{address}", "ip2p"], check=True)
-    with open("ip2p/pyproject.toml", "rb") as file:
+    if not os.path.isdir("ip2p-clone"):  # there already, after a restart
+        subprocess.run(["git", "clone", "--depth", "1", "{address}", "ip2p-clone"], check=True)
+    with open("ip2p-clone/pyproject.toml", "rb") as file:
         needed = tomllib.load(file)["project"]["dependencies"]
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *needed], check=True)
-    sys.path.insert(0, os.path.abspath("ip2p"))
-    os.chdir("ip2p/notebooks")"""
+    sys.path.insert(0, os.path.abspath("ip2p-clone"))
+    os.chdir("ip2p-clone/notebooks")"""
 
 
 def for_colab(path: Path, repository: str, host: str = "https://github.com") -> None:
@@ -215,8 +216,8 @@ def for_colab(path: Path, repository: str, host: str = "https://github.com") -> 
 
     nb = read(path)
     head, *rest = [c for c in nb.cells if "fetch" not in c.metadata.get("tags", ())]
-    lines = [line for line in head.source.split("\n") if "colab-badge.svg" not in line]
-    head.source = "\n".join([*lines[:2], BADGE.format(repository=repository, name=path.name), *lines[1:]])
+    title, *lines = [line for line in head.source.split("\n") if "colab-badge.svg" not in line]
+    head.source = "\n".join([title, "", BADGE.format(repository=repository, name=path.name), "", *lines])
     head.source = re.sub(r"\n{3,}", "\n\n", head.source)
     cell = nbformat.v4.new_code_cell(FETCH.replace("{address}", f"{host}/{repository}"), id="fetch",
                                      metadata={"tags": ["fetch"]})

@@ -28,13 +28,15 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, sentence):
     assert not (tmp_path / "out.png").exists()
 
 
-def test_edit_with_the_bundled_model(tmp_path, capsys):
+@pytest.mark.parametrize("options", [[], ["--guidance-every", "2"]])
+def test_edit_with_the_bundled_model(tmp_path, capsys, options):
     """The README's first example: night falls, and the thing and its place are still there."""
     from ip2p.editing import open_image
     from ip2p.miniworld import judge
     from ip2p.profiles import DATA
 
-    assert main(["edit", str(DATA / "images" / "cat.png"), "make it night", "--out", str(tmp_path / "e.png")]) == 0
+    assert main(["edit", str(DATA / "images" / "cat.png"), "make it night", "--out", str(tmp_path / "e.png"),
+                 *options]) == 0
     assert "saved" in capsys.readouterr().out
     before, after = judge([open_image(DATA / "images" / "cat.png"), open_image(tmp_path / "e.png")])
     assert (before["time"], after["time"]) == ("day", "night")
