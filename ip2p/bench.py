@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
+from ip2p.curves import held_out_cases, interval, measure
 from ip2p.editing import Editor, fit, load_editor, open_image
 from ip2p.evaluation import GENERATED, fresh_captions, judge_answers, judge_pairs, run_editor
-from ip2p.figures import held_out_cases, interval, measure
 from ip2p.pairs import Job, as_tensor, make_shard, paint_and_filter, read_pairs
 from ip2p.profiles import DATA, get_profile, load_text_to_image
 from ip2p.prompt_to_prompt import decode, embed
