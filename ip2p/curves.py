@@ -75,7 +75,8 @@ def measure(clip: ClipSimilarity, cases: list[Case], outputs: list[Image.Image])
         cases, *(x.tolist() for x in (sim.sim_image, sim.sim_direction, sim.sim_1, (a - b).abs().mean((1, 2, 3)),
                                       (a - b).square().mean((1, 2, 3)))), strict=True)]
     if cases[0].truth:
-        rows = [r | s for r, s in zip(rows, score([c.truth for c in cases], inputs, outputs), strict=True)]
+        verdicts = score([c.truth for c in cases], inputs, outputs)
+        rows = [verdict | row for row, verdict in zip(rows, verdicts, strict=True)]  # the kind is the case's
     return rows
 
 
