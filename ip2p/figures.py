@@ -386,7 +386,7 @@ def outcomes() -> dict[str, str]:
     shares = [f"{share:.0%} of the data" for share in (1, 0.1, 0.01)]
     texts = {
         "figure10": {"less_data": lambda: f"likeness {over(shares, 'image')}; direction {over(shares, 'direction')}",
-                     "no_filter": lambda: " instead of ".join(over([name], "image") for name in (
+                     "no_filter": lambda: "likeness " + " instead of ".join(over([name], "image") for name in (
                          "no CLIP filter", shares[0]))},
         "limits": {"limits": lambda: ", ".join(f"{kind} {at('limits', 'InstructPix2Pix', 'valid', kind)}"
                                                for kind in ("count", "position", "swap", "viewpoint"))},
