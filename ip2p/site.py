@@ -16,7 +16,7 @@ from ip2p import notebooks
 from ip2p.sheets import ROOT
 
 LINKED = ("README.md", "CONTRIBUTING.md", "LICENSE", "data/README.md", "data/models/*/README.md", "data/images/*",
-          "ip2p/profiles.py", "ip2p/miniworld/samples.py")
+          "data/eval/*.csv", "ip2p/profiles.py", "ip2p/miniworld/samples.py")
 WIDGET = "application/vnd.jupyter.widget-view+json"  # needs a kernel; each leaves a still picture or a text, too
 
 
