@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
 from ip2p.curves import held_out_cases, interval, measure
 from ip2p.editing import Editor, fit, load_editor, open_image
-from ip2p.evaluation import GENERATED, fresh_captions, judge_answers, judge_pairs, run_editor
+from ip2p.evaluation import BATCH, GENERATED, fresh_captions, judge_answers, judge_pairs, run_editor
 from ip2p.pairs import Job, as_tensor, make_shard, paint_and_filter, read_pairs
 from ip2p.profiles import DATA, get_profile, load_text_to_image
 from ip2p.prompt_to_prompt import decode, embed
@@ -174,7 +174,7 @@ def bench_guidance(n: int = 300) -> str:
     editor, cases, clip = load_editor(profile.name), held_out_cases(profile, n), ClipSimilarity(profile.clip)
     plain, lines = None, ["| Guided in | Times the speed | Edit success | Preservation | Direction, by CLIP |",
                           "|---|---:|---:|---:|---:|"]
-    run_editor(editor, [c.truth for c in cases[:16]], [c.image for c in cases[:16]])  # warm up
+    run_editor(editor, [c.truth for c in cases[:BATCH]], [c.image for c in cases[:BATCH]])  # warm up
     for k in (1, 2, 3, 4):
         begin = time.perf_counter()
         outputs = run_editor(editor, [c.truth for c in cases], [c.image for c in cases], guidance_every=k)

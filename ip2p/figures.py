@@ -300,13 +300,14 @@ def repair(profile: Profile, n: int = 60) -> list[dict]:
 
 
 def sheet(name: str, cases: list[Case], outputs: dict[str, list[Image.Image]], which: Sequence[int]) -> None:
-    """data/images/NAME.png: some cases, each with what every method made of it."""
+    """data/images/NAME.jpg: some cases, each with what every method made of it."""
     rows = [[c.image for c in cases], *outputs.values()]
     grid([[row[k] for k in which] for row in rows], rows=["input", *(textwrap.fill(name, 14) for name in outputs)],
-         columns=[textwrap.fill(cases[k].instruction, 18) for k in which]).savefig(DATA / "images" / f"{name}.png")
+         columns=[textwrap.fill(cases[k].instruction, 18) for k in which]).savefig(
+             DATA / "images" / f"{name}.jpg", pil_kwargs={"quality": 92})
 
 
-SKEWED, FREE = "95% of the houses red", "houses of every colour"
+SKEWED, BALANCED = "95% of the houses red", "houses of every colour"
 
 
 def house_triplets(share: float, n: int = 160) -> list[dict]:
@@ -327,11 +328,11 @@ def house_edits(n: int, seed: int) -> dict[str, list[Edit]]:
     """n edits that turn something which is not red into a house, and n that turn it into something else."""
     edits: dict[str, list[Edit]] = {"into a house": [], "into something else": []}
     for i in range(seed, seed + 2 * n):
-        into, rng = list(edits)[i % 2], random.Random(i)
+        house, rng = i % 2 == 0, random.Random(i)
         kind = rng.choice([k for k in KINDS if k != "house"])
         before = replace(random_scene(rng), kind=kind, colour=rng.choice(COLOURS[1:]), second=None)
-        other = "house" if i % 2 == 0 else rng.choice([k for k in KINDS if k not in (kind, "house")])
-        after = edit(before, kind=other)
+        after = edit(before, kind="house" if house else rng.choice([k for k in KINDS if k not in (kind, "house")]))
+        into = "into a house" if house else "into something else"
         edits[into].append(Edit(before, after, instruction(before, after, rng), into))
     return edits
 
@@ -348,7 +349,7 @@ def bias(profile: Profile, n: int = 150) -> list[dict]:
 
     cases = [as_case(e) for some in house_edits(n, 13 * HELD_OUT).values() for e in some]
     outputs = {name: edited_by(pupil(profile, name, partial(taught, share)), cases)
-               for name, share in ((SKEWED, 0.95), (FREE, 0.0))}
+               for name, share in ((SKEWED, 0.95), (BALANCED, 0.0))}
     sheet("bias", cases, outputs, (0, 1, 2, 3, n, n + 1, n + 2))
     return [row | {"red": seen["colour"] == "red"} for name, pictures in outputs.items()
             for row, seen in zip(verdicts(profile, name, cases, pictures), judge(pictures), strict=True)]
@@ -383,17 +384,20 @@ def outcomes() -> dict[str, str]:
     def over(shares: Iterable[str], measure: str) -> str:
         return ", ".join(at("figure10", name, measure, setting=1.6) for name in shares)
 
-    shares = [f"{share:.0%} of the data" for share in (1, 0.1, 0.01)]
-    texts = {
-        "figure10": {"less_data": lambda: f"likeness {over(shares, 'image')}; direction {over(shares, 'direction')}",
-                     "no_filter": lambda: "likeness " + " instead of ".join(over([name], "image") for name in (
-                         "no CLIP filter", shares[0]))},
-        "limits": {"limits": lambda: ", ".join(f"{kind} {at('limits', 'InstructPix2Pix', 'valid', kind)}"
-                                               for kind in ("count", "position", "swap", "viewpoint"))},
-        "bias": {"bias": lambda: f"{at('bias', SKEWED, 'red', 'into a house')} of the outputs red, unasked; "
-                                 f"balanced: {at('bias', FREE, 'red', 'into a house')}"}}
-    return {part: text() for name, some in texts.items() if (DATA / "eval" / f"{name}.csv").is_file()
-            for part, text in some.items()}
+    def made(name: str) -> bool:
+        return (DATA / "eval" / f"{name}.csv").is_file()
+
+    out, shares = {}, [f"{share:.0%} of the data" for share in (1, 0.1, 0.01)]
+    if made("figure10"):
+        out["less_data"] = f"likeness {over(shares, 'image')}; direction {over(shares, 'direction')}"
+        out["no_filter"] = f"likeness {over(['no CLIP filter'], 'image')} instead of {over(shares[:1], 'image')}"
+    if made("limits"):
+        out["limits"] = ", ".join(f"{kind} {at('limits', 'InstructPix2Pix', 'valid', kind)}"
+                                  for kind in ("count", "position", "swap", "viewpoint"))
+    if made("bias"):
+        out["bias"] = (f"{at('bias', SKEWED, 'red', 'into a house')} of the outputs red, unasked; "
+                       f"balanced: {at('bias', BALANCED, 'red', 'into a house')}")
+    return out
 
 
 def main() -> None:

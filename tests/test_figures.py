@@ -70,7 +70,7 @@ def test_a_sheet_shows_input_and_every_method(monkeypatch, tmp_path):
     (tmp_path / "images").mkdir()
     cases = held_out_cases(MINI, 3)
     figures.sheet("some", cases, {"unedited": [c.image for c in cases]}, (0, 2))
-    with Image.open(tmp_path / "images" / "some.png") as picture:
+    with Image.open(tmp_path / "images" / "some.jpg") as picture:
         assert picture.width > 200 and picture.height > 200
 
 

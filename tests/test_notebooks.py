@@ -19,7 +19,7 @@ SMALL = {
     "04_training": {},  # its claims are about learning, and need all of it
     "05_guided_editing": {"EDITS": 6},
     "06_evaluation": {"EDITS": 12, "LAYER_STEPS": 30},
-    "07_limits_and_bias": {"EDITS": 2},
+    "07_limits_and_bias": {},
     "90_scaling_out": {"TRIPLETS": 4, "ON_THE_CLUSTER": 4},
 }
 
