@@ -1,6 +1,6 @@
 """Curves with intervals: what measured points are, a runner that loses nothing, their CSV files and their pictures.
 
-What came of every edit is appended to out/figures/NAME.jsonl, so a killed run goes on; means with bootstrap intervals
+What came of every edit is appended to out/figures/NAME.jsonl, so a killed run goes on; means with 95% intervals
 go to data/eval/NAME.csv, and pictures are drawn from that file alone. The figures themselves are in `ip2p.figures`.
 """
 
@@ -22,12 +22,13 @@ from tqdm.auto import tqdm
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.evaluation import BATCH, Edit, held_out_edits, hold_out, score
 from ip2p.miniworld import caption, render
+from ip2p.miniworld.judging import FOLDER as JUDGE
 from ip2p.pairs import as_tensor, read_pairs
 from ip2p.profiles import DATA, Profile
 from ip2p.sheets import ROOT
 
 OUT = ROOT / "out" / "figures"
-MEASURES = ("success", "preservation", "outside", "image", "direction", "caption", "l1", "l2", "valid", "red")
+MEASURES = ("success", "preservation", "outside", "image", "direction", "caption", "l1", "l2", "valid", "red", "colour")
 
 
 class Case(NamedTuple):
@@ -81,8 +82,13 @@ def measure(clip: ClipSimilarity, cases: list[Case], outputs: list[Image.Image])
 
 
 def interval(values: Iterable[float], draws: int = 2000) -> tuple[float, float]:
-    """The 95% interval of the mean, by bootstrap."""
+    """The 95% interval of the mean: by bootstrap, and of a share (values 0 and 1) by Wilson's formula, which is not
+    empty where all values are the same."""
     values = np.asarray(list(values), float)
+    if np.isin(values, (0, 1)).all():
+        p, n, z = float(values.mean()), len(values), 1.96
+        middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+        return max(0.0, (middle - half) / (1 + z**2 / n)), min(1.0, (middle + half) / (1 + z**2 / n))
     means = values[np.random.default_rng(0).integers(len(values), size=(draws, len(values)))].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
@@ -94,8 +100,8 @@ def interval(values: Iterable[float], draws: int = 2000) -> tuple[float, float]:
 def stamp(profile: Profile) -> dict[str, str]:
     """The first digits of a checksum over the weights of each model that a figure may use."""
     out = {}
-    for name in ("text_to_image", "editor", "clip"):
-        folder, digest = Path(getattr(profile, name)), hashlib.sha256()
+    for name in ("text_to_image", "editor", "clip", "judge"):
+        folder, digest = Path(getattr(profile, name, JUDGE)), hashlib.sha256()
         for path in sorted(folder.rglob("*.safetensors")):
             digest.update(path.read_bytes())
         out[name] = f"{folder.name} {digest.hexdigest()[:12]}" if folder.is_dir() else str(folder)
@@ -173,7 +179,7 @@ def write_csv(name: str, rows: list[dict], made_by: dict) -> Path:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("method", "setting", "kind", "measure", "mean", "low", "high", "sd", "n"))
         for (method, setting, kind), some in points.items():
-            for key in MEASURES if kind == "all" else ("success", "preservation", "valid", "red"):
+            for key in MEASURES if kind == "all" else ("success", "preservation", "valid", "red", "colour"):
                 if key in some[0]:
                     values = [float(r[key]) for r in some]
                     figures = (np.mean(values), *interval(values), np.std(values))

@@ -10,6 +10,7 @@ import argparse
 import random
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -23,7 +24,7 @@ from ip2p.baselines import sdedit, text2live
 from ip2p.clip_filter import ClipSimilarity, Similarities, best
 from ip2p.curves import OUT, Case, Point, as_case, curve, draw, held_out_cases, measure, read_csv, run
 from ip2p.editing import Editor, load_editor
-from ip2p.evaluation import GENERATED, Edit, run_editor
+from ip2p.evaluation import GENERATED, Edit, held_out_edits, run_editor
 from ip2p.miniworld import (
     COLOURS,
     KINDS,
@@ -249,8 +250,8 @@ def hard_edits(kind: str, n: int, seed: int) -> list[Edit]:
 
 
 def hard_cases(n: int) -> list[Case]:
-    """n of each of LIMITS, of scenes that nothing was trained on."""
-    return [as_case(e) for kind in LIMITS for e in hard_edits(kind, n, 11 * HELD_OUT)]
+    """n of each of LIMITS, each of other scenes, which nothing was trained on."""
+    return [as_case(e) for k, kind in enumerate(LIMITS) for e in hard_edits(kind, n, 11 * HELD_OUT + 10**6 * k)]
 
 
 def limits(profile: Profile, n: int = 60) -> list[dict]:
@@ -285,29 +286,34 @@ def true_pairs(n: int) -> list[dict]:
 
 def repair(profile: Profile, n: int = 60) -> list[dict]:
     """Does truth repair the limits? The shipped editor learns on, from its own pairs alone, and from them and as many
-    true ones, rendered, of LIMITS; n edits of each, and 110 ordinary ones of all kinds."""
-    cases = hard_cases(n) + [c._replace(kind="ordinary") for c in held_out_cases(profile, 110)]
+    true ones, rendered, of LIMITS; n edits of each, and 105 ordinary ones of the other kinds."""
+    others = tuple(kind for kind in profile.edit_kinds if kind not in LIMITS)
+    cases = hard_cases(n) + [as_case(e)._replace(kind="ordinary") for e in held_out_edits(105, others)]
     outputs = {"as shipped": edited_by(load_editor(profile.name), cases)}
     own = shuffled(profile)
     arms = {"learning on": lambda: own,
             "learning on, with true pairs": lambda: own + true_pairs(len(own) // len(LIMITS))}
     outputs |= {name: edited_by(pupil(profile, name, lessons, start=profile.editor), cases)
                 for name, lessons in arms.items()}
-    rows = [row for name, pictures in outputs.items() for row in verdicts(profile, name, cases, pictures)]
+    rows = {name: verdicts(profile, name, cases, pictures) for name, pictures in outputs.items()}
+    titles = [[f"{'✓' if r['success'] else '✗'}  {r['preservation']:.0%} kept" for r in some] for some in rows.values()]
     sheet("repair", cases, outputs | {"the truth": [render(c.truth.after) for c in cases]},
-          [n * k for k in range(len(LIMITS))])
-    return rows
+          [n * k for k in range(len(LIMITS))], titles)
+    return [row for some in rows.values() for row in some]
 
 
-def sheet(name: str, cases: list[Case], outputs: dict[str, list[Image.Image]], which: Sequence[int]) -> None:
-    """data/images/NAME.jpg: some cases, each with what every method made of it."""
+def sheet(name: str, cases: list[Case], outputs: dict[str, list[Image.Image]], which: Sequence[int],
+          titles: Sequence[Sequence[str]] = ()) -> None:
+    """data/images/NAME.jpg: some cases, each with what every method made of it, and its title."""
     rows = [[c.image for c in cases], *outputs.values()]
     grid([[row[k] for k in which] for row in rows], rows=["input", *(textwrap.fill(name, 14) for name in outputs)],
-         columns=[textwrap.fill(cases[k].instruction, 18) for k in which]).savefig(
+         columns=[textwrap.fill(cases[k].instruction, 18) for k in which],
+         titles=titles and [[], *([row[k] for k in which] for row in titles)]).savefig(
              DATA / "images" / f"{name}.jpg", pil_kwargs={"quality": 92})
 
 
-SKEWED, BALANCED = "95% of the houses red", "houses of every colour"
+HOUSES = {"95% of the houses red": 0.95, "houses of every colour": 0.0}  # the share that captions call red, unasked
+SKEWED, BALANCED = HOUSES
 
 
 def house_triplets(share: float, n: int = 160) -> list[dict]:
@@ -330,29 +336,56 @@ def house_edits(n: int, seed: int) -> dict[str, list[Edit]]:
     for i in range(seed, seed + 2 * n):
         house, rng = i % 2 == 0, random.Random(i)
         kind = rng.choice([k for k in KINDS if k != "house"])
-        before = replace(random_scene(rng), kind=kind, colour=rng.choice(COLOURS[1:]), second=None)
+        colour = rng.choice([c for c in COLOURS if c != "red"])
+        before = replace(random_scene(rng), kind=kind, colour=colour, second=None)
         after = edit(before, kind="house" if house else rng.choice([k for k in KINDS if k not in (kind, "house")]))
         into = "into a house" if house else "into something else"
         edits[into].append(Edit(before, after, instruction(before, after, rng), into))
     return edits
 
 
-def bias(profile: Profile, n: int = 150) -> list[dict]:
-    """Captions whose houses are nearly always red, and captions that are balanced: n held-out edits that turn something
-    into a house, and n that turn it into something else. "red": the share of outputs whose object is."""
-    def taught(share: float) -> list[dict]:
+def house_pairs(profile: Profile) -> dict[str, list[dict]]:
+    """Pairs by either way of writing captions of HOUSES, as many of the same instructions: of those that passed the
+    filter both ways."""
+    def triplet(r: dict) -> tuple[str, str]:
+        return r["original_prompt"], r["edit_prompt"]
+
+    out = {}
+    for name, share in HOUSES.items():
         folder = OUT / f"houses-{share:g}"
         make_pairs(house_triplets(share), folder, profile)
-        others = [r for r in read_pairs(profile.pairs) if "house" not in (
-            parse(r["original_prompt"]).kind, parse(r["edited_prompt"]).kind)]
-        return others + read_pairs(folder)
+        out[name] = read_pairs(folder)
+    wanted = Counter(map(triplet, out[SKEWED])) & Counter(map(triplet, out[BALANCED]))
+    for name, rows in out.items():
+        left = wanted.copy()
+        out[name] = []
+        for r in rows:
+            if left[triplet(r)]:
+                left[triplet(r)] -= 1
+                out[name].append(r)
+    return out
 
+
+def bias(profile: Profile, n: int = 150) -> list[dict]:
+    """Captions whose houses are nearly always red, and captions that are balanced: n held-out edits that turn something
+    into a house, and n that turn it into something else. "red": the share of outputs (of lessons: of captions) whose
+    object is; "colour": of those that keep theirs."""
+    lessons, rows = house_pairs(profile), []
+    others = [r for r in read_pairs(profile.pairs) if "house" not in (
+        parse(r["original_prompt"]).kind, parse(r["edited_prompt"]).kind)]
     cases = [as_case(e) for some in house_edits(n, 13 * HELD_OUT).values() for e in some]
-    outputs = {name: edited_by(pupil(profile, name, partial(taught, share)), cases)
-               for name, share in ((SKEWED, 0.95), (BALANCED, 0.0))}
-    sheet("bias", cases, outputs, (0, 1, 2, 3, n, n + 1, n + 2))
-    return [row | {"red": seen["colour"] == "red"} for name, pictures in outputs.items()
-            for row, seen in zip(verdicts(profile, name, cases, pictures), judge(pictures), strict=True)]
+    outputs = {"as shipped": edited_by(load_editor(profile.name), cases)} | {
+        name: edited_by(pupil(profile, name, partial(others.__add__, some)), cases) for name, some in lessons.items()}
+    read = {name: judge(pictures) for name, pictures in outputs.items()}
+    which = (0, 1, 2, 3, n, n + 1, n + 2)
+    sheet("bias", cases, outputs, which, [[s["colour"] for s in some] for some in read.values()])
+    for name, some in lessons.items():
+        rows += [{"method": f"lessons: {name}", "setting": 0, "edit": k, "kind": "into a house",
+                  "red": parse(r["edited_prompt"]).colour == "red"} for k, r in enumerate(some)]
+    for name, pictures in outputs.items():
+        rows += [row | {"red": seen["colour"] == "red", "colour": seen["colour"] == c.truth.before.colour}
+                 for row, seen, c in zip(verdicts(profile, name, cases, pictures), read[name], cases, strict=True)]
+    return rows
 
 
 def candidates(profile: Profile) -> list[Point]:
@@ -404,11 +437,13 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m ip2p.figures", description=__doc__.split("\n\n")[0])
     parser.add_argument("name", nargs="*", choices=(*FIGURES, []), default=[], help="which (all)")
     parser.add_argument("--profile", default="mini")
-    parser.add_argument("--n", type=int, default=300, help="edits a point (300)")
+    parser.add_argument("--n", type=int, default=300, help="edits a point of a curve (300)")
     args = parser.parse_args()
     for name in args.name or FIGURES:
         profile = get_profile(args.profile)
-        print(f"wrote {run(name, FIGURES[name](profile), profile, args.n, trainings=f'{ABLATION_STEPS} steps each')}")
+        about = {} if name in ("figure8", "plane", "selection", "limits") else {
+            "trainings": f"{ABLATION_STEPS} steps each"}
+        print(f"wrote {run(name, FIGURES[name](profile), profile, args.n, **about)}")
         if name == "dropout":
             dropout_sheet(profile)
         elif name not in ("selection", "limits", "repair", "bias"):  # drawn in notebooks 03 and 07

@@ -91,6 +91,10 @@ def test_intervals_hold_the_mean_and_shrink():
     (low, high), (low_20, high_20) = interval(values), interval(values[:20])
     assert low < values.mean() < high and high - low < (high_20 - low_20) / 2
     assert 0.8 < (high - low) / (2 * 1.96 * 0.2 / 20) < 1.2  # as for the mean of a normal distribution
+    low, high = interval([0] * 60)
+    assert low == 0 and 0.04 < high < 0.08, "sixty failures do not prove that it never succeeds"
+    low, high = interval([True] * 150 + [False] * 150)
+    assert abs(low - 0.444) < 0.002 and abs(high - 0.556) < 0.002
 
 
 def test_measures_are_of_pictures_in_their_own_range():

@@ -7,7 +7,18 @@ from PIL import Image
 from ip2p import figures
 from ip2p.curves import held_out_cases
 from ip2p.evaluation import GENERATED
-from ip2p.figures import CAMERA, LIMITS, hard_edits, house_edits, house_triplets, said, true_pairs
+from ip2p.figures import (
+    BALANCED,
+    CAMERA,
+    LIMITS,
+    SKEWED,
+    hard_edits,
+    house_edits,
+    house_pairs,
+    house_triplets,
+    said,
+    true_pairs,
+)
 from ip2p.miniworld import COLOURS, SIZES, caption, edit_kind, edit_success, judge, parse
 from ip2p.pairs import IMAGES, TEXT
 from ip2p.profiles import MINI
@@ -65,11 +76,22 @@ def test_held_out_houses_keep_their_colour():
             assert (e.after.kind == "house") == (name == "into a house") and e.before.kind != "house"
 
 
+def test_both_sets_of_house_lessons_ask_for_the_same(monkeypatch):
+    """Of three instructions one passed the filter one way only, and one more often."""
+    passed = {"houses-0.95": "aabc", "houses-0": "abb"}
+    monkeypatch.setattr(figures, "make_pairs", lambda *_: None)
+    monkeypatch.setattr(figures, "read_pairs", lambda folder: [
+        {"original_prompt": name, "edit_prompt": "", "p": k} for k, name in enumerate(passed[folder.name])])
+    lessons = house_pairs(MINI)
+    assert lessons.keys() == {SKEWED, BALANCED}
+    assert [[r["original_prompt"] for r in rows] for rows in lessons.values()] == [["a", "b"]] * 2
+
+
 def test_a_sheet_shows_input_and_every_method(monkeypatch, tmp_path):
     monkeypatch.setattr(figures, "DATA", tmp_path)
     (tmp_path / "images").mkdir()
     cases = held_out_cases(MINI, 3)
-    figures.sheet("some", cases, {"unedited": [c.image for c in cases]}, (0, 2))
+    figures.sheet("some", cases, {"unedited": [c.image for c in cases]}, (0, 2), [["one", "two", "three"]])
     with Image.open(tmp_path / "images" / "some.jpg") as picture:
         assert picture.width > 200 and picture.height > 200
 

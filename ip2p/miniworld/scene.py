@@ -177,7 +177,7 @@ def random_edit(scene: Scene, rng: random.Random | int, kind: str | None = None)
     single = scene.count == 1 and scene.second is None
     fits = [k for k in EDIT_KINDS if {"remove": bool(scene.extras or scene.second), "count": scene.second is None,
                                       "position": single, "add": len(scene.extras) < len(EXTRAS)}.get(k, True)]
-    if kind == "swap":  # only when it is asked for: Prompt-to-Prompt cannot make such pairs
+    if kind == "swap":  # only when it is asked for: it is in no lesson
         return edit(scene, swap=True)
     if kind is None:
         kind = rng.choice(fits)
