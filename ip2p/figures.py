@@ -446,7 +446,7 @@ def main() -> None:
         print(f"wrote {run(name, FIGURES[name](profile), profile, args.n, **about)}")
         if name == "dropout":
             dropout_sheet(profile)
-        elif name not in ("selection", "limits", "repair", "bias"):  # drawn in notebooks 03 and 07
+        elif name in ("figure8", "figure10"):  # for the README; the others are drawn in the notebooks alone
             draw(name).savefig(DATA / "images" / f"{name}.png")
         if args.profile == "mini":
             fill(ROOT / "README.md", outcomes())
