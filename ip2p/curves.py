@@ -203,6 +203,17 @@ def curve(rows: list[dict], method: str, measure: str, kind: str = "all") -> lis
     return sorted(some, key=lambda r: r["setting"])
 
 
+def value(rows: list[dict], method: str, measure: str, kind: str = "all", setting: float | None = None) -> dict:
+    """The one line of a method and measure (at a setting). Raises ValueError if there is none, or more than one."""
+    (line,) = (r for r in curve(rows, method, measure, kind) if setting in (None, r["setting"]))
+    return line
+
+
+def differ(a: dict, b: dict) -> bool:
+    """Whether the intervals of two lines have nothing in common."""
+    return a["high"] < b["low"] or b["high"] < a["low"]
+
+
 PLANES = {"CLIP's plane": ("direction", "image"), "the judge's plane": ("success", "preservation")}
 PALETTE = ("#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#000000", "#8A8A8A")
 AXES = {"direction": "CLIP: the change goes the caption's way", "image": "CLIP: output resembles the input",

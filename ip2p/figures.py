@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ip2p.baselines import sdedit, text2live
 from ip2p.clip_filter import ClipSimilarity, Similarities, best
-from ip2p.curves import OUT, Case, Point, as_case, curve, draw, held_out_cases, measure, read_csv, run
+from ip2p.curves import OUT, Case, Point, as_case, draw, held_out_cases, measure, read_csv, run, value
 from ip2p.editing import Editor, load_editor
 from ip2p.evaluation import GENERATED, Edit, held_out_edits, run_editor
 from ip2p.miniworld import (
@@ -411,8 +411,7 @@ FIGURES = {"figure8": figure_8, "figure10": figure_10, "plane": plane, "attentio
 def outcomes() -> dict[str, str]:
     """What the README's table says of the figures that there are."""
     def at(name: str, method: str, measure: str, kind: str = "all", setting: float | None = None) -> str:
-        points = curve(read_csv(name), method, measure, kind)
-        return f"{next(p for p in points if setting in (None, p['setting']))['mean']:.2f}"
+        return f"{value(read_csv(name), method, measure, kind, setting)['mean']:.2f}"
 
     def over(shares: Iterable[str], measure: str) -> str:
         return ", ".join(at("figure10", name, measure, setting=1.6) for name in shares)

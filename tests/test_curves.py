@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ip2p import curves
-from ip2p.curves import Point, curve, held_out_cases, interval, measure, read_csv, run
+from ip2p.curves import Point, curve, differ, held_out_cases, interval, measure, read_csv, run, value
 from ip2p.miniworld import render
 from ip2p.profiles import MINI
 
@@ -40,12 +40,17 @@ def small(monkeypatch, tmp_path):
 def test_bounds_are_what_they_must_be(small):
     run("small", small.points, MINI, 10)
     rows = read_csv("small")
-    value = {(r["method"], r["measure"]): r for r in rows if r["kind"] == "all"}
-    assert value["unedited", "success"]["mean"] == 0 and value["unedited", "preservation"]["mean"] == 1
-    assert value["unedited", "l1"]["mean"] == 0 and value["unedited", "image"]["mean"] > 0.999
-    assert value["true edit", "success"]["mean"] > 0.8 and value["true edit", "outside"]["mean"] < 0.02
-    assert value["true edit", "direction"]["mean"] > value["unedited", "direction"]["mean"] + 0.3
-    assert value["unedited", "image"]["n"] == 10 and value["true edit", "image"]["n"] == 6
+    names = ("success", "preservation", "outside", "l1", "image", "direction")
+    same, true = ({name: value(rows, method, name) for name in names} for method in ("unedited", "true edit"))
+    assert same["success"]["mean"] == 0 and same["preservation"]["mean"] == 1
+    assert same["l1"]["mean"] == 0 and same["image"]["mean"] > 0.999
+    assert true["success"]["mean"] > 0.8 and true["outside"]["mean"] < 0.02
+    assert true["direction"]["mean"] > same["direction"]["mean"] + 0.3
+    assert same["image"]["n"] == 10 and true["image"]["n"] == 6
+    assert differ(same["success"], true["success"]) and differ(true["success"], same["success"])
+    assert not differ(same["image"], same["image"])
+    with pytest.raises(ValueError):
+        value(rows, "unedited", "success", setting=7)
     assert len(curve(rows, "unedited", "success")) == 1 and {r["kind"] for r in rows} > {"all", "colour"}
 
 
