@@ -14,23 +14,27 @@ from pathlib import Path
 import pytest
 from servers import FAULTS, faulty, openai_server, serving
 
-from ip2p.instructions import finetune, generate, generate_triplets, load_language_model, run, save_language_model
-from ip2p.openai_backend import NO_MODERATION, BatchBackend, OpenAIBackend
-from ip2p.triplets import (
+from ip2p.backends.local import generate
+from ip2p.backends.openai import NO_MODERATION, BatchBackend, OpenAIBackend
+from ip2p.dataset.checks import check
+from ip2p.dataset.triplets import (
     DELIMITER,
     SEED_TRIPLETS,
     STOP,
-    check,
     from_completion,
     read_captions,
     read_triplets,
     to_completion,
     to_prompt,
 )
+from ip2p.instructions import finetune, generate_triplets, load_language_model, run, save_language_model
 
 BLUE = {"input": "a red dog on a beach", "edit": "paint the dog blue", "output": "a blue dog on a beach"}
-CAPTIONS = [f"a {colour} {kind} in a meadow" for kind in ("cat", "dog", "owl", "duck", "car", "boat", "tent", "robot")
-            for colour in ("red", "blue", "green", "pink")]
+CAPTIONS = [
+    f"a {colour} {kind} in a meadow"
+    for kind in ("cat", "dog", "owl", "duck", "car", "boat", "tent", "robot")
+    for colour in ("red", "blue", "green", "pink")
+]
 
 
 def night(caption):
@@ -74,7 +78,9 @@ def test_chat_where_there_are_no_completions(tmp_path):
     assert path == "/v1/chat/completions" and "temperature" not in body and "frequency_penalty" in body
     assert [m["role"] for m in body["messages"]] == ["system"] + 8 * ["user", "assistant"] + ["user"]
     assert body["response_format"]["json_schema"]["schema"]["required"] == ["edit", "output"]
-    assert set(json.loads(body["messages"][2]["content"])) == {"edit", "output"}, "examples as the schema has it"
+    assert set(json.loads(body["messages"][2]["content"])) == {"edit", "output"}, (
+        "examples as the schema has it"
+    )
 
 
 def test_a_caption_that_the_server_refuses_does_not_stop_the_others(tmp_path):
@@ -89,16 +95,23 @@ def test_an_answer_that_was_cut_is_no_answer():
     backend = OpenAIBackend("text", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(ValueError, match="breaks off"):
         from_completion("a", backend.text({"text": "make it night\n%%\na red", "finish_reason": "length"}))
-    assert from_completion("a", backend.text({"message": {"content": '{"edit": "b", "output": "c"}'}}))["edit"] == "b"
+    assert (
+        from_completion("a", backend.text({"message": {"content": '{"edit": "b", "output": "c"}'}}))["edit"]
+        == "b"
+    )
 
 
 def test_errors_are_one_sentence_and_no_key_is_told(tmp_path, monkeypatch):
-    with serving(openai_server(night, [])) as url, pytest.raises(RuntimeError, match="Incorrect API key") as error:
+    with (
+        serving(openai_server(night, [])) as url,
+        pytest.raises(RuntimeError, match="Incorrect API key") as error,
+    ):
         generate_triplets(CAPTIONS[:2], OpenAIBackend("broken", base_url=url), tmp_path / "t.jsonl")
     assert read_triplets(tmp_path / "t.jsonl") == [] and "a-secret-key" not in str(error.value)
     with pytest.raises(RuntimeError, match="Connection error.*run the same command again"):
-        generate_triplets(CAPTIONS[:2], OpenAIBackend("text", "http://127.0.0.1:9/v1", max_retries=0),
-                          tmp_path / "t.jsonl")
+        generate_triplets(
+            CAPTIONS[:2], OpenAIBackend("text", "http://127.0.0.1:9/v1", max_retries=0), tmp_path / "t.jsonl"
+        )
     with pytest.raises(ValueError, match="give the price too"):
         OpenAIBackend("text", max_cost=1)
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -113,8 +126,11 @@ def test_moderation_skips_captions_and_asks_for_other_answers(tmp_path):
     def answer(caption):
         times[caption] += 1
         said.append(caption)
-        return f"make it rain{DELIMITER}{caption} in the rain" if times[caption] == 1 and "owl" in caption \
+        return (
+            f"make it rain{DELIMITER}{caption} in the rain"
+            if times[caption] == 1 and "owl" in caption
             else night(caption)
+        )
 
     with serving(openai_server(answer, [], moderation=lambda t: "robot" in t or "in the rain" in t)) as url:
         counts = generate_triplets(CAPTIONS, OpenAIBackend("text", base_url=url), tmp_path / "t.jsonl")
@@ -169,7 +185,9 @@ def test_every_caption_survives_a_bad_server(tmp_path):
             counts = generate_triplets(captions, backend, tmp_path / "t.jsonl", world=False)
     assert all(did[fault] >= 2 for fault in FAULTS), f"the schedule was too short: {did}"
     assert sorted(lines(tmp_path / "t.jsonl")) == sorted(captions), "none lost, none repeated"
-    assert counts["accepted"] == 60 and 3 <= counts["flagged"] <= 6  # of some the flagged answer was lost on the way
+    assert (
+        counts["accepted"] == 60 and 3 <= counts["flagged"] <= 6
+    )  # of some the flagged answer was lost on the way
     assert counts.keys() <= {"accepted", "flagged", "unreadable reply"}
 
 
@@ -225,7 +243,9 @@ def test_a_batch_asks_everything_at_once_and_again_what_was_rejected(tmp_path):
 
     with serving(openai_server(answer, requests)) as url:
         backend, counts = batch_run(url, tmp_path, price=(1.0, 4.0))
-    assert counts == {"accepted": 32, "malformed": 4} and sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS)
+    assert counts == {"accepted": 32, "malformed": 4} and sorted(lines(tmp_path / "t.jsonl")) == sorted(
+        CAPTIONS
+    )
     assert [path for path, *_ in requests].count("/v1/batches") == 2 and not (tmp_path / "state").exists()
     assert backend.cost == pytest.approx(36 * 180e-6 / 2), "at half the price"
 
@@ -257,7 +277,9 @@ def test_answers_that_were_not_wanted_yet_are_kept_for_the_next_run(tmp_path, mo
         backend = BatchBackend("chat", tmp_path / "state", seconds=0.01, base_url=url)
         assert generate_triplets(CAPTIONS, backend, tmp_path / "t.jsonl", n=5)["accepted"] == 5
         batch_run(url, tmp_path)
-    assert len(lines(tmp_path / "t.jsonl")) == 32 and [path for path, *_ in requests].count("/v1/batches") == 1
+    assert (
+        len(lines(tmp_path / "t.jsonl")) == 32 and [path for path, *_ in requests].count("/v1/batches") == 1
+    )
 
 
 @pytest.mark.parametrize("moment", ["submitted", "noted", "read"])
@@ -270,14 +292,24 @@ def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, mo
         with monkeypatch.context() as patch, pytest.raises(Killed):
             if moment == "submitted":  # before its id could be noted
                 note = BatchBackend._note
-                patch.setattr(BatchBackend, "_note", lambda self, **v: (_ for _ in ()).throw(Killed) if "id" in v else
-                              note(self, **v))
+                patch.setattr(
+                    BatchBackend,
+                    "_note",
+                    lambda self, **v: (_ for _ in ()).throw(Killed) if "id" in v else note(self, **v),
+                )
             elif moment == "noted":
                 patch.setattr(BatchBackend, "poll", lambda *_: (_ for _ in ()).throw(Killed))
             else:
                 settled, settle = [], BatchBackend._settle
-                patch.setattr(BatchBackend, "_settle", lambda self, *v: settled.append(settle(self, *v)) if len(
-                    settled) < 10 else (_ for _ in ()).throw(Killed))
+                patch.setattr(
+                    BatchBackend,
+                    "_settle",
+                    lambda self, *v: (
+                        settled.append(settle(self, *v))
+                        if len(settled) < 10
+                        else (_ for _ in ()).throw(Killed)
+                    ),
+                )
             batch_run(url, tmp_path)
         assert len(lines(tmp_path / "t.jsonl")) == (10 if moment == "read" else 0)
         batch_run(url, tmp_path)
@@ -300,9 +332,23 @@ def served(tmp_path_factory):
         port = free.getsockname()[1]
     log = open(folder.parent / "log", "w")
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--port", str(port),
-         "--host", "127.0.0.1", "--dtype", "float32", "--device", "cpu"], stdout=log, stderr=log,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        [
+            str(Path(sys.executable).with_name("transformers")),
+            "serve",
+            str(folder),
+            "--port",
+            str(port),
+            "--host",
+            "127.0.0.1",
+            "--dtype",
+            "float32",
+            "--device",
+            "cpu",
+        ],
+        stdout=log,
+        stderr=log,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     try:
         for _ in range(600):
             try:
@@ -322,15 +368,32 @@ def test_a_served_model_answers_as_well_as_in_this_process(served, tmp_path):
     """Greedily, the same words; the server behind a proxy that spoils some replies, it makes no difference."""
     folder, url = served
     captions = read_captions(SEED_TRIPLETS.parents[1] / "captions" / "mini.txt")[-12:]
-    here = dict(zip(captions, generate(*load_language_model(folder), captions, temperature=0, frequency_penalty=0.0,
-                                       max_new_tokens=64), strict=True))
+    here = dict(
+        zip(
+            captions,
+            generate(
+                *load_language_model(folder),
+                captions,
+                temperature=0,
+                frequency_penalty=0.0,
+                max_new_tokens=64,
+            ),
+            strict=True,
+        )
+    )
     there, did = {}, Counter()
     options = dict(temperature=0, frequency_penalty=0.0, max_tokens=64)
-    with serving(faulty(url, lambda number: FAULTS[number // 4] if number % 4 == 1 and number < 12 else None,
-                        did)) as spoilt:
+    with serving(
+        faulty(url, lambda number: FAULTS[number // 4] if number % 4 == 1 and number < 12 else None, did)
+    ) as spoilt:
         backend = OpenAIBackend(folder, base_url=spoilt, in_flight=2, timeout=60.0, **options)
-        generate_triplets(captions, backend, tmp_path / "t.jsonl", retries=0,
-                          callback=lambda caption, answer, _: there.update({caption: answer}))
+        generate_triplets(
+            captions,
+            backend,
+            tmp_path / "t.jsonl",
+            retries=0,
+            callback=lambda caption, answer, _: there.update({caption: answer}),
+        )
     assert did["429"] and did["500"] and did["half"] and set(there) == set(captions)
     same = sum(from_or_none(c, here[c]) == from_or_none(c, there[c]) for c in captions)
     assert same >= 11, f"{same} of 12 answers are the same"

@@ -31,8 +31,9 @@ def training_pairs(work: Path, sets: tuple) -> tuple[list[Scene], torch.Tensor, 
     return todo, torch.cat(pictures), torch.tensor(even)
 
 
-def repainted_pairs(work: Path, vae, pictures: torch.Tensor, n: int = 3000, seed: int = 0,
-                    noise: float = 0.4) -> tuple[torch.Tensor, torch.Tensor]:
+def repainted_pairs(
+    work: Path, vae, pictures: torch.Tensor, n: int = 3000, seed: int = 0, noise: float = 0.4
+) -> tuple[torch.Tensor, torch.Tensor]:
     """`n` random pairs through the autoencoder, kept as `work/repainted-N.npy`. About half of the pictures
     have Gaussian noise of up to `noise` standard deviations on their latents, as a sampler leaves it.
 
@@ -67,7 +68,7 @@ def corrupt(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
     padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
     shifts = torch.randint(0, 5, (n, 2), generator=generator).tolist()
-    x = torch.stack([p[:, dy:dy + h, dx:dx + w] for p, (dy, dx) in zip(padded, shifts, strict=True)])
+    x = torch.stack([p[:, dy : dy + h, dx : dx + w] for p, (dy, dx) in zip(padded, shifts, strict=True)])
     size = int(torch.randint(h * 5 // 8, h * 7 // 8, (), generator=generator))
     part = n // 4  # the batch is in random order
     small = F.interpolate(x[:part], size=(size, size), mode="bilinear", antialias=True)

@@ -14,8 +14,10 @@ CORES = f"{os.cpu_count()} CPU cores"
 
 def half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The weights as they are shipped: fp16 on the CPU."""
-    return {name: (t.half() if t.is_floating_point() else t).cpu().contiguous()
-            for name, t in model.state_dict().items()}
+    return {
+        name: (t.half() if t.is_floating_point() else t).cpu().contiguous()
+        for name, t in model.state_dict().items()
+    }
 
 
 def save_half(pipe, folder: Path) -> None:
@@ -25,8 +27,11 @@ def save_half(pipe, folder: Path) -> None:
     tmp = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(tmp, ignore_errors=True)
     pipe.save_pretrained(tmp)
-    for name, file in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"),
-                       ("text_encoder", "model")):
+    for name, file in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
         save_file(half(getattr(pipe, name)), tmp / name / f"{file}.safetensors", {"format": "pt"})
         path = tmp / name / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -57,7 +62,10 @@ def names(sets) -> str:
 
 def minutes(log: list[dict]) -> float:
     """Minutes of training, from the log of `train_loop`: the mean time of a step, without what came between runs."""
-    gaps = [(b["step"] - a["step"], b["seconds"] - a["seconds"])
-            for a, b in zip(log, log[1:], strict=False) if b["seconds"] > a["seconds"]]
+    gaps = [
+        (b["step"] - a["step"], b["seconds"] - a["seconds"])
+        for a, b in zip(log, log[1:], strict=False)
+        if b["seconds"] > a["seconds"]
+    ]
     gaps = gaps or [(log[-1]["step"], log[-1]["seconds"])]
     return log[-1]["step"] * sum(s for _, s in gaps) / sum(n for n, _ in gaps) / 60

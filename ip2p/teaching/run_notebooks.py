@@ -1,8 +1,7 @@
-"""Executes the notebooks with papermill and makes pages with an index of them: `python -m ip2p.notebooks`."""
+"""Executes the notebooks with papermill and makes pages with an index of them: `ip2p notebooks`."""
 
 from __future__ import annotations
 
-import argparse
 import ast
 import base64
 import html
@@ -12,11 +11,14 @@ import re
 import sys
 import textwrap
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ip2p.sheets import ROOT, fill
+from ip2p.common.markdown import fill
+from ip2p.paths import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
+
 STAGES = ("00", "01", "02", "03", "04", "05")  # what `make run` executes: the paper's five stages
 
 
@@ -83,7 +85,11 @@ def execute(path: Path, out: Path, values: dict | None = None) -> Path:
     import papermill
 
     use_own_kernel()
-    for name, value in {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}.items():
+    for name, value in {
+        "PYTHONUNBUFFERED": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "20000",
+    }.items():
         os.environ.setdefault(name, value)
     path, folder = path.resolve(), out.resolve() / path.stem
     target = out / path.name
@@ -91,9 +97,17 @@ def execute(path: Path, out: Path, values: dict | None = None) -> Path:
     target.unlink(missing_ok=True)
     values = {"OUT": os.path.relpath(folder, path.parent), **(values or {})}
     try:
-        papermill.execute_notebook(str(path), str(target), values, kernel_name="python3",
-                                   language="python", cwd=str(path.parent), progress_bar={"desc": path.stem},
-                                   start_timeout=300, extra_arguments=["--log-level=ERROR"])
+        papermill.execute_notebook(
+            str(path),
+            str(target),
+            values,
+            kernel_name="python3",
+            language="python",
+            cwd=str(path.parent),
+            progress_bar={"desc": path.stem},
+            start_timeout=300,
+            extra_arguments=["--log-level=ERROR"],
+        )
     except BaseException:
         if target.exists():  # papermill notes a failing cell, but not a kernel that died
             nb = read(target)
@@ -113,7 +127,9 @@ def write_page(path: Path, folder: Path) -> None:
 
     resources = {"metadata": {"name": path.stem, "path": str(folder)}}
     nb = read(path)
-    nb.metadata.pop("widgets", None)  # with their state the page would fetch live widgets and hide the still picture
+    nb.metadata.pop(
+        "widgets", None
+    )  # with their state the page would fetch live widgets and hide the still picture
     page, _ = HTMLExporter(embed_images=True).from_notebook_node(nb, resources=resources)
     path.with_suffix(".html").write_text(page, encoding="utf-8")
 
@@ -125,8 +141,10 @@ def explain(error: Exception, name: str) -> str:
         return f"{name} could not be run: {error}{hint}"
     trace = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in "\n".join(error.traceback).split("\n")]
     shown = textwrap.indent("\n".join(trace[-25:]), "    ")
-    return (f"{name} failed at In [{error.exec_count}] with {error.ename}: {error.evalue}\n\n"
-            f"{textwrap.indent(error.source.strip(), '    ')}\n\n{shown}\n")
+    return (
+        f"{name} failed at In [{error.exec_count}] with {error.ename}: {error.evalue}\n\n"
+        f"{textwrap.indent(error.source.strip(), '    ')}\n\n{shown}\n"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- index
@@ -163,14 +181,18 @@ def write_index(out: Path) -> Path:
         nb = read(path)
         (name, question), took, shown = title(nb), minutes(nb), picture(nb)
         background = f' style="background-image:url({thumbnail(shown)})"' if shown else ""
-        cards.append(f'<a class="card" href="{path.stem}.html"><div{background}></div>'
-                     f"<h2>{html.escape(name or path.stem)}</h2><p>{html.escape(question)}<br>"
-                     f"{'not finished' if took is None else f'{took:.1f} minutes'}</p></a>")
+        cards.append(
+            f'<a class="card" href="{path.stem}.html"><div{background}></div>'
+            f"<h2>{html.escape(name or path.stem)}</h2><p>{html.escape(question)}<br>"
+            f"{'not finished' if took is None else f'{took:.1f} minutes'}</p></a>"
+        )
     index = out / "index.html"
-    page = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>ip2p</title><style>{STYLE}</style>'
-            "<h1>InstructPix2Pix, run by yourself</h1>"
-            "<p>What your machine has just computed, notebook by notebook.</p>"
-            f"<main>{''.join(cards)}</main></html>\n")
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>ip2p</title><style>{STYLE}</style>'
+        "<h1>InstructPix2Pix, run by yourself</h1>"
+        "<p>What your machine has just computed, notebook by notebook.</p>"
+        f"<main>{''.join(cards)}</main></html>\n"
+    )
     index.write_text(page, encoding="utf-8")
     return index
 
@@ -188,8 +210,11 @@ def table(out: Path) -> str:
 
 # ---------------------------------------------------------------------------------------------- Colab
 
-BADGE = ("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-         "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name})")
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name})"
+)
+
 FETCH = """\
 # On Colab this fetches ip2p and installs what it needs; elsewhere it does nothing.
 import importlib.util
@@ -219,8 +244,9 @@ def for_colab(path: Path, repository: str, host: str = "https://github.com") -> 
     title, *lines = [line for line in head.source.split("\n") if "colab-badge.svg" not in line]
     head.source = "\n".join([title, "", BADGE.format(repository=repository, name=path.name), "", *lines])
     head.source = re.sub(r"\n{3,}", "\n\n", head.source)
-    cell = nbformat.v4.new_code_cell(FETCH.replace("{address}", f"{host}/{repository}"), id="fetch",
-                                     metadata={"tags": ["fetch"]})
+    cell = nbformat.v4.new_code_cell(
+        FETCH.replace("{address}", f"{host}/{repository}"), id="fetch", metadata={"tags": ["fetch"]}
+    )
     nb.cells = [head, cell, *rest]
     nbformat.write(nb, path)
 
@@ -236,55 +262,41 @@ def value_of(text: str):
         return text
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ip2p.notebooks", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NN",
-                        help="these notebooks instead of 00 to 05, by number or name: 06")
-    parser.add_argument("--out", type=Path, default=ROOT / "out", metavar="DIR", help="where to write (out)")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                        help="set a parameter in every notebook that has it: -p PROFILE sd15")
-    parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, metavar="DIR",
-                        help="where the notebooks are (notebooks)")
-    parser.add_argument("--colab", metavar="OWNER/NAME", help="do not run anything: give every notebook a badge and a "
-                        "first cell that open it in Colab from this repository on GitHub")
-    parser.add_argument("--readme", action="store_true",
-                        help="do not run anything: renew the README's table from the last run")
-    args = parser.parse_args(arguments)
-    if args.readme:
-        fill(ROOT / "README.md", {"notebooks": table(args.out)})
-        return 0
-    if args.colab:
-        for path in sorted(args.notebooks.glob("*.ipynb")):
-            for_colab(path, args.colab)
-        return 0
+def renew_table(out: Path = ROOT / "out") -> None:
+    """Write the README's table of the notebooks, with the minutes of the run in `out`."""
+    fill(ROOT / "README.md", {"notebooks": table(out)})
 
-    names = [Path(name).stem for name in args.only or STAGES]
-    chosen = [p for p in sorted(args.notebooks.glob("*.ipynb")) if p.stem.startswith(tuple(names))]
+
+def run_notebooks(
+    names: Sequence[str] = STAGES,
+    out: Path = ROOT / "out",
+    values: Mapping[str, object] | None = None,
+    folder: Path = NOTEBOOKS,
+) -> bool:
+    """Execute the notebooks of `folder` whose names begin with one of `names`, and make pages and an index in `out`.
+
+    values: parameters, each set in every notebook that has it. Returns whether all of them ran to their end; stops at
+    the first that does not. Raises ValueError for a name or a parameter that no notebook has.
+    """
+    names, values = [Path(name).stem for name in names], values or {}
+    chosen = [p for p in sorted(folder.glob("*.ipynb")) if p.stem.startswith(tuple(names))]
     if not chosen:
-        parser.error(f"no notebook in {args.notebooks} has a name that begins with {' or '.join(names)}")
+        raise ValueError(f"no notebook in {folder} has a name that begins with {' or '.join(names)}")
     known = {path: parameters(read(path)) for path in chosen}
-    values = {name: value_of(value) for name, value in args.p}
     for name in values:
         if not any(name in of_one for of_one in known.values()):
-            parser.error(f"none of {', '.join(p.stem for p in chosen)} has a parameter {name}")
+            raise ValueError(f"none of {', '.join(p.stem for p in chosen)} has a parameter {name}")
 
     begin = time.monotonic()
     for path in chosen:
         try:
-            execute(path, args.out, {n: v for n, v in values.items() if n in known[path]})
-        except KeyboardInterrupt:
-            print(f"\nstopped in {path.name}", file=sys.stderr)
-            return 130
+            execute(path, out, {name: value for name, value in values.items() if name in known[path]})
         except Exception as error:  # papermill's, nbclient's (a kernel that died) and the disk's
             print(f"\n{explain(error, path.name)}", file=sys.stderr)
-            if (args.out / path.name).exists():
-                print(f"How far it came: {args.out / path.stem}.html", file=sys.stderr)
-            return 1
+            if (out / path.name).exists():
+                print(f"How far it came: {out / path.stem}.html", file=sys.stderr)
+            return False
     took = (time.monotonic() - begin) / 60
     count = "1 notebook" if len(chosen) == 1 else f"{len(chosen)} notebooks"
-    print(f"\n{count} ran in {took:.1f} minutes. Open this in a browser: {args.out.resolve() / 'index.html'}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"\n{count} ran in {took:.1f} minutes. Open this in a browser: {out.resolve() / 'index.html'}")
+    return True

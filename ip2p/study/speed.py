@@ -1,19 +1,18 @@
 """Speed, always of two or more ways in one run on the same inputs; the tables go into README.md.
 
-    python -m ip2p.bench pairs   # ways to paint pairs against the plain loop
-    python -m ip2p.bench early   # what could be saved by giving up on candidates before they are painted to the end
-    python -m ip2p.bench editing # an edit by our sampler, eager and compiled, against the stock pipeline
-    python -m ip2p.bench guidance # an edit that is guided in every step, every second, ...: speed, and what it loses
-    python -m ip2p.bench training # pictures and texts encoded once, against the stock script's way: in every step
-    python -m ip2p.bench filter  # CLIP on batches of pairs, against the authors' one pair at a time
-    python -m ip2p.bench ray     # one worker of a Ray cluster against painting in this process
-    python -m ip2p.bench finetuning # all weights of the language model against adapters (LoRA)
-    python -m ip2p.bench memory  # what options of `ip2p train` save
+ip2p bench pairs   # ways to paint pairs against the plain loop
+ip2p bench early   # what could be saved by giving up on candidates before they are painted to the end
+ip2p bench editing # an edit by our sampler, eager and compiled, against the stock pipeline
+ip2p bench guidance # an edit that is guided in every step, every second, ...: speed, and what it loses
+ip2p bench training # pictures and texts encoded once, against the stock script's way: in every step
+ip2p bench filter  # CLIP on batches of pairs, against the authors' one pair at a time
+ip2p bench ray     # one worker of a Ray cluster against painting in this process
+ip2p bench finetuning # all weights of the language model against adapters (LoRA)
+ip2p bench memory  # what options of `ip2p train` save
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -29,15 +28,20 @@ import torch
 import torch.nn.functional as F
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
-from ip2p.curves import held_out_cases, interval, measure
-from ip2p.editing import Editor, fit, load_editor, open_image
-from ip2p.evaluation import BATCH, GENERATED, fresh_captions, judge_answers, judge_pairs, run_editor
-from ip2p.pairs import Job, as_tensor, make_shard, paint_and_filter, read_pairs
-from ip2p.profiles import DATA, get_profile, load_text_to_image
-from ip2p.prompt_to_prompt import decode, embed
-from ip2p.sheets import ROOT, fill
+from ip2p.common.diffusion import decode, embed
+from ip2p.common.images import as_tensor, fit, open_image
+from ip2p.common.markdown import fill
+from ip2p.dataset.checks import retell
+from ip2p.dataset.shards import read_pairs
+from ip2p.dataset.triplets import read_triplets
+from ip2p.editing import Editor, load_editor
+from ip2p.factory.candidates import Job
+from ip2p.factory.pairs import make_shard, paint_and_filter
+from ip2p.paths import DATA, ROOT
+from ip2p.profiles import get_profile, load_text_to_image
+from ip2p.study.evaluate import GENERATED, fresh_captions, judge_answers
+from ip2p.study.measures import BATCH, held_out_cases, interval, judge_pairs, measure, run_editor
 from ip2p.training import Cache, cache_latents, edit_loss, new_editor
-from ip2p.triplets import read_triplets, retell
 
 
 def ways(profile) -> dict[str, tuple[Job, str]]:
@@ -50,7 +54,8 @@ def ways(profile) -> dict[str, tuple[Job, str]]:
         "in batches, bfloat16": (job, "bf16"),
         "3 candidates of a seed share what they have in common": (replace(job, per_seed=3), ""),
         "6 candidates of a seed": (replace(job, per_seed=6), ""),
-        "3 of a seed, and stop when enough are good": (replace(job, per_seed=3, enough=True), "")}
+        "3 of a seed, and stop when enough are good": (replace(job, per_seed=3, enough=True), ""),
+    }
 
 
 def bench_pairs(n: int = 24, seed: int = 3, profile: str = "mini") -> str:
@@ -59,8 +64,10 @@ def bench_pairs(n: int = 24, seed: int = 3, profile: str = "mini") -> str:
     profile = get_profile(profile)
     pipe, clip = load_text_to_image(profile), ClipSimilarity(profile.clip)
     triplets = random.Random(seed).sample(read_triplets(GENERATED), n)
-    lines = ["| Way | Candidates | Accepted | Accepted a minute | Times the plain loop | Valid, by the judge |",
-             "|---|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| Way | Candidates | Accepted | Accepted a minute | Times the plain loop | Valid, by the judge |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     plain = None
     for name, (job, how) in ways(profile).items():
         job = replace(job, seed=seed)
@@ -72,11 +79,14 @@ def bench_pairs(n: int = 24, seed: int = 3, profile: str = "mini") -> str:
             kept, counts = paint_and_filter(pipe, clip, job, triplets, range(n))
         rate = 60 * len(kept) / (time.perf_counter() - begin)
         plain = plain or rate
-        verdicts = judge_pairs([triplets[k] for k, *_ in kept], *(torch.stack([pair[i] for pair in kept])
-                                                                  for i in (3, 4)))
+        verdicts = judge_pairs(
+            [triplets[k] for k, *_ in kept], *(torch.stack([pair[i] for pair in kept]) for i in (3, 4))
+        )
         valid = sum(v["valid"] for v in verdicts)
-        lines.append(f"| {name} | {counts['candidates']} | {len(kept)} | {rate:.1f} | {rate / plain:.2f} | "
-                     f"{valid} of {len(kept)} |")
+        lines.append(
+            f"| {name} | {counts['candidates']} | {len(kept)} | {rate:.1f} | {rate / plain:.2f} | "
+            f"{valid} of {len(kept)} |"
+        )
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
@@ -101,7 +111,9 @@ def bench_early(n: int = 64, seed: int = 4, profile: str = "mini", lost: float =
 
     def look(asked, settings, pictures, sim):
         texts = [[t[name] for t in asked] for name in ("input", "output")]
-        early = [clip(*(x[:len(asked)] for x in decode(pipe, predicted[k - 1]).chunk(2)), *texts) for k in looks]
+        early = [
+            clip(*(x[: len(asked)] for x in decode(pipe, predicted[k - 1]).chunk(2)), *texts) for k in looks
+        ]
         seen.append([torch.stack(s) for s in (*early, sim)])
         predicted.clear()
 
@@ -110,13 +122,22 @@ def bench_early(n: int = 64, seed: int = 4, profile: str = "mini", lost: float =
     passed = passes(Similarities(*final), **job.thresholds)
     lines = ["| Look after | Given up | Lost of those that pass | Painting saved |", "|---|---:|---:|---:|"]
     for k, sims in zip(looks, early, strict=True):
-        worst = sims - torch.tensor([job.thresholds[name] for name in (
-            "min_caption", "min_caption", "min_direction", "min_image")])[:, None]
+        worst = (
+            sims
+            - torch.tensor(
+                [
+                    job.thresholds[name]
+                    for name in ("min_caption", "min_caption", "min_direction", "min_image")
+                ]
+            )[:, None]
+        )
         margin = worst.amin(0)  # how far above its threshold the worst of the four is
         give_up = margin < margin[passed].quantile(lost)
-        lines.append(f"| {k} of {job.steps} steps | {give_up.float().mean():.0%} of {len(give_up)} | "
-                     f"{give_up[passed].float().mean():.0%} of {int(passed.sum())} | "
-                     f"{give_up.float().mean() * (1 - k / job.steps):.0%} |")
+        lines.append(
+            f"| {k} of {job.steps} steps | {give_up.float().mean():.0%} of {len(give_up)} | "
+            f"{give_up[passed].float().mean():.0%} of {int(passed.sum())} | "
+            f"{give_up.float().mean() * (1 - k / job.steps):.0%} |"
+        )
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
@@ -130,8 +151,14 @@ def bench_editing(rounds: int = 7, profile: str = "mini", steps: int = 20) -> st
     s_t, s_i, _ = editor.defaults
 
     def stock():
-        return pipe("make it night", image=image, guidance_scale=s_t, image_guidance_scale=s_i,
-                    num_inference_steps=steps, generator=torch.Generator().manual_seed(0)).images[0]
+        return pipe(
+            "make it night",
+            image=image,
+            guidance_scale=s_t,
+            image_guidance_scale=s_i,
+            num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(0),
+        ).images[0]
 
     def ours(editor, **options):
         return lambda: editor(image, "make it night", num_inference_steps=steps, seed=0, **options)
@@ -142,8 +169,11 @@ def bench_editing(rounds: int = 7, profile: str = "mini", steps: int = 20) -> st
         return time.perf_counter() - begin
 
     ways = {"stock pipeline": (stock, None)}
-    for name, make in (("ours", lambda e: e), ("ours, compiled", Editor.compile),
-                       ("ours, compiled, bfloat16", lambda e: e.compile(bf16=True))):
+    for name, make in (
+        ("ours", lambda e: e),
+        ("ours, compiled", Editor.compile),
+        ("ours, compiled, bfloat16", lambda e: e.compile(bf16=True)),
+    ):
         one = make(Editor(pipe, *editor.defaults))
         ways[name] = ours(one), one
         if name != "ours, compiled":
@@ -156,13 +186,19 @@ def bench_editing(rounds: int = 7, profile: str = "mini", steps: int = 20) -> st
             best[name] = min(best[name], time.perf_counter() - begin)
             if one:
                 first[name] = min(first[name], preview(one))
-    plain, lines = np.asarray(stock(), int), [
-        f"| {steps} steps | Seconds | Times the stock one | First preview | Largest, mean difference of 255 |",
-        "|---|---:|---:|---:|---:|"]
+    plain, lines = (
+        np.asarray(stock(), int),
+        [
+            f"| {steps} steps | Seconds | Times the stock one | First preview | Largest, mean difference of 255 |",
+            "|---|---:|---:|---:|---:|",
+        ],
+    )
     for name, (edit, one) in ways.items():
         apart = np.abs(np.asarray(edit(), int) - plain)
-        lines.append(f"| {name} | {best[name]:.2f} | {best['stock pipeline'] / best[name]:.2f} | "
-                     f"{f'{first[name]:.2f} s' if one else ''} | {apart.max()}, {apart.mean():.2f} |")
+        lines.append(
+            f"| {name} | {best[name]:.2f} | {best['stock pipeline'] / best[name]:.2f} | "
+            f"{f'{first[name]:.2f} s' if one else ''} | {apart.max()}, {apart.mean():.2f} |"
+        )
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
@@ -172,8 +208,13 @@ def bench_guidance(n: int = 300) -> str:
     the judge's success and preservation, CLIP's direction, each with its 95% interval."""
     profile = get_profile("mini")
     editor, cases, clip = load_editor(profile.name), held_out_cases(profile, n), ClipSimilarity(profile.clip)
-    plain, lines = None, ["| Guided in | Times the speed | Edit success | Preservation | Direction, by CLIP |",
-                          "|---|---:|---:|---:|---:|"]
+    plain, lines = (
+        None,
+        [
+            "| Guided in | Times the speed | Edit success | Preservation | Direction, by CLIP |",
+            "|---|---:|---:|---:|---:|",
+        ],
+    )
     run_editor(editor, [c.truth for c in cases[:BATCH]], [c.image for c in cases[:BATCH]])  # warm up
     for k in (1, 2, 3, 4):
         begin = time.perf_counter()
@@ -182,7 +223,9 @@ def bench_guidance(n: int = 300) -> str:
         plain = plain or seconds
         rows = measure(clip, cases, outputs)
         values = [[float(r[name]) for r in rows] for name in ("success", "preservation", "direction")]
-        shown = " | ".join(f"{np.mean(v):.3f} ({low:.3f} to {high:.3f})" for v in values for low, high in [interval(v)])
+        shown = " | ".join(
+            f"{np.mean(v):.3f} ({low:.3f} to {high:.3f})" for v in values for low, high in [interval(v)]
+        )
         lines.append(f"| {'every step' if k == 1 else f'1 step of {k}'} | {plain / seconds:.2f} | {shown} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
@@ -221,16 +264,21 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> s
                 optimiser.zero_grad()
                 best[name] = min(best[name], time.perf_counter() - begin)
     plain = best["pictures and texts encoded in every step"]
-    return "\n".join(["| A training step | Images a second | Times the stock way |", "|---|---:|---:|"] + [
-        f"| {name} | {batch / seconds:.0f} | {plain / seconds:.2f} |" for name, seconds in best.items()])
+    return "\n".join(
+        ["| A training step | Images a second | Times the stock way |", "|---|---:|---:|"]
+        + [f"| {name} | {batch / seconds:.0f} | {plain / seconds:.2f} |" for name, seconds in best.items()]
+    )
 
 
-def one_by_one(clip: ClipSimilarity, image_0: torch.Tensor, image_1: torch.Tensor, text_0: list[str],
-               text_1: list[str]) -> Similarities:
+def one_by_one(
+    clip: ClipSimilarity, image_0: torch.Tensor, image_1: torch.Tensor, text_0: list[str], text_1: list[str]
+) -> Similarities:
     """What `clip` gives, in the authors' way: each pair alone, its texts encoded every time."""
     out = []
     for a, b, c, d in zip(image_0, image_1, text_0, text_1, strict=True):
-        i0, i1 = (F.normalize(clip.clip.encode_image((x[None] - clip.mean) / clip.std), dim=-1) for x in (a, b))
+        i0, i1 = (
+            F.normalize(clip.clip.encode_image((x[None] - clip.mean) / clip.std), dim=-1) for x in (a, b)
+        )
         t0, t1 = (F.normalize(clip.clip.encode_text(clip.tokenizer([x])), dim=-1) for x in (c, d))
         pairs = (i0, t0), (i1, t1), (i1 - i0, t1 - t0), (i0, i1)
         out.append(torch.cat([F.cosine_similarity(*x) for x in pairs]))
@@ -242,13 +290,20 @@ def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> str:
     """A Markdown table: for CLIP's ways, taken in turn, the best of `rounds`: pairs a second, how many times the
     authors' way that is, and the largest and the mean difference of the cosines."""
     profile = get_profile(profile)
-    rows = sorted(read_pairs(profile.pairs), key=lambda r: r["original_prompt"])[:n]  # pairs of a caption side by side
-    asked = (*(as_tensor([r[name] for r in rows]) for name in ("original_image", "edited_image")),
-             *([r[name] for r in rows] for name in ("original_prompt", "edited_prompt")))
+    rows = sorted(read_pairs(profile.pairs), key=lambda r: r["original_prompt"])[
+        :n
+    ]  # pairs of a caption side by side
+    asked = (
+        *(as_tensor([r[name] for r in rows]) for name in ("original_image", "edited_image")),
+        *([r[name] for r in rows] for name in ("original_prompt", "edited_prompt")),
+    )
     clip, rough = ClipSimilarity(profile.clip), ClipSimilarity(profile.clip, bf16=True)
     plain = "one pair at a time"
-    ways = {plain: lambda: one_by_one(clip, *asked), "in batches, texts remembered": lambda: clip(*asked),
-            "the same, bfloat16": lambda: rough(*asked)}
+    ways = {
+        plain: lambda: one_by_one(clip, *asked),
+        "in batches, texts remembered": lambda: clip(*asked),
+        "the same, bfloat16": lambda: rough(*asked),
+    }
     best, cosines = dict.fromkeys(ways, float("inf")), {}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -257,29 +312,36 @@ def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> str:
             begin = time.perf_counter()
             cosines[name] = torch.stack(way())
             best[name] = min(best[name], time.perf_counter() - begin)
-    lines = ["| CLIP | Pairs a second | Times one at a time | Largest, mean difference of a cosine |",
-             "|---|---:|---:|---:|"]
+    lines = [
+        "| CLIP | Pairs a second | Times one at a time | Largest, mean difference of a cosine |",
+        "|---|---:|---:|---:|",
+    ]
     for name, seconds in best.items():
         apart = (cosines[name] - cosines[plain]).abs()
-        lines.append(f"| {name} | {n / seconds:.0f} | {best[plain] / seconds:.2f} | {apart.max():.1g}, "
-                     f"{apart.mean():.1g} |")
+        lines.append(
+            f"| {name} | {n / seconds:.0f} | {best[plain] / seconds:.2f} | {apart.max():.1g}, "
+            f"{apart.mean():.1g} |"
+        )
     return "\n".join(lines)
 
 
 def bench_ray(n: int = 16, profile: str = "mini", shard: int = 4) -> str:
     """A Markdown table: shards of n caption pairs painted in this process and by one worker on a Ray cluster, one
     thread each; the rate from the first finished shard to the last, so without loading models."""
-    from ip2p import pairs
-    from ip2p.ray_executor import make_shards
+    from ip2p.factory.on_ray import make_shards
 
     profile, threads = get_profile(profile), torch.get_num_threads()
-    job, triplets = Job.of(profile, threads=1, batch=shard * profile.per_seed), read_triplets(GENERATED)[:n]
-    before, pairs.TRIPLETS_A_SHARD = pairs.TRIPLETS_A_SHARD, shard
+    job, triplets = (
+        Job.of(profile, threads=1, shard=shard, batch=shard * profile.per_seed),
+        read_triplets(GENERATED)[:n],
+    )
     starts = list(range(0, n, shard))
     pipe, clip = load_text_to_image(profile), ClipSimilarity(profile.clip)
     torch.set_num_threads(1)
-    ways = {"in this process": lambda: ((k, *make_shard(pipe, clip, job, triplets, k)) for k in starts),
-            "one worker on Ray": lambda: make_shards(profile, job, triplets, starts, workers=1, gpu=False)}
+    ways = {
+        "in this process": lambda: ((k, *make_shard(pipe, clip, job, triplets, k)) for k in starts),
+        "one worker on Ray": lambda: make_shards(profile, job, triplets, starts, workers=1, gpu=False),
+    }
     done, rates = {}, {name: [] for name in ways}
     for name in (*ways, *ways):  # in turn
         moments = []
@@ -289,10 +351,11 @@ def bench_ray(n: int = 16, profile: str = "mini", shard: int = 4) -> str:
             moments.append((time.perf_counter(), counts["candidates"]))
         rates[name].append(sum(c for _, c in moments[1:]) / (moments[-1][0] - moments[0][0]))
     torch.set_num_threads(threads)
-    pairs.TRIPLETS_A_SHARD = before
     plain = max(rates["in this process"])
-    return "\n".join(["| One thread | Candidates a second | Of the rate in this process |", "|---|---:|---:|"] + [
-        f"| {name} | {max(r):.2f} | {max(r) / plain:.0%} |" for name, r in rates.items()])
+    return "\n".join(
+        ["| One thread | Candidates a second | Of the rate in this process |", "|---|---:|---:|"]
+        + [f"| {name} | {max(r):.2f} | {max(r) / plain:.0%} |" for name, r in rates.items()]
+    )
 
 
 def bench_finetuning(n: int = 200, profile: str = "mini") -> str:
@@ -300,30 +363,38 @@ def bench_finetuning(n: int = 200, profile: str = "mini") -> str:
     linear layers (LoRA) at two learning rates: weights that learn, and what n answers are worth."""
     from peft import LoraConfig, get_peft_model
 
-    from ip2p.instructions import finetune, generate, load_language_model
+    from ip2p.backends.local import generate
+    from ip2p.instructions import finetune, load_language_model
 
     profile = get_profile(profile)
     written, rng = read_triplets(profile.triplets), random.Random(0)
     lessons, captions = [retell(t, rng) for t in written], fresh_captions(n, written)
-    lines = ["| What learns | Learning rate | Weights, millions | Well-formed | Valid |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| What learns | Learning rate | Weights, millions | Well-formed | Valid |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for name, rank, lr in (("all weights", 0, 3e-4), ("adapters", 16, 1e-3), ("adapters", 16, 3e-3)):
         model, tokenizer = load_language_model(profile.language_model)
         if rank:
             torch.manual_seed(0)
             model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear"))
-        taught = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "embed" not in name)
+        taught = sum(
+            p.numel() for name, p in model.named_parameters() if p.requires_grad and "embed" not in name
+        )
         finetune(model, tokenizer, lessons, lr=lr)
         model = model.merge_and_unload() if rank else model
         answers = generate(model, tokenizer, captions, seed=1, max_new_tokens=128)
         worth = judge_answers(captions, answers, written, profile.in_world)
-        lines.append(f"| {name} | {lr:g} | {taught / 1e6:.1f} | {worth['formed']:.2f} | {worth['valid']:.2f} |")
+        lines.append(
+            f"| {name} | {lr:g} | {taught / 1e6:.1f} | {worth['formed']:.2f} | {worth['valid']:.2f} |"
+        )
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
 PEAK = """
 import json, resource, sys
-from ip2p.pairs import read_pairs
+from ip2p.dataset.shards import read_pairs
 from ip2p.profiles import get_profile
 from ip2p.training import train
 
@@ -344,31 +415,45 @@ def bench_memory(profile: str = "mini") -> str:
     """A Markdown table: the peak of the memory (on a CPU: of the whole process) that training takes, three steps of the
     profile's batch with AdamW, for options of `ip2p train`; and that peak without what Python and the libraries hold
     before."""
-    presets = {"as it is": {}, "--accumulate 4": {"accumulate": 4}, "--checkpointing": {"checkpointing": True},
-               "--mixed-precision bf16": {"mixed_precision": "bf16"}, "--eight-bit": {"eight_bit": True},
-               "--lora 16": {"lora": 16},
-               "--lora 16 --accumulate 4 --checkpointing": {"lora": 16, "accumulate": 4, "checkpointing": True}}
+    presets = {
+        "as it is": {},
+        "--accumulate 4": {"accumulate": 4},
+        "--checkpointing": {"checkpointing": True},
+        "--mixed-precision bf16": {"mixed_precision": "bf16"},
+        "--eight-bit": {"eight_bit": True},
+        "--lora 16": {"lora": 16},
+        "--lora 16 --accumulate 4 --checkpointing": {"lora": 16, "accumulate": 4, "checkpointing": True},
+    }
     lines = ["| Options | Peak, GB | Of which training, GB |", "|---|---:|---:|"]
     extra = os.pathsep.join([str(Path(sys.prefix) / "extra"), *sys.path])  # where `make` puts bitsandbytes
     for name, options in presets.items():
         with TemporaryDirectory() as out:
-            done = subprocess.run([sys.executable, "-c", PEAK, profile, out, json.dumps(options)], check=True,
-                                  stdout=subprocess.PIPE, text=True, env=os.environ | (
-                                      {"PYTHONPATH": extra} if options.get("eight_bit") else {}))
+            done = subprocess.run(
+                [sys.executable, "-c", PEAK, profile, out, json.dumps(options)],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | ({"PYTHONPATH": extra} if options.get("eight_bit") else {}),
+            )
         before, peak = map(float, done.stdout.splitlines()[-1].split())
         lines.append(f"| {name} | {peak:.2f} | {peak - before:.2f} |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
-BENCHES = {"pairs": bench_pairs, "early": bench_early, "editing": bench_editing, "guidance": bench_guidance,
-           "training": bench_training, "filter": bench_filter, "ray": bench_ray, "finetuning": bench_finetuning,
-           "memory": bench_memory}
+BENCHES = {
+    "pairs": bench_pairs,
+    "early": bench_early,
+    "editing": bench_editing,
+    "guidance": bench_guidance,
+    "training": bench_training,
+    "filter": bench_filter,
+    "ray": bench_ray,
+    "finetuning": bench_finetuning,
+    "memory": bench_memory,
+}
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser("python -m ip2p.bench", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=tuple(BENCHES))
-    parser.add_argument("--n", type=int, help="caption pairs, rounds of edits or steps")
-    args = parser.parse_args()
-    fill(ROOT / "README.md", {f"bench_{args.what}": BENCHES[args.what](*([args.n] if args.n else []))})
+
+def run_benchmark(name: str, n: int | None = None) -> None:
+    """Run a benchmark and write its table into the README. n: caption pairs, rounds of edits or steps."""
+    fill(ROOT / "README.md", {f"bench_{name}": BENCHES[name](*([n] if n else []))})

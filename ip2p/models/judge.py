@@ -9,15 +9,18 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from ip2p.loop import train_loop
+from ip2p.common.images import to_float
+from ip2p.common.train_loop import train_loop
 from ip2p.miniworld import ATTRIBUTES, Scene
+from ip2p.miniworld.held_out import HELD_OUT
 from ip2p.miniworld.judging import Judge, judge, load_judge
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
 from ip2p.models.files import CORES, half, minutes, names
-from ip2p.models.renders import HELD_OUT, cached_renders, to_float
+from ip2p.models.renders import cached_renders
 
 SETS = ((6000, 1, "plain"), (5000, 3, "even"))  # (renders, seed, mix), and an edit of each
+
 EVEN_SHARE = 0.3  # of the samples; the rest are of the mix "plain"
 
 
@@ -31,8 +34,10 @@ def accuracy(model: Judge, pictures: torch.Tensor, scenes: list[Scene]) -> dict[
     """Share read right, by attribute."""
     seen = judge(pictures, model)
     truth = [scene.attributes() for scene in scenes]
-    return {name: sum(a[name] == b[name] for a, b in zip(seen, truth, strict=True)) / len(truth)
-            for name in ATTRIBUTES}
+    return {
+        name: sum(a[name] == b[name] for a, b in zip(seen, truth, strict=True)) / len(truth)
+        for name in ATTRIBUTES
+    }
 
 
 def measure(model: Judge, work: Path, vae=None, n: int = 2000) -> dict:
@@ -44,8 +49,17 @@ def measure(model: Judge, work: Path, vae=None, n: int = 2000) -> dict:
     return figures
 
 
-def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 4000, batch: int = 64, seed: int = 0,
-          sets=SETS, stop_after: int | None = None) -> tuple[Judge, list[dict]]:
+def build(
+    work: Path,
+    vae=None,
+    *,
+    device: str = "cpu",
+    steps: int = 4000,
+    batch: int = 64,
+    seed: int = 0,
+    sets=SETS,
+    stop_after: int | None = None,
+) -> tuple[Judge, list[dict]]:
     """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample
     has been through the autoencoder `vae` (None: stop there). Returns the judge and the log."""
     torch.manual_seed(seed)
@@ -77,11 +91,26 @@ def build(work: Path, vae=None, *, device: str = "cpu", steps: int = 4000, batch
     def sample(step):
         right = accuracy(model, held_out, test)
         worst = sorted(right, key=right.get)[:5]
-        print(f"judge, step {step}: mean {sum(right.values()) / len(right):.4f}; "
-              + ", ".join(f"{name} {right[name]:.3f}" for name in worst), flush=True)
+        print(
+            f"judge, step {step}: mean {sum(right.values()) / len(right):.4f}; "
+            + ", ".join(f"{name} {right[name]:.3f}" for name in worst),
+            flush=True,
+        )
 
-    log = train_loop(step_loss, model, work / "judge", steps=steps, lr=2e-3, seed=seed, sample=sample,
-                     sample_minutes=3, desc="judge", decay=0.6, stop_after=stop_after, save_minutes=2)
+    log = train_loop(
+        step_loss,
+        model,
+        work / "judge",
+        steps=steps,
+        lr=2e-3,
+        seed=seed,
+        sample=sample,
+        sample_minutes=3,
+        desc="judge",
+        decay=0.6,
+        stop_after=stop_after,
+        save_minutes=2,
+    )
     return model, log
 
 
@@ -94,14 +123,26 @@ def save(model: Judge, log: list[dict], folder: Path, work: Path, vae, hardware:
     load_judge.cache_clear()
     figures = measure(load_judge(folder), work, vae)
     clean, again = figures["renders"], figures["after_autoencoder"]
-    rows = "\n".join(f"| {name} | {len(values)} | {clean[name]:.2%} | {again[name]:.2%} |"
-                     for name, values in ATTRIBUTES.items())
+    rows = "\n".join(
+        f"| {name} | {len(values)} | {clean[name]:.2%} | {again[name]:.2%} |"
+        for name, values in ATTRIBUTES.items()
+    )
     mean = {key: sum(right.values()) / len(right) for key, right in figures.items() if key != "held_out"}
-    (folder / "README.md").write_text(CARD.format(
-        parameters=sum(p.numel() for p in model.parameters()), steps=log[-1]["step"], minutes=minutes(log),
-        hardware=hardware, rows=rows, n=figures["held_out"], clean=mean["renders"],
-        again=mean["after_autoencoder"], renders=2 * sum(n for n, *_ in SETS), sets=names(SETS)),
-        encoding="utf-8")
+    (folder / "README.md").write_text(
+        CARD.format(
+            parameters=sum(p.numel() for p in model.parameters()),
+            steps=log[-1]["step"],
+            minutes=minutes(log),
+            hardware=hardware,
+            rows=rows,
+            n=figures["held_out"],
+            clean=mean["renders"],
+            again=mean["after_autoencoder"],
+            renders=2 * sum(n for n, *_ in SETS),
+            sets=names(SETS),
+        ),
+        encoding="utf-8",
+    )
     return figures
 
 
@@ -130,4 +171,3 @@ Share read right on {n:,} held-out renders of the mix 'plain', and on the same a
 
 Limits: it knows this world only, answers for any picture, and never says "I cannot tell".
 """
-

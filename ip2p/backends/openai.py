@@ -23,14 +23,23 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ip2p.instructions import FLAGGED_CAPTION, Ask, Objection
-from ip2p.triplets import STOP, SYSTEM, to_chat, to_completion, to_prompt
+from ip2p.backends.protocol import FLAGGED_CAPTION, Ask, Objection
+from ip2p.dataset.triplets import STOP, SYSTEM, to_chat, to_completion, to_prompt
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-SCHEMA = {"type": "object", "properties": {"edit": {"type": "string"}, "output": {"type": "string"}},
-          "required": ["edit", "output"], "additionalProperties": False}
-NO_MODERATION = ("this server offers no moderation, so captions and answers are taken as they come: read what was "
-                 "generated before you publish it")
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"edit": {"type": "string"}, "output": {"type": "string"}},
+    "required": ["edit", "output"],
+    "additionalProperties": False,
+}
+
+NO_MODERATION = (
+    "this server offers no moderation, so captions and answers are taken as they come: read what was "
+    "generated before you publish it"
+)
+
 REQUIRED = ("model", "prompt", "messages", "max_tokens", "max_completion_tokens")  # the rest can be left out
 
 
@@ -58,19 +67,39 @@ class OpenAIBackend:
 
     discount = 1.0
 
-    def __init__(self, model: str, base_url: str | None = None, examples: Iterable[dict] = (), api: str | None = None,
-                 temperature: float = 0.7, max_tokens: int = 256, frequency_penalty: float = 0.1,
-                 in_flight: int = 32, timeout: float = 60.0, max_retries: int = 8,
-                 price: tuple[float, float] | None = None, max_cost: float | None = None):
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        examples: Iterable[dict] = (),
+        api: str | None = None,
+        temperature: float = 0.7,
+        max_tokens: int = 256,
+        frequency_penalty: float = 0.1,
+        in_flight: int = 32,
+        timeout: float = 60.0,
+        max_retries: int = 8,
+        price: tuple[float, float] | None = None,
+        max_cost: float | None = None,
+    ):
         if not os.environ.get("OPENAI_API_KEY"):
-            raise ValueError("OPENAI_API_KEY is not set; put your key into this environment variable "
-                             "(for a server of your own, any word will mostly do)")
+            raise ValueError(
+                "OPENAI_API_KEY is not set; put your key into this environment variable "
+                "(for a server of your own, any word will mostly do)"
+            )
         if max_cost is not None and price is None:
-            raise ValueError("to stop before a cost, give the price too: dollars for a million tokens, in and out")
+            raise ValueError(
+                "to stop before a cost, give the price too: dollars for a million tokens, in and out"
+            )
         from openai import OpenAI
 
         self.client = OpenAI(base_url=base_url, timeout=timeout, max_retries=max_retries)
-        self.model, self.examples, self.in_flight, self.max_retries = model, list(examples), in_flight, max_retries
+        self.model, self.examples, self.in_flight, self.max_retries = (
+            model,
+            list(examples),
+            in_flight,
+            max_retries,
+        )
         self.options = {"temperature": temperature, "frequency_penalty": frequency_penalty, "stop": [STOP]}
         self.max_tokens, self.price, self.max_cost = max_tokens, price, max_cost
         self.api, self.chat = api, {"chat": True, "completions": False}.get(api)  # None: not known yet
@@ -90,13 +119,17 @@ class OpenAIBackend:
             for triplet in self.examples:
                 user, answer = to_chat(triplet)[1:]
                 if "response_format" not in self.refused:
-                    answer = answer | {"content": json.dumps({name: triplet[name] for name in SCHEMA["properties"]})}
+                    answer = answer | {
+                        "content": json.dumps({name: triplet[name] for name in SCHEMA["properties"]})
+                    }
                 turns += [user, answer]
             schema = {"name": "edit", "strict": True, "schema": SCHEMA}
             limit = "max_tokens" if "max_completion_tokens" in self.refused else "max_completion_tokens"
-            out |= {"messages": [*turns, {"role": "user", "content": to_prompt(caption)}],
-                    limit: 8 * self.max_tokens,  # many chat models think first, and need room for it
-                    "response_format": {"type": "json_schema", "json_schema": schema}}
+            out |= {
+                "messages": [*turns, {"role": "user", "content": to_prompt(caption)}],
+                limit: 8 * self.max_tokens,  # many chat models think first, and need room for it
+                "response_format": {"type": "json_schema", "json_schema": schema},
+            }
         return {name: value for name, value in out.items() if name not in self.refused or name in REQUIRED}
 
     def text(self, choice: dict) -> str:
@@ -168,14 +201,16 @@ class OpenAIBackend:
                     raise
                 self._reserve(dearest)
                 pause, lost = None, lost + dearest
-            backoff = min(0.5 * 2 ** attempt, 8.0) * random.uniform(0.75, 1)
+            backoff = min(0.5 * 2**attempt, 8.0) * random.uniform(0.75, 1)
             time.sleep(backoff if pause is None else min(pause, 120.0))
         raise AssertionError("the loop returns or raises")
 
     def _failure(self, error: Exception) -> RuntimeError:
         where = self.client.base_url.copy_with(userinfo=b"")
         reason = str(error).replace(self.client.api_key, "***")
-        return RuntimeError(f"no answer from {self.model!r} at {where}: {reason}; run the same command again to go on")
+        return RuntimeError(
+            f"no answer from {self.model!r} at {where}: {reason}; run the same command again to go on"
+        )
 
     def _flags(self, texts: list[str]) -> list[bool]:
         """Which texts the server's moderation flags; none where it has no moderation."""
@@ -183,7 +218,7 @@ class OpenAIBackend:
 
         out, client = [], self.client.with_options(max_retries=2 * self.max_retries)
         for i in range(0, len(texts), 32):
-            some, flagged = texts[i:i + 32], []
+            some, flagged = texts[i : i + 32], []
             for _ in range(self.max_retries + 1):
                 if self.moderation == NO_MODERATION:
                     break
@@ -223,8 +258,12 @@ class OpenAIBackend:
         answer longer than its limit."""
         forms = (False, True) if self.chat is None else (self.chat,)
         limits = self.max_tokens, 8 * self.max_tokens
-        return max(self.dollars(len(json.dumps(self.body(caption, 0, chat), ensure_ascii=False).encode()), limits[chat])
-                   for chat in forms)
+        return max(
+            self.dollars(
+                len(json.dumps(self.body(caption, 0, chat), ensure_ascii=False).encode()), limits[chat]
+            )
+            for chat in forms
+        )
 
     def _reserve(self, dearest: float) -> None:
         """Set aside the most that a request can cost. Raises OverBudget if the budget does not have it."""
@@ -240,8 +279,10 @@ class OpenAIBackend:
             self.cost += cost
 
     def _over_budget(self) -> None:
-        say(f"stopped at ${self.cost:.4f} of this run: another question could pass its budget of ${self.max_cost:g}. "
-            "The same command goes on, with a budget of its own")
+        say(
+            f"stopped at ${self.cost:.4f} of this run: another question could pass its budget of ${self.max_cost:g}. "
+            "The same command goes on, with a budget of its own"
+        )
 
     # ------------------------------------------------------------------------ all questions
 
@@ -280,7 +321,9 @@ class OpenAIBackend:
                         over = True
                         self._settle(dearest, dearest)
                     except Exception as error:
-                        failure = failure or (error if isinstance(error, RuntimeError) else self._failure(error))
+                        failure = failure or (
+                            error if isinstance(error, RuntimeError) else self._failure(error)
+                        )
                         self._settle(dearest, dearest)
                     else:
                         self._settle(dearest + lost, cost + lost)
@@ -316,7 +359,9 @@ class BatchBackend(OpenAIBackend):
     discount = 0.5  # developers.openai.com/api/docs/guides/batch
     limit = 50_000  # questions a batch
 
-    def __init__(self, model: str, state: str | Path, seconds: float = 30.0, api: str | None = "chat", **options):
+    def __init__(
+        self, model: str, state: str | Path, seconds: float = 30.0, api: str | None = "chat", **options
+    ):
         super().__init__(model, api=api or "chat", **options)
         self.state, self.seconds = Path(state), seconds
         if self.chat:  # a batch cannot try what the model takes: ask for nothing but the form
@@ -329,8 +374,15 @@ class BatchBackend(OpenAIBackend):
 
     def export(self, questions: Iterable[tuple[str, int]]) -> bytes:
         """The file of requests that the API takes, a JSON line for each (caption, seed)."""
-        lines = ({"custom_id": self.name(caption), "method": "POST", "url": self.url,
-                  "body": self.body(caption, seed, self.chat)} for caption, seed in questions)
+        lines = (
+            {
+                "custom_id": self.name(caption),
+                "method": "POST",
+                "url": self.url,
+                "body": self.body(caption, seed, self.chat),
+            }
+            for caption, seed in questions
+        )
         return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
 
     def submit(self, questions: list[tuple[str, int]]) -> str:
@@ -340,7 +392,8 @@ class BatchBackend(OpenAIBackend):
         file = self.client.files.create(file=("requests.jsonl", requests), purpose="batch")
         self._note(digest=digest)
         batch = self.client.with_options(max_retries=0).batches.create(
-            input_file_id=file.id, endpoint=self.url, completion_window="24h", metadata={"ip2p": digest})
+            input_file_id=file.id, endpoint=self.url, completion_window="24h", metadata={"ip2p": digest}
+        )
         self._note(digest=digest, id=batch.id)
         return batch.id
 
@@ -370,7 +423,9 @@ class BatchBackend(OpenAIBackend):
             batch = self.client.batches.retrieve(batch_id)
             if batch.status in ("failed", "cancelled"):
                 reasons = [error.message for error in (batch.errors.data or [])] if batch.errors else []
-                reason = f"batch {batch_id} {batch.status}: {'; '.join(map(str, reasons)) or 'no reason given'}"
+                reason = (
+                    f"batch {batch_id} {batch.status}: {'; '.join(map(str, reasons)) or 'no reason given'}"
+                )
                 if batch.status == "failed" or not batch.output_file_id:
                     self.state.unlink(missing_ok=True)
                     raise RuntimeError(reason)
@@ -392,7 +447,10 @@ class BatchBackend(OpenAIBackend):
                 try:
                     if response.get("status_code") != 200:
                         reason = row.get("error") or reply.get("error") or {}
-                        out[row["custom_id"]] = Objection(f"no reply: {reason.get('message', 'no reason given')}"), {}
+                        out[row["custom_id"]] = (
+                            Objection(f"no reply: {reason.get('message', 'no reason given')}"),
+                            {},
+                        )
                     else:
                         out[row["custom_id"]] = self.text(reply["choices"][0]), reply
                 except (KeyError, IndexError, TypeError, AttributeError):
@@ -435,9 +493,13 @@ class BatchBackend(OpenAIBackend):
                 if not any(reply for _, reply in found.values()):
                     self.state.unlink(missing_ok=True)
                     if fresh:
-                        reason = next((answer for answer, _ in found.values()), "it came back without our questions")
-                        raise RuntimeError(f"batch {batch_id} answered nothing ({reason}); run the same command again "
-                                           "once that is mended")
+                        reason = next(
+                            (answer for answer, _ in found.values()), "it came back without our questions"
+                        )
+                        raise RuntimeError(
+                            f"batch {batch_id} answered nothing ({reason}); run the same command again "
+                            "once that is mended"
+                        )
                     continue  # an old batch, of no use any more
                 flags = self._flags([answer for answer, _ in found.values()])
                 for (name, (answer, reply)), flagged in zip(found.items(), flags, strict=True):
@@ -449,8 +511,10 @@ class BatchBackend(OpenAIBackend):
                 if results.keys() <= handed:
                     self.state.unlink()
         except openai.NotFoundError as error:
-            raise RuntimeError(f"the server does not know what {self.state} says was submitted ({error}); delete that "
-                               "file to submit anew") from None
+            raise RuntimeError(
+                f"the server does not know what {self.state} says was submitted ({error}); delete that "
+                "file to submit anew"
+            ) from None
         except openai.OpenAIError as error:
             raise self._failure(error) from None
         if over:

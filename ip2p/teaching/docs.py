@@ -1,9 +1,4 @@
-"""The parts of Markdown files that commands write.
-
-`python -m ip2p.sheets` renews the checksums in data/README.md, and in README.md the profiles' settings and the number
-of lessons.
-A part stands between `<!-- figures:NAME -->` and `<!-- /figures -->`, on lines of its own or in a line.
-"""
+"""`ip2p docs`: the parts of README.md and data/README.md that follow from files and settings."""
 
 from __future__ import annotations
 
@@ -11,19 +6,9 @@ import hashlib
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-
-
-def fill(path: str | Path, blocks: dict[str, str]) -> None:
-    """Put each text of `blocks` into the marked part of that name. Raises KeyError if it is missing."""
-    page = Path(path).read_text(encoding="utf-8")
-    for name, text in blocks.items():
-        text = f"\n\n{text.strip()}\n\n" if "\n" in text else text
-        pattern = rf"(<!-- figures:{re.escape(name)} -->).*?(<!-- /figures -->)"
-        page, found = re.subn(pattern, lambda m, text=text: m[1] + text + m[2], page, flags=re.DOTALL)
-        if not found:
-            raise KeyError(f"{path} has no part marked <!-- figures:{name} -->")
-    Path(path).write_text(page, encoding="utf-8")
+from ip2p.common.markdown import fill
+from ip2p.paths import ROOT
+from ip2p.profiles import PROFILES
 
 
 def checksums(data: Path) -> str:
@@ -39,14 +24,17 @@ def checksums(data: Path) -> str:
 
 def settings(page: str) -> dict[str, str]:
     """The values of the parts of `page` that are called after a profile's setting: `mini.candidates`."""
-    from ip2p.profiles import PROFILES
-
     out = {}
     for name in re.findall(r"<!-- figures:(\w+\.\w+) -->", page):
         profile, setting = name.split(".")
         value = getattr(PROFILES[profile], setting)
-        out[name] = (" to ".join(map(str, value)) if isinstance(value, tuple)
-                     else f"{value:,}" if isinstance(value, int) else str(value))
+        out[name] = (
+            " to ".join(map(str, value))
+            if isinstance(value, tuple)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else str(value)
+        )
     return out
 
 
@@ -58,7 +46,3 @@ def renew(root: Path = ROOT) -> None:
     for name in ("mini", "open"):
         lessons = (root / "data" / "triplets" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         fill(readme, {f"lessons_{name}": str(len(lessons))})
-
-
-if __name__ == "__main__":
-    renew()

@@ -17,24 +17,42 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
-from ip2p.pairs import as_tensor, to_pil
+from ip2p.common.images import as_tensor, to_pil
 from ip2p.training import SIDES
 
 
-def sdedit(pipe, images: Sequence[Image.Image], prompts: Sequence[str], strength: float, *, guidance_scale: float,
-           steps: int = 20, seeds: Sequence[int] | None = None) -> list[Image.Image]:
+def sdedit(
+    pipe,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    strength: float,
+    *,
+    guidance_scale: float,
+    steps: int = 20,
+    seeds: Sequence[int] | None = None,
+) -> list[Image.Image]:
     """SDEdit with a text-to-image StableDiffusionPipeline: noise of `strength` (0: none, 1: nothing is left), then
     strength * steps denoising steps by the prompt. Picture i has its own noise, of seeds[i] (None: 0, 1, ...)."""
     from diffusers import StableDiffusionImg2ImgPipeline
 
     if not 0 < strength <= 1 or steps * strength < 1:
-        raise ValueError(f"strength {strength} of {steps} steps: nothing would be painted; take a strength in (0, 1] "
-                         "and more steps")
+        raise ValueError(
+            f"strength {strength} of {steps} steps: nothing would be painted; take a strength in (0, 1] "
+            "and more steps"
+        )
     painter = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
     painter.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(int(s)) for s in (range(len(images)) if seeds is None else seeds)]
-    return painter(list(prompts), image=list(images), strength=strength, guidance_scale=guidance_scale,
-                   num_inference_steps=steps, generator=generators).images
+    generators = [
+        torch.Generator().manual_seed(int(s)) for s in (range(len(images)) if seeds is None else seeds)
+    ]
+    return painter(
+        list(prompts),
+        image=list(images),
+        strength=strength,
+        guidance_scale=guidance_scale,
+        num_inference_steps=steps,
+        generator=generators,
+    ).images
 
 
 # -------------------------------------------------------------------------------------------- Text2LIVE
@@ -45,9 +63,13 @@ class LayerGenerator(nn.Module):
 
     def __init__(self, width: int = 32, levels: int = 3):
         super().__init__()
+
         def block(inside, outside, stride=1):
-            return nn.Sequential(nn.Conv2d(inside, outside, 3, stride, 1, padding_mode="reflect"),
-                                 nn.GroupNorm(8, outside), nn.LeakyReLU(0.2))
+            return nn.Sequential(
+                nn.Conv2d(inside, outside, 3, stride, 1, padding_mode="reflect"),
+                nn.GroupNorm(8, outside),
+                nn.LeakyReLU(0.2),
+            )
 
         self.first = block(3, width)
         self.down = nn.ModuleList(block(width, width, 2) for _ in range(levels))
@@ -74,12 +96,30 @@ class Layered(NamedTuple):
 
 
 SCREEN = (0.0, 177 / 255, 64 / 255)  # the authors' green
-WEIGHTS = {"composition": 1.0, "direction": 1.0, "screen": 1.0, "structure": 2.0, "sparsity": 0.06}  # the authors'
+
+WEIGHTS = {
+    "composition": 1.0,
+    "direction": 1.0,
+    "screen": 1.0,
+    "structure": 2.0,
+    "sparsity": 0.06,
+}  # the authors'
 
 
-def text2live(clip: ClipSimilarity, image: Image.Image, caption: str, target: str, *, layer: str | None = None,
-              steps: int = 150, lr: float = 2.5e-3, views: int = 8, patience: int = 40, seed: int = 0,
-              progress: bool = True) -> Layered:
+def text2live(
+    clip: ClipSimilarity,
+    image: Image.Image,
+    caption: str,
+    target: str,
+    *,
+    layer: str | None = None,
+    steps: int = 150,
+    lr: float = 2.5e-3,
+    views: int = 8,
+    patience: int = 40,
+    seed: int = 0,
+    progress: bool = True,
+) -> Layered:
     """Train a `LayerGenerator` on one picture (square, of any size) until its layer over the picture shows `target`.
 
     caption: what the picture shows. layer: what the layer alone should show, over a green screen (None: `target`).
@@ -101,17 +141,23 @@ def text2live(clip: ClipSimilarity, image: Image.Image, caption: str, target: st
     optimiser = torch.optim.AdamW(net.parameters(), lr)
     structure = self_similarity(clip, picture)
     losses, best, waited, smooth = [], float("inf"), 0, None
-    with tqdm(range(steps), desc="Text2LIVE", disable=not progress, delay=2, mininterval=2.0, leave=False) as bar:
+    with tqdm(
+        range(steps), desc="Text2LIVE", disable=not progress, delay=2, mininterval=2.0, leave=False
+    ) as bar:
         for _ in bar:
             rgba = net(picture)
             over = compose(rgba, picture)
-            crops = random_crops(torch.cat([picture, over, compose(rgba, screen)], 1), views, clip.size, flips,
-                                 generator)
+            crops = random_crops(
+                torch.cat([picture, over, compose(rgba, screen)], 1), views, clip.size, flips, generator
+            )
             before, after, shown = (features(clip, x) for x in crops.split(3, 1))
-            terms = {"composition": spherical(after, goal), "direction": 1 - F.cosine_similarity(
-                         after - before, goal - source).mean(), "screen": spherical(shown, alone),
-                     "structure": (self_similarity(clip, over) - structure).square().mean(),
-                     "sparsity": rgba[:, 3].mean() + (2 * (5 * rgba[:, 3]).sigmoid() - 1).mean()}
+            terms = {
+                "composition": spherical(after, goal),
+                "direction": 1 - F.cosine_similarity(after - before, goal - source).mean(),
+                "screen": spherical(shown, alone),
+                "structure": (self_similarity(clip, over) - structure).square().mean(),
+                "sparsity": rgba[:, 3].mean() + (2 * (5 * rgba[:, 3]).sigmoid() - 1).mean(),
+            }
             loss = sum(WEIGHTS[name] * term for name, term in terms.items())
             optimiser.zero_grad()
             loss.backward()
@@ -140,11 +186,13 @@ def random_crops(x: torch.Tensor, n: int, size: int, flips: bool, generator: tor
     shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - scale)[:, None]
     mirror = 1 - 2 * (torch.rand(n, generator=generator) < 0.5).float() if flips else torch.ones(n)
     zero = torch.zeros(n)
-    theta = torch.stack([torch.stack([scale * mirror, zero, shift[:, 0]], 1),
-                         torch.stack([zero, scale, shift[:, 1]], 1)], 1).to(x.device)
+    theta = torch.stack(
+        [torch.stack([scale * mirror, zero, shift[:, 0]], 1), torch.stack([zero, scale, shift[:, 1]], 1)], 1
+    ).to(x.device)
     grid = F.affine_grid(theta, (n, x.shape[1], size, size), align_corners=False)
-    return F.grid_sample(x.expand(n, -1, -1, -1), grid, mode="bilinear", padding_mode="reflection",
-                         align_corners=False)
+    return F.grid_sample(
+        x.expand(n, -1, -1, -1), grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
 
 
 def features(clip: ClipSimilarity, images: torch.Tensor) -> torch.Tensor:
@@ -161,8 +209,9 @@ def self_similarity(clip: ClipSimilarity, image: torch.Tensor) -> torch.Tensor:
     """(1, 3, H, W) -> (N, N): the cosines between all places of CLIP's deepest map of features that has 4x4 or more."""
     if image.shape[-2:] != (clip.size, clip.size):
         image = F.interpolate(image, (clip.size, clip.size), mode="bicubic", antialias=True).clamp(0, 1)
-    maps = clip.clip.visual.forward_intermediates((image - clip.mean) / clip.std,
-                                                  intermediates_only=True)["image_intermediates"]
+    maps = clip.clip.visual.forward_intermediates((image - clip.mean) / clip.std, intermediates_only=True)[
+        "image_intermediates"
+    ]
     deepest = next(m for m in reversed(maps) if m.shape[-1] >= 4)[0].flatten(1)
     places = F.normalize(deepest, dim=0)
     return places.T @ places

@@ -5,20 +5,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
+from ip2p.common.images import as_array
 
 
-def as_array(picture) -> np.ndarray:
-    """A PIL image, a float tensor (3, h, w) in [0, 1] or an array (h, w, 3) -> (h, w, 3) uint8."""
-    if hasattr(picture, "convert"):
-        return np.asarray(picture.convert("RGB"))
-    if hasattr(picture, "detach"):
-        return (picture.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    return np.asarray(picture)
-
-
-def grid(pictures: Sequence, *, rows: Sequence[str] = (), columns: Sequence[str] = (), titles: Sequence = (),
-         heading: str = "", size: float = 1.3):
+def grid(
+    pictures: Sequence,
+    *,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    titles: Sequence = (),
+    heading: str = "",
+    size: float = 1.3,
+):
     """Pictures as a labelled grid; returns the matplotlib figure.
 
     pictures: a list of rows, or one list for a single row; None leaves a cell empty. rows, columns: labels of rows and
@@ -30,7 +28,9 @@ def grid(pictures: Sequence, *, rows: Sequence[str] = (), columns: Sequence[str]
     table = pictures if nested else [pictures]
     titles = titles if nested or not titles else [titles]
     across = max(map(len, table))
-    above = [0.17 * max((1 + str(t).count("\n") for t in row if str(t)), default=0) for row in titles]  # inches
+    above = [
+        0.17 * max((1 + str(t).count("\n") for t in row if str(t)), default=0) for row in titles
+    ]  # inches
     above += [0.0] * (len(table) - len(above))
     left = 0.075 * max((len(line) for r in rows for line in str(r).split("\n")), default=0)
     width = left + size * across
@@ -40,7 +40,7 @@ def grid(pictures: Sequence, *, rows: Sequence[str] = (), columns: Sequence[str]
     height = top + sum(above) + size * len(table)
     figure = plt.figure(figsize=(width, height), dpi=110, facecolor="white")
     for y, row in enumerate(table):
-        bottom = top + sum(above[:y + 1]) + (y + 1) * size
+        bottom = top + sum(above[: y + 1]) + (y + 1) * size
         for x, picture in enumerate(row):
             box = [(left + x * size) / width, 1 - bottom / height, 0.96 * size / width, 0.96 * size / height]
             axes = figure.add_axes(box)
@@ -48,14 +48,23 @@ def grid(pictures: Sequence, *, rows: Sequence[str] = (), columns: Sequence[str]
             if picture is not None:
                 axes.imshow(as_array(picture), interpolation="lanczos")
             if y == 0 and x < len(columns):
-                axes.text(0.5, 1.03 + above[0] / size, columns[x], transform=axes.transAxes, ha="center",
-                          va="bottom", fontsize=8, fontweight="bold")
+                axes.text(
+                    0.5,
+                    1.03 + above[0] / size,
+                    columns[x],
+                    transform=axes.transAxes,
+                    ha="center",
+                    va="bottom",
+                    fontsize=8,
+                    fontweight="bold",
+                )
             if x == 0 and y < len(rows):
                 axes.text(-0.05, 0.5, rows[y], transform=axes.transAxes, ha="right", va="center", fontsize=8)
             if y < len(titles) and x < len(titles[y]):
                 axes.set_title(titles[y][x], fontsize=7, pad=2)
     if heading:
-        figure.suptitle(heading, x=left / width, y=1 - 0.02 / height, ha="left", va="top", fontsize=10,
-                        fontweight="bold")
+        figure.suptitle(
+            heading, x=left / width, y=1 - 0.02 / height, ha="left", va="top", fontsize=10, fontweight="bold"
+        )
     plt.close(figure)  # shown once, as the value of a cell
     return figure

@@ -7,15 +7,15 @@ exactly the steps that an undisturbed run takes.
 from __future__ import annotations
 
 import json
-import os
 import time
 from functools import reduce
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
+
+from ip2p.common.durable import save_tensors
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -102,31 +102,19 @@ def adamw(params: list, lr: float, weight_decay: float, eight_bit: bool = False)
     return AdamW8bit(params, **options)
 
 
-def atomic_save(tensors: dict[str, torch.Tensor], path: Path, about: str = "") -> None:
-    """A safetensors file, with a text in its header, that a kill or a full disk cannot leave half-written."""
-    seen, own, tmp = set(), {}, path.with_suffix(".tmp")
-    for name, x in tensors.items():  # the format wants no two names for one memory
-        x = x.detach().contiguous()
-        own[name] = x.clone() if x.data_ptr() in seen else x
-        seen.add(x.data_ptr())
-    try:
-        save_file(own, tmp, {"about": about})
-        with open(tmp, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
-
-
 def save_checkpoint(work: Path, keep: int, model, ema: EMA | None, optimisers: list, **rest) -> None:
     """`work`/checkpoint-STEP.safetensors: weights, averages and the state of the optimisers as tensors, `rest` (with
     the step) as JSON in its header. Older ones than the last `keep` are deleted."""
     tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
     tensors |= {f"ema.{name}": x for name, x in (ema.state_dict() if ema else {}).items()}
     numbers = {}
-    for name, value in leaves({str(j): o.state_dict()["state"] for j, o in enumerate(optimisers)}, "optimiser"):
+    for name, value in leaves(
+        {str(j): o.state_dict()["state"] for j, o in enumerate(optimisers)}, "optimiser"
+    ):
         (tensors if torch.is_tensor(value) else numbers)[name] = value
-    atomic_save(tensors, work / f"checkpoint-{rest['step']:08}.safetensors", json.dumps(rest | {"numbers": numbers}))
+    save_tensors(
+        tensors, work / f"checkpoint-{rest['step']:08}.safetensors", json.dumps(rest | {"numbers": numbers})
+    )
     for old in sorted(work.glob("checkpoint-*.safetensors"))[:-keep]:
         old.unlink()
 
@@ -164,12 +152,31 @@ def leaves(tree: dict, name: str):
             yield f"{name}.{key}", value
 
 
-def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: float, seed: int = 0,
-               weight_decay: float = 0.01, ema_decay: float | None = None, save_minutes: float = 4.0,
-               sample=None, sample_minutes: float = 8.0, sample_every: int = 0,
-               stop_after: int | None = None, desc: str = "", clip: float = 1.0, warmup: int = 100,
-               decay: float = 0.25, muon: bool = False, eight_bit: bool = False, keep: int = 2, accelerator=None,
-               on_log=None) -> list[dict]:
+def train_loop(
+    loss_fn,
+    model: torch.nn.Module,
+    work: Path,
+    *,
+    steps: int,
+    lr: float,
+    seed: int = 0,
+    weight_decay: float = 0.01,
+    ema_decay: float | None = None,
+    save_minutes: float = 4.0,
+    sample=None,
+    sample_minutes: float = 8.0,
+    sample_every: int = 0,
+    stop_after: int | None = None,
+    desc: str = "",
+    clip: float = 1.0,
+    warmup: int = 100,
+    decay: float = 0.25,
+    muon: bool = False,
+    eight_bit: bool = False,
+    keep: int = 2,
+    accelerator=None,
+    on_log=None,
+) -> list[dict]:
     """Minimise `loss_fn(model, generator, step) -> scalar tensor` for `steps` optimiser steps. It may also be a
     generator of parts, whose sum is the loss: each part's gradient is taken before the next part is computed.
 
@@ -186,8 +193,11 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
     log_path = work / "log.jsonl"
     params = [p for p in model.parameters() if p.requires_grad]
     device = params[0].device
-    hidden = {id(p) for n, p in model.named_parameters()
-              if muon and p.requires_grad and p.ndim > 1 and "conv_in" not in n and "conv_out" not in n}
+    hidden = {
+        id(p)
+        for n, p in model.named_parameters()
+        if muon and p.requires_grad and p.ndim > 1 and "conv_in" not in n and "conv_out" not in n
+    }
     optimisers = [adamw([p for p in params if id(p) not in hidden], lr, weight_decay, eight_bit)]
     if hidden:
         optimisers.append(Muon([p for p in params if id(p) in hidden], lr, weight_decay=weight_decay))
@@ -203,8 +213,16 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
 
     def save(step):
         if main:
-            save_checkpoint(work, keep, model, ema, optimisers, step=step, log=log,
-                            seconds=before + time.monotonic() - begin)
+            save_checkpoint(
+                work,
+                keep,
+                model,
+                ema,
+                optimisers,
+                step=step,
+                log=log,
+                seconds=before + time.monotonic() - begin,
+            )
             log_path.write_text("".join(json.dumps(row) + "\n" for row in log))
 
     def with_average(function, step):
@@ -248,7 +266,11 @@ def train_loop(loss_fn, model: torch.nn.Module, work: Path, *, steps: int, lr: f
         if time.monotonic() - saved > save_minutes * 60 or step + 1 == end:
             save(step + 1)
             saved = time.monotonic()
-        due = (step + 1) % sample_every == 0 if sample_every else time.monotonic() - sampled > sample_minutes * 60
+        due = (
+            (step + 1) % sample_every == 0
+            if sample_every
+            else time.monotonic() - sampled > sample_minutes * 60
+        )
         if sample and main and (due or step + 1 == end):
             with_average(sample, step + 1)
             sampled = time.monotonic()

@@ -1,134 +1,13 @@
-"""Triplets (input caption, edit instruction, edited caption) as text: their files, the authors' form, and what is wrong
-with one.
-
-`python -m ip2p.triplets FILE` says whether a file of open-domain triplets is fit to teach a language model: it prints
-the mix, and fails, naming the lines, on duplicates and near-duplicates, on no-ops, and on edited captions that do not
-follow from the instruction. With `--chat OUT` it also writes them as chats, for servers that fine-tune on chats.
-"""
+"""What is wrong with a triplet, and with a whole file of them."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
-SEED_TRIPLETS = Path(__file__).parents[1] / "data" / "triplets" / "mini.jsonl"
-FIELDS = ("input", "edit", "output")
-
-# ---------------------------------------------------------------------------- files
-
-
-def one_triplet(line: bytes) -> dict:
-    """One JSON line as a triplet. Raises ValueError that says what is wrong with it."""
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"it is a {type(row).__name__}, not an object with input, edit and output")
-    row = {"input": row.get("caption"), **row}  # the authors' scripts disagree on the name: both are read
-    for name in FIELDS:
-        if row.get(name) is None:
-            raise ValueError(f"{name!r} is missing; a triplet has input, edit and output")
-        if not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(f"{name!r} is {row[name]!r}, not a text")
-    return {name: row[name] for name in FIELDS}
-
-
-def read_triplets(path: str | Path) -> list[dict]:
-    """The triplets of a file of JSON lines, as dicts of input, edit, output (`caption` is read as `input`).
-
-    Raises ValueError that names the file and the line if one is wrong. Blank lines are skipped.
-    """
-    return triplets_of(Path(path).read_bytes(), path)
-
-
-def triplets_of(data: bytes, path: str | Path) -> list[dict]:
-    """`read_triplets` of the bytes of a file `path`."""
-    out = []
-    for number, line in enumerate(data.splitlines(), 1):
-        try:
-            out += [one_triplet(line)] if line.strip() else []
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
-    return out
-
-
-def json_line(triplet: dict) -> str:
-    return json.dumps({name: triplet[name] for name in FIELDS}, ensure_ascii=False) + "\n"
-
-
-def write_triplets(path: str | Path, triplets: Iterable[dict], append: bool = False) -> None:
-    """Write triplets as JSON lines, to a new file or to the end of one."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a" if append else "w", encoding="utf-8") as file:
-        file.writelines(map(json_line, triplets))
-
-
-def read_captions(path: str | Path) -> list[str]:
-    """Captions, one a line, plain or JSON with `caption` or `input`. Raises ValueError if there is none."""
-    out = []
-    for number, line in enumerate(Path(path).read_text("utf-8-sig", errors="replace").split("\n"), 1):
-        if line.lstrip().startswith("{"):
-            try:
-                row = json.loads(line)
-                line = row["input"] if "input" in row else row["caption"]
-            except (json.JSONDecodeError, KeyError):
-                raise ValueError(f"{path}, line {number}: it is not JSON with a caption") from None
-        out.append(" ".join(line.split()))
-    if not any(out):
-        raise ValueError(f"{path} holds no captions; write one a line")
-    return list(filter(None, out))
-
-
-# ---------------------------------------------------------------------------- the authors' text format
-PROMPT_END = "\n##\n"  # caption + PROMPT_END -> instruction + DELIMITER + edited caption + STOP
-DELIMITER = "\n%%\n"
-STOP = "\nEND"
-
-
-def to_prompt(caption: str, examples: Iterable[dict] = ()) -> str:
-    """The text to be continued. `examples` (triplets) come first if the model was not fine-tuned."""
-    return "".join(to_prompt(t["input"]) + to_completion(t) + "\n\n" for t in examples) + caption + PROMPT_END
-
-
-def to_completion(triplet: dict) -> str:
-    return triplet["edit"] + DELIMITER + triplet["output"] + STOP
-
-
-def from_completion(caption: str, text: str) -> dict:
-    """The triplet that an answer holds. Raises ValueError that says why it holds none."""
-    body, stop, _ = text.partition(STOP)
-    if not stop:
-        raise ValueError("the answer breaks off before END")
-    parts = [part.strip() for part in body.split(DELIMITER)]
-    if len(parts) != 2 or not all(parts):
-        raise ValueError("the answer is not an instruction, %%, and a caption")
-    if "\n" in "".join(parts) or "##" in body:
-        raise ValueError("the instruction or the caption is more than one line")
-    return {"input": caption, "edit": parts[0], "output": parts[1]}
-
-
-SYSTEM = "Invent an edit of the image described."  # to chat models
-
-
-def to_chat(triplet: dict) -> list[dict]:
-    """A triplet as a chat, in which a chat model answers in the authors' format."""
-    turns = ("system", SYSTEM), ("user", to_prompt(triplet["input"])), ("assistant", to_completion(triplet))
-    return [{"role": role, "content": content} for role, content in turns]
-
-
-def write_chats(path: str | Path, triplets: Iterable[dict]) -> None:
-    """Triplets as lines {"messages": [...]}, the form in which chat models are fine-tuned."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"messages": to_chat(t)}, ensure_ascii=False) + "\n" for t in triplets)
-
+from ip2p.dataset.triplets import FIELDS, read_triplets, write_chats
 
 # ---------------------------------------------------------------------------- which answers are kept
 
@@ -141,22 +20,24 @@ def _mentions(text: str) -> set[tuple[str, object]]:
     text = re.sub(not_meant, "", text.lower())
     words, out, i = [SPELLINGS.get(w, w) for w in re.findall(r"[a-z0-9]+", text)], set(), 0
     while i < len(words):
-        n = next((n for n in range(LONGEST, 0, -1) if tuple(words[i:i + n]) in LEXICON), 0)
+        n = next((n for n in range(LONGEST, 0, -1) if tuple(words[i : i + n]) in LEXICON), 0)
         if n:
-            slot, value = LEXICON[tuple(words[i:i + n])]
+            slot, value = LEXICON[tuple(words[i : i + n])]
             out.add(("kind" if slot == "kinds" else slot, value))
         i += max(n, 1)
     return out
 
 
 # Words that ask for a change without naming the new value, by the start of the word where no \b ends it.
-RELATIVE = {"bigger": r"bigg|large|enlarg|grow|scale (it |them )?up|blow|huge|giant|increas|expand|zoom in",
-            "smaller": r"small|shrink|scale (it |them )?down|tiny|little|reduc|mini|decreas|zoom out|far",
-            "more": r"another|second|third|doubl|tripl|twin|clone|cop[yi]|more|again|friend|one extra",
-            "fewer": r"alone|single|only|just|less|fewer|remov|away|keep|lone|leav",
-            "gone": r"no\b|not|never|none|dont|\w+n't|without|remov|delet|eras|drop|los[et]|rid|ditch|tak(e|en|ing)|"
-                    r"away|off|out|leave|disappear|vanish|go\b|goes|gone|clear|stop|end\b|over|pop|pick|bye|scare|"
-                    r"fl[ey]w?|lower|scrap|skip|kill|hide|less|back|instead|cut|st[eo]le?|forget|pull"}
+RELATIVE = {
+    "bigger": r"bigg|large|enlarg|grow|scale (it |them )?up|blow|huge|giant|increas|expand|zoom in",
+    "smaller": r"small|shrink|scale (it |them )?down|tiny|little|reduc|mini|decreas|zoom out|far",
+    "more": r"another|second|third|doubl|tripl|twin|clone|cop[yi]|more|again|friend|one extra",
+    "fewer": r"alone|single|only|just|less|fewer|remov|away|keep|lone|leav",
+    "gone": r"no\b|not|never|none|dont|\w+n't|without|remov|delet|eras|drop|los[et]|rid|ditch|tak(e|en|ing)|"
+    r"away|off|out|leave|disappear|vanish|go\b|goes|gone|clear|stop|end\b|over|pop|pick|bye|scare|"
+    r"fl[ey]w?|lower|scrap|skip|kill|hide|less|back|instead|cut|st[eo]le?|forget|pull",
+}
 
 
 def _asked(text: str, name: str, old, new) -> bool:
@@ -187,11 +68,17 @@ def _disagreement(instruction: str, before, after) -> str | None:
     from ip2p.miniworld import EXTRAS, difference
 
     def facts(scene) -> set:
-        return {("extra", name) if name in EXTRAS else (name.removeprefix("second_"), value)
-                for name, value in scene.attributes().items() if value not in (False, None)}
+        return {
+            ("extra", name) if name in EXTRAS else (name.removeprefix("second_"), value)
+            for name, value in scene.attributes().items()
+            if value not in (False, None)
+        }
 
     was, changed = before.attributes(), difference(before, after)
-    if changed.keys() & {"count", "second_kind"}:  # a row, or a second object, moves a single object to the middle
+    if changed.keys() & {
+        "count",
+        "second_kind",
+    }:  # a row, or a second object, moves a single object to the middle
         changed.pop("position", None)
     if "second_kind" in changed:  # its colour goes without saying
         changed.pop("second_colour", None)
@@ -256,7 +143,9 @@ def retell(triplet: dict, rng) -> dict:
             texts = [f"{start} {text}" if front else f"{text}, {said}" for text in texts]
         else:
             texts = [f"{said}, {text}" if front else f"{text} {said}" for text in texts]
-    texts = [re.sub(r"\b(a|an) (?=([aeiou])|.)", lambda m: f"{'an' if m[2] else 'a'} ", text) for text in texts]
+    texts = [
+        re.sub(r"\b(a|an) (?=([aeiou])|.)", lambda m: f"{'an' if m[2] else 'a'} ", text) for text in texts
+    ]
     told = triplet | {"input": texts[0], "output": texts[1]}
     try:
         meant = [replace(scene, **change) for scene in (before, after)]
@@ -269,9 +158,12 @@ def retell(triplet: dict, rng) -> dict:
 # ---------------------------------------------------------------------------- a whole file, of any domain
 
 NEAR = 0.6  # share of common words at which two captions count as near-duplicates
-STOP_WORDS = set("""a an the of in on at to by with and or is are be it its this that into as from for his her
+
+STOP_WORDS = set(
+    """a an the of in on at to by with and or is are be it its this that into as from for his her
 their them him she he they make turn change have let put give add remove take some more very there instead like
-look""".split())
+look""".split()
+)
 
 
 def words(text: str) -> set[str]:
@@ -309,13 +201,17 @@ def problems(path: str | Path) -> list[str]:
         if reason:
             out.append(f"line {number}: {reason}")
         elif not follows(triplet):
-            out.append(f"line {number}: the edited caption does not follow from {triplet['edit']!r}: "
-                       f"{triplet['input']!r} -> {triplet['output']!r}")
+            out.append(
+                f"line {number}: the edited caption does not follow from {triplet['edit']!r}: "
+                f"{triplet['input']!r} -> {triplet['output']!r}"
+            )
         first = seen.setdefault(" ".join(re.findall(r"\w+", triplet["edit"].lower())), number)
         if first != number:
             out.append(f"line {number}: the instruction {triplet['edit']!r} stands in line {first} already")
-    out += [f"lines {i + 1} and {j + 1}: near-duplicate captions ({share:.0%} of the words): {triplets[j]['input']!r}"
-            for i, j, share in near_duplicates([t["input"] for t in triplets])]
+    out += [
+        f"lines {i + 1} and {j + 1}: near-duplicate captions ({share:.0%} of the words): {triplets[j]['input']!r}"
+        for i, j, share in near_duplicates([t["input"] for t in triplets])
+    ]
     return out
 
 
@@ -325,23 +221,15 @@ def mix(path: str | Path) -> Counter:
     return Counter(json.loads(line).get("kind", "?") for line in lines if line.strip())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser("python -m ip2p.triplets", description=__doc__.split("\n\n")[1])
-    parser.add_argument("file")
-    parser.add_argument("--chat", metavar="OUT", help="also write the triplets as chats")
-    args = parser.parse_args()
-    try:
-        found, kinds = problems(args.file), mix(args.file)
-        print(f"{args.file}: {kinds.total()} triplets, {len(kinds)} kinds of edit:",
-              ", ".join(f"{kind} {n}" for kind, n in kinds.most_common()))
-        print("\n".join(found) or "no duplicates, no no-ops, and every edited caption follows")
-        if args.chat:
-            write_chats(args.chat, read_triplets(args.file))
-    except (ValueError, OSError) as error:
-        print(f"ip2p: {error}", file=sys.stderr)
-        return 1
-    return min(len(found), 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def report(path: str | Path, chat: str | Path | None = None) -> bool:
+    """`ip2p triplets check`: print the mix of a file and its problems; returns whether there are none.
+    chat: also write the triplets as chats to this file."""
+    found, kinds = problems(path), mix(path)
+    print(
+        f"{path}: {kinds.total()} triplets, {len(kinds)} kinds of edit:",
+        ", ".join(f"{kind} {n}" for kind, n in kinds.most_common()),
+    )
+    print("\n".join(found) or "no duplicates, no no-ops, and every edited caption follows")
+    if chat:
+        write_chats(chat, read_triplets(path))
+    return not found

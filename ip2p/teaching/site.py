@@ -6,18 +6,29 @@ links work. A warning, such as a link that leads nowhere, is an error. Notebooks
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from ip2p import notebooks
-from ip2p.sheets import ROOT
+from ip2p.paths import ROOT
+from ip2p.teaching import run_notebooks as notebooks
 
-LINKED = ("README.md", "CONTRIBUTING.md", "LICENSE", "data/README.md", "data/models/*/README.md", "data/images/*",
-          "data/eval/*.csv", "ip2p/profiles.py", "ip2p/miniworld/samples.py")
-WIDGET = "application/vnd.jupyter.widget-view+json"  # needs a kernel; each leaves a still picture or a text, too
+LINKED = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "data/README.md",
+    "data/models/*/README.md",
+    "data/images/*",
+    "data/eval/*.csv",
+    "ip2p/profiles.py",
+    "ip2p/miniworld/samples.py",
+)
+
+WIDGET = (
+    "application/vnd.jupyter.widget-view+json"  # needs a kernel; each leaves a still picture or a text, too
+)
 
 
 def collect(executed: Path, source: Path) -> None:
@@ -37,7 +48,9 @@ def collect(executed: Path, source: Path) -> None:
             notebooks.execute(path, executed)
         nb = notebooks.read(executed / path.name)
         nb.metadata.pop("widgets", None)
-        for output in (o for cell in nb.cells for o in cell.get("outputs", ()) if WIDGET in o.get("data", {})):
+        for output in (
+            o for cell in nb.cells for o in cell.get("outputs", ()) if WIDGET in o.get("data", {})
+        ):
             del output["data"][WIDGET]
         nbformat.write(nb, source / "notebooks" / path.name)
 
@@ -46,23 +59,22 @@ def build(out: Path, executed: Path | None = None) -> Path:
     """Make the site in `out`/site from the notebooks executed in `executed` (None: `out`); returns its first page."""
     collect(executed or out, out / "site-source")
     shutil.rmtree(out / "site", ignore_errors=True)
-    made = subprocess.run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html",
-                           str(out / "site-source"), str(out / "site")], capture_output=True, text=True)
+    made = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-b",
+            "html",
+            str(out / "site-source"),
+            str(out / "site"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     if made.returncode:
         raise ValueError(f"the site was not made, because of these warnings:\n{made.stderr}")
     return out / "site" / "index.html"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser("python -m ip2p.site", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "out", help="where the executed notebooks are (out)")
-    try:
-        print(f"Open this in a browser: {build(parser.parse_args().out).resolve()}")
-    except ValueError as error:
-        print(f"ip2p: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

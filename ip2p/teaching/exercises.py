@@ -9,11 +9,16 @@ import numpy as np
 
 def differs(answer, expected, tolerance: float = 1e-4) -> str | None:
     """How `answer` differs from `expected`, in words; None if it does not."""
-    if isinstance(expected, bool | str | type(None)) or isinstance(expected, list | tuple) and any(
-            isinstance(x, str) for x in expected):
+    if (
+        isinstance(expected, bool | str | type(None))
+        or isinstance(expected, list | tuple)
+        and any(isinstance(x, str) for x in expected)
+    ):
         return None if answer == expected else f"your answer {answer!r} is not the one"
     try:
-        got, want = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, float) for x in (answer, expected))
+        got, want = (
+            np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, float) for x in (answer, expected)
+        )
     except (TypeError, ValueError):
         return f"a {type(answer).__name__} came back where numbers were expected"
     if got.shape != want.shape:
@@ -26,8 +31,9 @@ def differs(answer, expected, tolerance: float = 1e-4) -> str | None:
     return f"it is off by {off.max():.3g}{where} ({got[worst]:.4g}, expected {want[worst]:.4g})"
 
 
-def check(name: str, answer, expected, cases: Sequence[tuple] = (), hint: str = "",
-          tolerance: float = 1e-4) -> bool | None:
+def check(
+    name: str, answer, expected, cases: Sequence[tuple] = (), hint: str = "", tolerance: float = 1e-4
+) -> bool | None:
     """Say whether an exercise is solved. Returns True, False, or None if there is no answer yet.
 
     answer: a value, or a function that is called with each tuple of `cases`; `...`, or a function that returns `...`,
