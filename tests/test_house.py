@@ -72,7 +72,9 @@ def test_no_module_needs_itself():
         (module, imported)
         for module in graph.modules
         for imported in graph.find_modules_directly_imported_by(module)
-        if graph.chain_exists(imported, module)
+        if not module.startswith(f"{imported}.")
+        and not imported.startswith(f"{module}.")
+        and graph.chain_exists(imported, module)
     ]
     assert not circles
 
@@ -129,7 +131,7 @@ def files(*names: str) -> list[Path]:
 
 def test_the_stages_can_be_read_in_one_go():
     stages = together([count(path) for path in files(*STAGES)])
-    assert stages.nodes / stages.code <= 6
+    assert stages.nodes / stages.code <= 5.4  # counted alike: nanoGPT 5.7, CLIP 5.6, k-diffusion 7.9
     assert 100 * stages.comprehensions / stages.code <= 4
     assert stages.longest <= 60
 
