@@ -23,6 +23,7 @@ from ip2p.miniworld import (
     random_scene,
 )
 from ip2p.miniworld.language import write_captions
+from ip2p.miniworld.parsing import _concepts
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -108,3 +109,31 @@ def test_reworded_instructions_are_in_no_training_data(reworded, triplets):
     for _ in range(5000):
         before = random_scene(rng, "plain")
         assert plain(instruction(before, random_edit(before, rng), rng)) not in frozen
+
+
+def test_partial_triplets_and_tests_of_the_lie_detector_stay_in_this_world():
+    files = {
+        name: [json.loads(line) for line in lines(name)]
+        for name in ("triplets/mini2.jsonl", "eval/lies.jsonl", "eval/truths.jsonl")
+    }
+    lessons, lies, truths = ({(t["input"], t["edit"], t["output"]) for t in rows} for rows in files.values())
+    assert len(lessons) >= 800 and len(lies) == 30 and len(truths) == 60
+    assert not lessons & lies and not lessons & truths
+    assert all(t["why"] for t in files["eval/lies.jsonl"])
+    for before, _, after in lessons | lies | truths:
+        assert _concepts(before) != _concepts(after)  # unknown words raise an error
+    words = Counter(plain(t["edit"]) for t in files["triplets/mini2.jsonl"])
+    assert max(words.values()) <= 2
+
+
+def test_second_reworded_edits_are_of_this_world_and_in_no_training_data(reworded):
+    rows = [json.loads(line) for line in lines("eval/reworded2.jsonl")]
+    kinds = Counter()
+    for row in rows:
+        before = Scene(**row["scene"])
+        kinds[edit_kind(before, edit(before, **row["change"]))] += 1
+    assert len(rows) == 120 and all(kinds[kind] >= 10 for kind in EDIT_KINDS), kinds
+    frozen = {plain(row["edit"]) for row in rows}
+    assert len(frozen) == len(rows) and not frozen & {plain(row["edit"]) for row in reworded}
+    for name in ("mini", "mini2", "open", "generated", "answers"):
+        assert not frozen & {plain(json.loads(line)["edit"]) for line in lines(f"triplets/{name}.jsonl")}
