@@ -81,8 +81,8 @@ EDIT_KINDS = (
 class Scene:
     """One scene. `seed` sets what words do not say (hill lines, cloud shapes, a little jitter of the object).
 
-    A single object stands at `position`; several of a kind stand in a row (position "centre"); a second, different
-    object stands to the right of the first (both then count 1, position "centre").
+    A single object stands at `position`; several of a kind stand in a row (position "centre"); a second,
+    different object stands to the right of the first (both then count 1, position "centre").
     """
 
     kind: str
@@ -133,7 +133,8 @@ DEFAULTS = {
     if name not in ("kind", "colour", "place")
 }
 
-# How often each rarer thing is drawn. mini-sd is trained on "plain": mostly one object, as its small size can paint.
+# How often each rarer thing is drawn. mini-sd is trained on "plain": mostly one object, as its small size can
+# paint.
 MIXES = {
     "plain": dict(
         size=(0.10, 0.50, 0.40),
@@ -194,8 +195,8 @@ def edit(scene: Scene, **change) -> Scene:
 
     One or several of `kind=, colour=, size=, count=, position=, place=, time=, weather=, style=` (a value of
     `ATTRIBUTES`), `add="hat"` or `remove="hat"` (one of `EXTRAS`), `add=("dog", "red")` (a second object) and
-    `remove="dog"` (the second object); `swap=True` (the two objects change places). Raises ValueError for what the
-    world cannot hold and for an edit that changes nothing.
+    `remove="dog"` (the second object); `swap=True` (the two objects change places). Raises ValueError for
+    what the world cannot hold and for an edit that changes nothing.
     """
     change = dict(change)
     add, remove, swap = (change.pop(name, None) for name in ("add", "remove", "swap"))
@@ -248,8 +249,8 @@ def edit_kind(before: Scene, after: Scene) -> str:
 
 
 def random_edit(scene: Scene, rng: random.Random | int, kind: str | None = None) -> Scene:
-    """A random edit of `scene`, of the given kind, "swap" among them (or one of EDIT_KINDS that fits the scene, each
-    equally likely)."""
+    """A random edit of `scene`, of the given kind, "swap" among them (or one of EDIT_KINDS that fits the
+    scene, each equally likely)."""
     rng = random.Random(rng) if isinstance(rng, int) else rng
     single = scene.count == 1 and scene.second is None
     fits = [

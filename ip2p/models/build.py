@@ -1,7 +1,8 @@
 """`ip2p models build`: every bundled model, from nothing, in the order in which they need each other.
 
-Each part keeps its checkpoint in OUT/work and is skipped once its folder is there, so a killed build goes on where it
-was. With OUT = data/models (and data/pairs, data/triplets beside it) the shipped files themselves are made again.
+Each part keeps its checkpoint in OUT/work and is skipped once its folder is there, so a killed build goes on
+where it was. With OUT = data/models (and data/pairs, data/triplets beside it) the shipped files themselves
+are made again.
 """
 
 from __future__ import annotations
@@ -186,7 +187,8 @@ def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -
 
 
 def write_card(folder: Path, log: list[dict], card: str) -> None:
-    """The curve of the training run (JSON lines of step, loss, seconds) and the model card, beside the model."""
+    """The curve of the training run (JSON lines of step, loss, seconds) and the model card, beside the
+    model."""
     (folder / "training_log.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in log), encoding="utf-8"
     )
@@ -196,22 +198,24 @@ def write_card(folder: Path, log: list[dict], card: str) -> None:
 
 SD_CARD = """# mini-sd
 
-A small Stable Diffusion for pictures of the miniature world (64 px, 16x16 latents): autoencoder, text encoder and
-UNet, trained from nothing. Stock diffusers loads it:
+A small Stable Diffusion for pictures of the miniature world (64 px, 16x16 latents): autoencoder, text encoder
+and UNet, trained from nothing. Stock diffusers loads it:
 
     from diffusers import StableDiffusionPipeline
     pipe = StableDiffusionPipeline.from_pretrained("data/models/mini-sd")
     pipe("a red cat on the beach at night", guidance_scale=3, num_inference_steps=25).images[0]
 
-- Data: renders and captions by `ip2p.miniworld`, of the mix "plain": mostly one object, and plain illustrations more
-  often than the other styles. Two objects, rows of two or three and extras are rare in it, so they come out worse.
-- Autoencoder: every latent channel is normalised to a standard deviation of 1 / 0.18215, folded into the 1x1 quant
-  convolutions, so that stock pipelines, which multiply by the scaling factor 0.18215, feed the UNet unit variance.
-- Text encoder: a CLIP text transformer, trained before the UNet to fill in a form with all attributes from a caption,
-  and, with another head, what an instruction asks to change and to what. So it knows instructions as people type them
-  before any editor is trained; it is frozen from then on, and the same in mini-ip2p.
-- UNet: {run}. Epsilon prediction, min-SNR weights, 10% empty captions; Muon for the weights of hidden layers and AdamW
-  for the rest; averaged weights (EMA). The loss is in training_log.jsonl.
+- Data: renders and captions by `ip2p.miniworld`, of the mix "plain": mostly one object, and plain
+  illustrations more often than the other styles. Two objects, rows of two or three and extras are rare in it,
+  so they come out worse.
+- Autoencoder: every latent channel is normalised to a standard deviation of 1 / 0.18215, folded into the 1x1
+  quant convolutions, so that stock pipelines, which multiply by the scaling factor 0.18215, feed the UNet
+  unit variance.
+- Text encoder: a CLIP text transformer, trained before the UNet to fill in a form with all attributes from a
+  caption, and, with another head, what an instruction asks to change and to what. So it knows instructions as
+  people type them before any editor is trained; it is frozen from then on, and the same in mini-ip2p.
+- UNet: {run}. Epsilon prediction, min-SNR weights, 10% empty captions; Muon for the weights of hidden layers
+  and AdamW for the rest; averaged weights (EMA). The loss is in training_log.jsonl.
 - Made by `ip2p models build`; public domain (CC0), like all files here.
 
 ## What it reaches
@@ -223,9 +227,9 @@ Written by `ip2p evaluate`: held-out captions, read by the judge.
 
 IP2P_CARD = """# mini-ip2p
 
-Edits pictures of the miniature world as a sentence says: mini-sd, its UNet's first convolution widened for the input
-picture, trained by this project's stage 4 on the pairs in data/pairs, which its stages 1 to 3 made. It has seen no
-rendered truth. Stock diffusers loads it:
+Edits pictures of the miniature world as a sentence says: mini-sd, its UNet's first convolution widened for
+the input picture, trained by this project's stage 4 on the pairs in data/pairs, which its stages 1 to 3 made.
+It has seen no rendered truth. Stock diffusers loads it:
 
     from diffusers import StableDiffusionInstructPix2PixPipeline
     pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained("data/models/mini-ip2p")

@@ -223,8 +223,9 @@ def build(
 
 
 def calibrate(folder: str | Path, work: Path, vae, n: int = 500, share: float = 0.05) -> dict[str, float]:
-    """The filter's thresholds: what all but `share` of held-out true edits reach, each criterion on its own, after
-    the autoencoder. A good pair is as alike and as well pointed as a true one; the judge is not asked."""
+    """The filter's thresholds: what all but `share` of held-out true edits reach, each criterion on its own,
+    after the autoencoder. A good pair is as alike and as well pointed as a true one; the judge is not
+    asked."""
     from ip2p.clip_filter import ClipSimilarity
 
     (before, a), (after, b) = cached_renders(work, n, HELD_OUT), cached_edits(work, n, HELD_OUT)

@@ -61,7 +61,8 @@ def names(sets) -> str:
 
 
 def minutes(log: list[dict]) -> float:
-    """Minutes of training, from the log of `train_loop`: the mean time of a step, without what came between runs."""
+    """Minutes of training, from the log of `train_loop`: the mean time of a step, without what came between
+    runs."""
     gaps = [
         (b["step"] - a["step"], b["seconds"] - a["seconds"])
         for a, b in zip(log, log[1:], strict=False)

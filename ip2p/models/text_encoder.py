@@ -1,10 +1,12 @@
-"""The text encoder of mini-sd and mini-ip2p: a small CLIP text model that has learned to read before it sees a picture.
+"""The text encoder of mini-sd and mini-ip2p: a small CLIP text model that has learned to read before it sees
+a picture.
 
-Why so: InstructPix2Pix hands *instructions* to a text encoder that Stable Diffusion only ever fed *captions*; CLIP
-ViT-L/14 can do that because it has read 400 million texts. A small encoder trained on captions alone would not know
-what "make it" means. So ours first reads both kinds of text and fills in a form: for a caption every attribute of
-its scene, for an instruction every attribute that it changes (or "unchanged"). One learned query an attribute attends
-to the token features, just as the UNet's cross-attention will. Then it is frozen, the same in both models.
+Why so: InstructPix2Pix hands *instructions* to a text encoder that Stable Diffusion only ever fed *captions*;
+CLIP ViT-L/14 can do that because it has read 400 million texts. A small encoder trained on captions alone
+would not know what "make it" means. So ours first reads both kinds of text and fills in a form: for a caption
+every attribute of its scene, for an instruction every attribute that it changes (or "unchanged"). One learned
+query an attribute attends to the token features, just as the UNet's cross-attention will. Then it is frozen,
+the same in both models.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def sample_caption(rng: random.Random) -> tuple[str, list[int]]:
 
 
 def sample_instruction(rng: random.Random) -> tuple[str, list[int]]:
-    """An instruction and, for each attribute, the class that it asks for; the class past the last is "unchanged"."""
+    """An instruction and, for each attribute, the class that it asks for; the class past the last is
+    "unchanged"."""
     before = random_scene(rng, rng.choice(("plain", "even")))
     after = random_edit(before, rng)
     if rng.random() < 0.1:

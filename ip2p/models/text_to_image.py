@@ -1,4 +1,5 @@
-"""mini-sd: a small Stable Diffusion (UNet with cross-attention on 16x16 latents), trained on renders and captions."""
+"""mini-sd: a small Stable Diffusion (UNet with cross-attention on 16x16 latents), trained on renders and
+captions."""
 
 from __future__ import annotations
 
@@ -34,9 +35,9 @@ def new_unet():
 
 
 def new_scheduler():
-    """Euler ancestral, as the paper samples. Betas go up to 0.02, further than Stable Diffusion 1.5's 0.012: at 16x16
-    the latter leaves the mean colour visible at the last training step, and a sampler that starts from pure noise
-    then cannot paint a dark night."""
+    """Euler ancestral, as the paper samples. Betas go up to 0.02, further than Stable Diffusion 1.5's 0.012:
+    at 16x16 the latter leaves the mean colour visible at the last training step, and a sampler that starts
+    from pure noise then cannot paint a dark night."""
     from diffusers import EulerAncestralDiscreteScheduler
 
     return EulerAncestralDiscreteScheduler(
@@ -63,7 +64,8 @@ def build(
     lr: float = 1e-3,
     stop_after: int | None = None,
 ):
-    """Train from nothing or from `work`'s checkpoint. Returns the UNet with its averaged weights and the log."""
+    """Train from nothing or from `work`'s checkpoint. Returns the UNet with its averaged weights and the
+    log."""
     todo, pictures = cached_renders(work, renders, seed=2)
     vae, text_encoder = vae.to(device).eval(), text_encoder.to(device).eval().requires_grad_(False)
     latent_path = work / f"latents-{renders}.pt"
@@ -123,7 +125,8 @@ def sample_latents(
     guidance_scale: float = 3.0,
     steps: int = 25,
 ) -> torch.Tensor:
-    """Plain classifier-free guided sampling. cond, uncond: (n, T, d). Returns scaled latents (n, 4, 16, 16)."""
+    """Plain classifier-free guided sampling. cond, uncond: (n, T, d). Returns scaled latents (n, 4, 16,
+    16)."""
     device = cond.device
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     scheduler.set_timesteps(steps)
