@@ -12,12 +12,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ip2p.miniworld import Scene, random_edit, random_scene, render
-
-
-def scenes(n: int, seed: int, mix: str = "plain") -> list[Scene]:
-    """`n` random scenes; scene i depends on (seed, i) alone."""
-    return [random_scene(random.Random(seed * 1_000_003 + i), mix) for i in range(n)]
+from ip2p.miniworld import Scene, random_edit, render
+from ip2p.miniworld.held_out import scenes
 
 
 def _draw(scene: Scene, size: int) -> np.ndarray:
