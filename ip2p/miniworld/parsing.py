@@ -188,6 +188,7 @@ class Concept(NamedTuple):
 
     @property
     def first_word(self) -> str:
+        """It tells whether the phrase begins with a link, as "on the right" does."""
         return self.words.split()[0]
 
 
@@ -266,6 +267,7 @@ class CaptionReader:
         self.after_article = False  # "a big, red cat": here a comma separates adjectives
 
     def read(self, concept: Concept) -> None:
+        """Take the next concept. Raises ValueError where it contradicts what came before."""
         if concept.slot in ("colour", "size", "count"):
             _agree(self.adjectives, concept.slot, concept.value, "one object")
         elif concept.slot == "filler":
@@ -295,6 +297,7 @@ class CaptionReader:
         self.after_article = False
 
     def read_comma(self) -> None:
+        """A comma ends a noun phrase, except among its adjectives."""
         if not self.after_article:
             self.settle_adjectives()
 
