@@ -21,10 +21,13 @@ def instructions(a) -> None:
 
 
 def finetune(a) -> None:
+    from ip2p.durable import refuse_foreign
     from ip2p.instructions import load_finetuned, save_language_model
+    from ip2p.language_model import MAKER
     from ip2p.profiles import get_profile
     from ip2p.triplets import read_triplets
 
+    refuse_foreign(a.out, MAKER)
     profile = get_profile(a.profile)
     lessons = read_triplets(a.lessons or profile.triplets)
     own = read_triplets(profile.own_triplets) if profile.own_triplets and not a.lessons else ()

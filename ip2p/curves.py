@@ -143,13 +143,17 @@ def run(name: str, points: list[Point] | list[dict], profile: Profile, n: int = 
 
 def resume(path: Path, made_by: dict) -> list[dict]:
     """What a run of this figure left; a half line, left by a killed one, is cut off."""
-    if path.exists():
+    if path.exists() and path.stat().st_size:
         data = path.read_bytes()
-        os.truncate(path, data.rfind(b"\n") + 1)
-        first, *rows = map(json.loads, data[:data.rfind(b"\n") + 1].splitlines())
-        if first != made_by:
+        whole = data.rfind(b"\n") + 1
+        try:
+            first, *rows = map(json.loads, data[:whole].splitlines())
             changed = [name for name in made_by if made_by[name] != first.get(name)]
+        except (ValueError, AttributeError):
+            raise ValueError(f"{path} is not a run of this figure; move it away") from None
+        if changed or first != made_by:
             raise ValueError(f"{path} was begun with other {', '.join(changed)}; delete it, or move it away")
+        os.truncate(path, whole)
         return rows
     path.write_text(json.dumps(made_by) + "\n", encoding="utf-8")
     return []

@@ -75,7 +75,7 @@ def load_finetuned(name: str | Path | None = None, triplets: list[dict] | None =
     model, tokenizer = load_language_model(name, device)
     rng = random.Random(0)
     finetune(model, tokenizer, [retell(t, rng) if world else t for _ in range(EPOCHS) for t in triplets])
-    save_language_model(model, tokenizer, folder)
+    save_language_model(model, tokenizer, folder, cache=True)
     return model, tokenizer
 
 

@@ -7,7 +7,6 @@ exactly the steps that an undisturbed run takes.
 from __future__ import annotations
 
 import json
-import os
 import time
 from functools import reduce
 from pathlib import Path
@@ -16,6 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
+
+from ip2p.durable import whole_file
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -104,18 +105,13 @@ def adamw(params: list, lr: float, weight_decay: float, eight_bit: bool = False)
 
 def atomic_save(tensors: dict[str, torch.Tensor], path: Path, about: str = "") -> None:
     """A safetensors file, with a text in its header, that a kill or a full disk cannot leave half-written."""
-    seen, own, tmp = set(), {}, path.with_suffix(".tmp")
+    seen, own = set(), {}
     for name, x in tensors.items():  # the format wants no two names for one memory
         x = x.detach().contiguous()
         own[name] = x.clone() if x.data_ptr() in seen else x
         seen.add(x.data_ptr())
-    try:
-        save_file(own, tmp, {"about": about})
-        with open(tmp, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with whole_file(path) as new:
+        save_file(own, new, {"about": about})
 
 
 def save_checkpoint(work: Path, keep: int, model, ema: EMA | None, optimisers: list, **rest) -> None:
@@ -127,13 +123,18 @@ def save_checkpoint(work: Path, keep: int, model, ema: EMA | None, optimisers: l
     for name, value in leaves({str(j): o.state_dict()["state"] for j, o in enumerate(optimisers)}, "optimiser"):
         (tensors if torch.is_tensor(value) else numbers)[name] = value
     atomic_save(tensors, work / f"checkpoint-{rest['step']:08}.safetensors", json.dumps(rest | {"numbers": numbers}))
-    for old in sorted(work.glob("checkpoint-*.safetensors"))[:-keep]:
+    for old in checkpoints(work)[:-keep]:
         old.unlink()
+
+
+def checkpoints(work: Path) -> list[Path]:
+    """Those that `save_checkpoint` wrote, the newest last."""
+    return sorted(work.glob(f"checkpoint-{8 * '[0-9]'}.safetensors"))
 
 
 def load_checkpoint(work: Path, model, ema: EMA | None, optimisers: list) -> dict:
     """Go on from the newest checkpoint in `work`; returns its `rest`, or {} if there is none."""
-    paths = sorted(work.glob("checkpoint-*.safetensors"))
+    paths = checkpoints(work)
     if not paths:
         return {}
     with safe_open(paths[-1], "pt") as file:

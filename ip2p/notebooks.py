@@ -73,15 +73,26 @@ def use_own_kernel() -> None:
         raise RuntimeError(f"the kernel python3 is in {found}, not in {sys.prefix}: install ipykernel there")
 
 
+def refuse_foreign_results(path: Path, out: Path) -> None:
+    """Raises ValueError if running the notebook at `path` would overwrite, in `out`, what no earlier run left there."""
+    target = out / path.name
+    pages = {target.with_suffix(".html"): f"<title>{path.stem}</title>", out / "index.html": "<title>ip2p</title>"}
+    for file, sign in {target: '"papermill": {', **pages}.items():
+        if file.exists() and file.stat().st_size and sign not in file.read_text(encoding="utf-8", errors="replace"):
+            raise ValueError(f"{file} is not the result of a run and would be overwritten; choose another folder")
+
+
 def execute(path: Path, out: Path, values: dict | None = None) -> Path:
     """Run a notebook in its own folder with the parameters `values`; returns the executed one, in `out`.
 
     Its page (.html) lies beside it, what it writes itself (its parameter OUT) in the folder `out`/NAME.
-    Raises papermill's PapermillExecutionError if a cell fails; the two files show how far it came.
+    Raises papermill's PapermillExecutionError if a cell fails; the two files show how far it came. Raises ValueError
+    if they would take the place of files that no run left there.
     """
     import nbformat
     import papermill
 
+    refuse_foreign_results(path, out)
     use_own_kernel()
     for name, value in {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}.items():
         os.environ.setdefault(name, value)
@@ -268,6 +279,12 @@ def main(arguments: list[str] | None = None) -> int:
         if not any(name in of_one for of_one in known.values()):
             parser.error(f"none of {', '.join(p.stem for p in chosen)} has a parameter {name}")
 
+    try:
+        for path in chosen:
+            refuse_foreign_results(path, args.out)
+    except (ValueError, OSError) as error:
+        print(f"ip2p: {error}", file=sys.stderr)
+        return 1
     begin = time.monotonic()
     for path in chosen:
         try:

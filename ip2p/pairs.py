@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
+from ip2p.durable import TEMPORARY, whole_file
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.prompt_to_prompt import sample_families, sample_pairs
 
@@ -77,20 +78,18 @@ def shard_bytes(rows: list[dict]) -> bytes:
 
 def write_shard(path: Path, rows: list[dict] | bytes) -> None:
     """Write rows, or a shard's bytes, whole or not at all."""
-    data, tmp = rows if isinstance(rows, bytes) else shard_bytes(rows), path.with_suffix(".tmp")
-    try:
-        with open(tmp, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with whole_file(path) as new:
+        new.write_bytes(rows if isinstance(rows, bytes) else shard_bytes(rows))
 
 
 def digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_ours(line: bytes) -> bool:
+    """Whether a line, or half of one, can be of a manifest."""
+    return any(line.startswith(head) or head.startswith(line) for head in (b'{"job": ', b'{"shard": '))
 
 
 class Manifest:
@@ -99,10 +98,12 @@ class Manifest:
 
     def __init__(self, folder: Path):
         self.path, self.made_by, self.shards = folder / "manifest.jsonl", None, {}
+        self.whole, self.foreign = 0, False  # bytes of whole lines; whether it is another program's
         if self.path.exists():
             data = self.path.read_bytes()
             self.whole = data.rfind(b"\n") + 1
-            for line in map(json.loads, data[:self.whole].splitlines()):
+            self.foreign = not all(map(_is_ours, data.split(b"\n")))
+            for line in map(json.loads, () if self.foreign else data[:self.whole].splitlines()):
                 if "shard" in line:
                     self.shards[line["shard"]] = line
                 else:
@@ -110,6 +111,8 @@ class Manifest:
 
     def begin(self, made_by: dict) -> None:
         """Start or go on. A shard that stands there unnoted (the job was killed in between) is made again."""
+        if self.foreign:
+            raise ValueError(f"{self.path} is not a manifest of pairs; choose another folder")
         made_by = json.loads(json.dumps(made_by))
         unnoted = [path for path in self.path.parent.glob("pairs-*.parquet") if path.name not in self.shards]
         if self.made_by is None and unnoted:
@@ -126,7 +129,7 @@ class Manifest:
         if self.made_by is None:
             self.made_by = made_by
             self._write(made_by)
-        for path in (*unnoted, *self.path.parent.glob("pairs-*.tmp")):
+        for path in self.path.parent.glob(f".pairs-*{TEMPORARY}"):  # left by a killed job of ours
             path.unlink()
 
     def add(self, line: dict) -> None:
@@ -369,13 +372,14 @@ def make_pairs(triplets: list[dict], out: str | Path, profile: str | Profile = "
 @contextmanager
 def locked(path: Path):
     """Only one job at a time; the lock ends with its process, however that ends."""
-    with open(path, "w") as file:
+    with open(path, "a") as file:  # a file of that name that is not ours keeps what it holds
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another job is making pairs in {path.parent}; wait for it") from None
         yield
-    path.unlink(missing_ok=True)
+        if not path.stat().st_size:
+            path.unlink()
 
 
 def _make_pairs(triplets: list[dict], out: Path, profile: Profile, job: Job, made_by: dict, executor: str,

@@ -17,6 +17,7 @@ from ip2p.models.files import CORES, minutes, save_half
 from ip2p.profiles import MINI, Profile
 
 PARTS = ("autoencoder", "text-encoder", "mini-sd", "mini-clip", "mini-judge", "triplets", "pairs", "mini-ip2p")
+FOLDERS = {"work", "mini-sd", "mini-clip", "mini-judge", "mini-ip2p"}  # one of them tells that OUT is ours
 TRIPLETS = 1536  # that the language model writes: 24 shards of pairs
 
 
@@ -26,6 +27,9 @@ def build(out: str | Path, only: list[str] | None = None, device: str = "cpu", s
     unknown = set(only or ()) - set(PARTS)
     if unknown:
         raise ValueError(f"there is no part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
+    if out.is_dir() and (there := [path.name for path in out.iterdir()]) and not FOLDERS & set(there):
+        raise ValueError(f"{out} is not empty and was not made by `ip2p models build`; choose a folder that is new or "
+                         "empty")
     work.mkdir(parents=True, exist_ok=True)
     profile = replace(MINI, text_to_image=str(out / "mini-sd"), editor=str(out / "mini-ip2p"),
                       clip=str(out / "mini-clip"), pairs=str(out.parent / "pairs"))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ip2p.durable import whole_file
 from ip2p.miniworld import Scene, random_edit, random_scene, render
 
 HELD_OUT = 10**9  # seeds from here on are never trained on
@@ -40,9 +41,8 @@ def cached_draw(path: Path, todo: list[Scene]) -> torch.Tensor:
     """The scenes' pictures (n, 3, 64, 64) uint8, kept at `path` (.npy)."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = path.with_suffix(".tmp.npy")
-        np.save(tmp, draw(todo))
-        os.replace(tmp, path)
+        with whole_file(path) as new, open(new, "wb") as file:
+            np.save(file, draw(todo))
     return torch.from_numpy(np.load(path))
 
 
