@@ -38,7 +38,7 @@ NO_MODERATION = ("this server offers no moderation, so captions and answers are 
 REQUIRED = ("model", "prompt", "messages", "max_tokens", "max_completion_tokens")  # the rest can be left out
 
 
-GRACE = 1.0  # seconds after the first Ctrl-C for answers that are on their way
+GRACE = 0.4  # seconds after the first Ctrl-C for answers that are on their way
 LONGEST_REPLY = 4 << 20  # bytes; an answer has some thousands
 FILE_PATIENCE = 10  # files of batches may take so many times as long as an answer
 
@@ -368,7 +368,7 @@ class OpenAIBackend:
 
     def answers(self, ask: Ask) -> Iterator[tuple[str, str]]:
         """Answers in the order in which they come, until there is nothing to ask or the budget is reached. If the
-        server fails, the answers on their way are handed out first; at Ctrl-C, those that come within a second."""
+        server fails, the answers on their way are handed out first; at Ctrl-C, those that come within GRACE seconds."""
         flying: dict[Future, tuple[str, float]] = {}
         failure = question = leave = None  # leave: when to wait no longer
         over = False

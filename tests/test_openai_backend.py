@@ -245,13 +245,14 @@ sys.exit(main(["instructions", "--captions", sys.argv[1], "--out", sys.argv[2], 
 """
 
 
-def stop(tmp_path, url, requests, arrived: int, pause: float = 0.3):
-    """Ctrl-C for a job, once `arrived` requests are at the server: (its exit status, seconds, what it said)."""
-    (tmp_path / "c.txt").write_text("\n".join(CAPTIONS * 3))
+def stop(tmp_path, url, arrived, pause: float = 0.3):
+    """Ctrl-C for a job, once 32 requests have `arrived()` at the server: (its exit status, seconds, what it said)."""
+    places = ("in a meadow", "in a forest", "in a city", "in the desert", "on a beach")
+    (tmp_path / "c.txt").write_text("\n".join(c.replace("in a meadow", place) for place in places for c in CAPTIONS))
     job = [sys.executable, "-c", STOP_JOB, str(tmp_path / "c.txt"), str(tmp_path / "t.jsonl"), url]
     process = subprocess.Popen(job, stderr=subprocess.PIPE, text=True)
     try:
-        while len(requests) < arrived:
+        while arrived() < 32:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.01)
         time.sleep(pause)
@@ -274,35 +275,35 @@ def test_ctrl_c_ends_the_job_within_two_seconds(tmp_path, fault):
         return fault
 
     with serving(faulty("nobody", schedule, Counter())) as url:
-        status, seconds, said = stop(tmp_path, url, requests, arrived=32)
+        status, seconds, said = stop(tmp_path, url, lambda: len(requests))
     assert status == 130 and seconds < 2, f"{seconds:.2f} s"
-    assert "no new questions; waiting 1 s for the 32 on their way" in said and "the same command goes on" in said
+    assert "no new questions; waiting 0.4 s for the 32 on their way" in said and "the same command goes on" in said
     assert "Traceback" not in said
     print(f"Ctrl-C to exit, {getattr(fault, '__name__', fault)}: {seconds:.2f} s")
 
 
-def test_answers_that_come_within_a_second_of_ctrl_c_are_kept_and_nothing_more_is_asked(tmp_path):
+def test_answers_that_come_soon_after_ctrl_c_are_kept_and_nothing_more_is_asked(tmp_path):
     requests = []
-    with serving(openai_server(night, requests, latency=0.7)) as url:
-        # the first 32 requests ask for moderation; the next 32 are the questions
-        status, seconds, said = stop(tmp_path, url, requests, arrived=64, pause=0.0)
-    paid = sum(path == "/v1/completions" for path, *_ in requests)
+    with serving(openai_server(night, requests, latency=0.2)) as url:
+        def paid():
+            return sum(path == "/v1/completions" for path, *_ in requests)
+
+        status, seconds, said = stop(tmp_path, url, paid, pause=0.0)
     assert status == 130 and seconds < 2
-    assert 24 <= len(lines(tmp_path / "t.jsonl")) <= paid <= 33, said
+    assert 16 <= len(lines(tmp_path / "t.jsonl")) <= paid() < 5 * len(CAPTIONS), said
 
 
 # ---------------------------------------------------------------------------- the key, and what a server says
 
 KEY = "sk-a/secret+key=="
-ECHOES = {"plainly": KEY, "quoted": urllib.parse.quote(KEY, safe=""), "in capitals": KEY.upper(),
-          "as base64": base64.b64encode(KEY.encode()).decode()}
+ECHOES = [KEY, urllib.parse.quote(KEY, safe=""), KEY.upper(), base64.b64encode(KEY.encode()).decode()]
 
 
 def told_nothing(capsys, *files):
     """What was printed, in which the key is not, nor in these files."""
     printed = "".join(capsys.readouterr())
     for text in (printed, *(path.read_text() for path in files if path.exists())):
-        for form in ECHOES.values():
+        for form in ECHOES:
             assert form.lower() not in text.lower()
     return printed
 
@@ -314,12 +315,11 @@ def ask_for(tmp_path, url, *more):
                  "--base-url", url, *more])
 
 
-@pytest.mark.parametrize("how", ECHOES)
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 418])
 @pytest.mark.parametrize("form", ['{"error": {"message": "no: %s"}}', "<html>\n%s\n</html>", '{"%s": 1}'])
-def test_a_server_that_echoes_the_key_does_not_get_it_printed(tmp_path, monkeypatch, capsys, how, status, form):
+def test_a_server_that_echoes_the_key_does_not_get_it_printed(tmp_path, monkeypatch, capsys, status, form):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    reply = saying(status, (form % ECHOES[how]).encode())
+    reply = saying(status, (form % " ".join(ECHOES)).encode())
     with serving(openai_server(night, [])) as url:
         with serving(faulty(url, lambda number: reply if number % 2 else None, Counter())) as url:
             status = ask_for(tmp_path, url, "--backend", "openai", "--model", "text", "--in-flight", "1")
@@ -334,11 +334,10 @@ def test_an_answer_that_holds_the_key_is_not_written_with_it(tmp_path, monkeypat
     told_nothing(capsys, tmp_path / "t.jsonl")
 
 
-@pytest.mark.parametrize("how", ECHOES)
 @pytest.mark.parametrize("case", ["failed", "cancelled", "answered nothing", "does not know", "moderation"])
-def test_a_batch_whose_server_echoes_the_key_does_not_get_it_printed(tmp_path, monkeypatch, capsys, how, case):
+def test_a_batch_whose_server_echoes_the_key_does_not_get_it_printed(tmp_path, monkeypatch, capsys, case):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    said = f"no {ECHOES[how]} here"
+    said = f"no {' '.join(ECHOES)} here"
     options = {"failed": dict(batch_status=["failed"]), "cancelled": dict(batch_status=["cancelled"]),
                "answered nothing": dict(results=lambda data: b"".join(json.dumps(
                    {"custom_id": json.loads(line)["custom_id"], "response": {"status_code": 500}, "error": {
@@ -356,7 +355,7 @@ def test_a_batch_whose_server_echoes_the_key_does_not_get_it_printed(tmp_path, m
     with serving(Echo) as url:
         assert ask_for(tmp_path, url, "--backend", "batch", "--model", "chat") == 1
     printed = told_nothing(capsys)
-    assert "no *** here" in printed and printed.count("\n") <= 4
+    assert "no *** *** *** *** here" in printed and printed.count("\n") <= 4
     assert case in printed or case == "moderation"
 
 
