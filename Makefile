@@ -21,7 +21,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 run: .venv/.ready  ## execute notebooks 00 to 05 into out/ (one: make run ARGS="--only 03")
-	@$(BIN)/python -m ip2p.notebooks $(ARGS)
+	@$(BIN)/ip2p notebooks $(ARGS)
 
 test: .venv/.ready  ## run all tests (some: make test ARGS="-k filter")
 	$(BIN)/python -m pytest -q $(ARGS)
@@ -33,13 +33,13 @@ lab: .venv/.ready  ## open JupyterLab at the first notebook
 	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb $(ARGS)
 
 site: .venv/.ready  ## make a static site of the executed notebooks, in out/site (after make run)
-	@$(BIN)/python -m ip2p.site $(ARGS)
+	@$(BIN)/ip2p site $(ARGS)
 
 models: .venv/.ready  ## train every bundled model again, into out/models (many hours on a CPU)
 	$(BIN)/ip2p models build --out out/models $(ARGS)
 
 figures: .venv/.ready  ## measure the paper's curves and ablations again, into data/eval (hours on a CPU)
-	$(BIN)/python -m ip2p.figures $(ARGS)
+	$(BIN)/ip2p figures $(ARGS)
 
 lint: .venv/.ready  ## check code and notebooks with ruff
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 A triplet is an input caption, an edit instruction and the edited caption. The authors wrote 700 by hand,
 fine-tuned GPT-3 on them for one epoch and sampled 454,445 more. Here SmolLM2-135M learns in minutes on a CPU
 from the hand-written triplets of `data/triplets/mini.jsonl`; any server with OpenAI's API can take its place
-(`ip2p.openai_backend`).
+(`ip2p.backends.openai`).
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ import json
 import os
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ip2p import language_model
-from ip2p.language_model import load as load_language_model
-from ip2p.language_model import save as save_language_model
-from ip2p.triplets import (
+from ip2p.backends import local as language_model
+from ip2p.backends.local import LocalBackend
+from ip2p.backends.local import load as load_language_model
+from ip2p.backends.local import save as save_language_model
+from ip2p.backends.protocol import FLAGGED_CAPTION, Objection
+from ip2p.dataset.checks import check, retell
+from ip2p.dataset.triplets import (
     SEED_TRIPLETS,
-    STOP,
-    check,
     from_completion,
     json_line,
     one_triplet,
     read_captions,
     read_triplets,
-    retell,
     to_completion,
     to_prompt,
     triplets_of,
@@ -47,18 +46,16 @@ def finetune(model, tokenizer, triplets: list[dict], **options) -> list[float]:
     return language_model.finetune(model, tokenizer, pairs, **options)
 
 
-def generate(model, tokenizer, captions: list[str], examples: Iterable[dict] = (), **options) -> list[str]:
-    """Raw answers to captions, at the paper's temperature 0.7. `options`: see `language_model.complete`."""
-    examples = list(examples)
-    prompts = [to_prompt(caption, examples) for caption in captions]
-    return language_model.complete(model, tokenizer, prompts, STOP, **options)
-
-
 EPOCHS = 3  # of all lessons, hand-written or its own, each time about another scene in the miniature world
 
 
-def load_finetuned(name: str | Path | None = None, triplets: list[dict] | None = None, device: str = "cpu",
-                   world: bool = True, own: Iterable[dict] = ()):
+def load_finetuned(
+    name: str | Path | None = None,
+    triplets: list[dict] | None = None,
+    device: str = "cpu",
+    world: bool = True,
+    own: Iterable[dict] = (),
+):
     """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2", a .gguf
     file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the next such call.
     `world`: they are about the miniature world, so each epoch retells them (see `retell`). `own`: answers of an earlier
@@ -77,30 +74,6 @@ def load_finetuned(name: str | Path | None = None, triplets: list[dict] | None =
     finetune(model, tokenizer, [retell(t, rng) if world else t for _ in range(EPOCHS) for t in triplets])
     save_language_model(model, tokenizer, folder, cache=True)
     return model, tokenizer
-
-
-# ---------------------------------------------------------------------------- who answers
-# A backend is whoever has a method `answers(ask)`: a generator of (caption, answer) in any order. `ask()` gives the
-# next question as (caption, seed), or None if there is none for now: a rejected answer brings another one.
-
-Ask = Callable[[], tuple[str, int] | None]
-
-
-class Objection(str):
-    """In place of an answer: the backend's own reason to reject it, such as "flagged"."""
-
-
-class LocalBackend:
-    """Answers from a model in this process, `batch_size` at once. `options`: see `generate`."""
-
-    def __init__(self, model, tokenizer, batch_size: int = 128, **options):
-        self.model, self.tokenizer, self.batch_size, self.options = model, tokenizer, batch_size, options
-
-    def answers(self, ask: Ask) -> Iterator[tuple[str, str]]:
-        while batch := list(islice(iter(ask, None), self.batch_size)):
-            captions, seeds = zip(*batch, strict=True)
-            yield from zip(captions, generate(self.model, self.tokenizer, captions, seed=seeds, **self.options),
-                           strict=True)
 
 
 # ---------------------------------------------------------------------------- the loop
@@ -159,9 +132,16 @@ def _verdict(caption: str, answer: str, world: bool) -> tuple[dict | None, str |
     return triplet, check(triplet, world)
 
 
-def generate_triplets(captions: Iterable[str], backend, out: str | Path, n: int | None = None,
-                      retries: int = 3, seed: int = 0, world: bool = True,
-                      callback: Callable[[str, str, str | None], None] | None = None) -> Counter:
+def generate_triplets(
+    captions: Iterable[str],
+    backend,
+    out: str | Path,
+    n: int | None = None,
+    retries: int = 3,
+    seed: int = 0,
+    world: bool = True,
+    callback: Callable[[str, str, str | None], None] | None = None,
+) -> Counter:
     """One triplet a caption, appended to `out` until it holds `n` (None: one for every caption).
 
     An answer that `check` or the backend rejects is asked for again, up to `retries` times. Stopped at any moment,
@@ -178,7 +158,9 @@ def generate_triplets(captions: Iterable[str], backend, out: str | Path, n: int 
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends
         except BlockingIOError:
-            raise ValueError(f"another job is writing to {out}; wait for it, or choose another file") from None
+            raise ValueError(
+                f"another job is writing to {out}; wait for it, or choose another file"
+            ) from None
         held, hopeless = _resume(out), out.with_name(out.name + ".given-up")
         if fresh:
             hopeless.unlink(missing_ok=True)
@@ -226,13 +208,21 @@ def generate_triplets(captions: Iterable[str], backend, out: str | Path, n: int 
     return +counts  # without zeros
 
 
-FLAGGED_CAPTION = "flagged caption"  # the one objection that asking again cannot overcome
-
-
-def run(captions_path: str | Path, out: str | Path, n: int | None = None, backend: str = "local",
-        model: str | None = None, seed: int = 0, triplets: str | Path = SEED_TRIPLETS, world: bool = True,
-        device: str = "cpu", shots: int = 8, shard: tuple[int, int] = (0, 1), own: str | Path | None = None,
-        **options) -> Counter:
+def run(
+    captions_path: str | Path,
+    out: str | Path,
+    n: int | None = None,
+    backend: str = "local",
+    model: str | None = None,
+    seed: int = 0,
+    triplets: str | Path = SEED_TRIPLETS,
+    world: bool = True,
+    device: str = "cpu",
+    shots: int = 8,
+    shard: tuple[int, int] = (0, 1),
+    own: str | Path | None = None,
+    **options,
+) -> Counter:
     """`ip2p instructions`: captions in, triplets out. `seed` and the counts are those of `generate_triplets`.
 
     backend "local": `model` as in `load_finetuned`, "smollm2" if None; `own` is a file of its own earlier answers, to
@@ -250,19 +240,28 @@ def run(captions_path: str | Path, out: str | Path, n: int | None = None, backen
     if backend == "local":
         if options:
             raise ValueError(f"{', '.join(options)}: only for a server; choose the backend openai or batch")
-        if own and Path(own).resolve() == Path(out).resolve():  # it cannot learn from what it is about to write
+        if (
+            own and Path(own).resolve() == Path(out).resolve()
+        ):  # it cannot learn from what it is about to write
             own = None
-        worker = LocalBackend(*load_finetuned(model, lessons, device, world, read_triplets(own) if own else ()))
+        worker = LocalBackend(
+            *load_finetuned(model, lessons, device, world, read_triplets(own) if own else ())
+        )
     elif backend in ("openai", "batch"):
-        from ip2p.openai_backend import BatchBackend, OpenAIBackend
+        from ip2p.backends.openai import BatchBackend, OpenAIBackend
 
         if not model:
             raise ValueError(f"the {backend} backend needs the name of a model that the server has")
-        examples = lessons[::max(1, len(lessons) // shots)][:shots] if shots else ()
-        worker = (OpenAIBackend(model, examples=examples, **options) if backend == "openai" else
-                  BatchBackend(model, Path(out).with_name(Path(out).name + ".batch"), examples=examples, **options))
+        examples = lessons[:: max(1, len(lessons) // shots)][:shots] if shots else ()
+        worker = (
+            OpenAIBackend(model, examples=examples, **options)
+            if backend == "openai"
+            else BatchBackend(
+                model, Path(out).with_name(Path(out).name + ".batch"), examples=examples, **options
+            )
+        )
     else:
         raise ValueError(f"there is no backend {backend!r}; choose local, openai or batch")
     if shard != (0, 1):
-        captions = distinct(captions)[shard[0]::shard[1]]
+        captions = distinct(captions)[shard[0] :: shard[1]]
     return generate_triplets(captions, worker, out, n, seed=seed, world=world)

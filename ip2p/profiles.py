@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ip2p.miniworld.scene import EDIT_KINDS
-
-DATA = Path(__file__).resolve().parent.parent / "data"
+from ip2p.paths import DATA
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,9 @@ class Profile:
     min_caption: float = 0.2
     min_direction: float = 0.2
     keep: int = 4
-    edit_kinds: tuple[str, ...] = EDIT_KINDS  # what Prompt-to-Prompt can make with these models (`ip2p evaluate`)
+    edit_kinds: tuple[str, ...] = (
+        EDIT_KINDS  # what Prompt-to-Prompt can make with these models (`ip2p evaluate`)
+    )
     # Stage 4
     train_batch: int = 1024
     train_lr: float = 1e-4
@@ -53,22 +54,52 @@ class Profile:
 
 
 SD15 = Profile(
-    name="sd15", text_to_image="stable-diffusion-v1-5/stable-diffusion-v1-5", editor="timbrooks/instruct-pix2pix",
-    clip="ViT-L-14/openai", language_model="smollm2",
-    captions=str(DATA / "captions" / "open.txt"), triplets=str(DATA / "triplets" / "open.jsonl"),
+    name="sd15",
+    text_to_image="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    editor="timbrooks/instruct-pix2pix",
+    clip="ViT-L-14/openai",
+    language_model="smollm2",
+    captions=str(DATA / "captions" / "open.txt"),
+    triplets=str(DATA / "triplets" / "open.jsonl"),
     own_triplets=None,
-    pairs="out/pairs-sd15", resolution=512, batch=4, in_world=False)
+    pairs="out/pairs-sd15",
+    resolution=512,
+    batch=4,
+    in_world=False,
+)
 
 MINI = Profile(
-    name="mini", text_to_image=str(DATA / "models" / "mini-sd"), editor=str(DATA / "models" / "mini-ip2p"),
-    clip=str(DATA / "models" / "mini-clip"), language_model="smollm2",
-    captions=str(DATA / "captions" / "mini.txt"), triplets=str(DATA / "triplets" / "mini.jsonl"),
+    name="mini",
+    text_to_image=str(DATA / "models" / "mini-sd"),
+    editor=str(DATA / "models" / "mini-ip2p"),
+    clip=str(DATA / "models" / "mini-clip"),
+    language_model="smollm2",
+    captions=str(DATA / "captions" / "mini.txt"),
+    triplets=str(DATA / "triplets" / "mini.jsonl"),
     own_triplets=str(DATA / "triplets" / "answers.jsonl"),
-    pairs=str(DATA / "pairs"), resolution=64, batch=24, in_world=True, paint_guidance=3.0,
-    candidates=6, per_seed=3, pair_steps=12, attention="both", share=(0.1, 0.9), pair_guidance=(2.0, 4.0),
-    min_image=0.57, min_caption=0.89, min_direction=0.53, keep=2,
-    train_batch=32, train_lr=1e-3, train_steps=3_200, muon=True,
-    guidance_scale=4.0, image_guidance_scale=1.5, steps=12)
+    pairs=str(DATA / "pairs"),
+    resolution=64,
+    batch=24,
+    in_world=True,
+    paint_guidance=3.0,
+    candidates=6,
+    per_seed=3,
+    pair_steps=12,
+    attention="both",
+    share=(0.1, 0.9),
+    pair_guidance=(2.0, 4.0),
+    min_image=0.57,
+    min_caption=0.89,
+    min_direction=0.53,
+    keep=2,
+    train_batch=32,
+    train_lr=1e-3,
+    train_steps=3_200,
+    muon=True,
+    guidance_scale=4.0,
+    image_guidance_scale=1.5,
+    steps=12,
+)
 
 PROFILES = {p.name: p for p in (MINI, SD15)}
 
@@ -89,11 +120,14 @@ def _load(cls_name: str, path: str, **kwargs):
     if Path(path).exists() and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{path} is no diffusers model: it has no model_index.json")
     try:
-        return getattr(diffusers, cls_name).from_pretrained(path, dtype=torch.float32, safety_checker=None,
-                                                            requires_safety_checker=False, **kwargs)
+        return getattr(diffusers, cls_name).from_pretrained(
+            path, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **kwargs
+        )
     except OSError as error:
-        raise ValueError(f"cannot load {path}: give a folder made by `ip2p train` or `ip2p models build`, or connect "
-                         f"to the hub once to download it ({str(error).splitlines()[0]})") from error
+        raise ValueError(
+            f"cannot load {path}: give a folder made by `ip2p train` or `ip2p models build`, or connect "
+            f"to the hub once to download it ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def load_text_to_image(profile: str | Profile):

@@ -19,6 +19,8 @@ from difflib import SequenceMatcher
 import torch
 import torch.nn.functional as F
 
+from ip2p.common.diffusion import decode, embed, guided, latent_shape
+
 ATTENTION = ("self", "cross", "both")
 
 
@@ -46,7 +48,9 @@ class Sharing:
     alignment: torch.Tensor | None = None  # (n, T) from `align`, long
     others: int = 0
     weights: torch.Tensor | None = None  # (rows of one half, T): each word's weight, Hertz et al. section 3.4
-    watch: Callable | None = None  # watch(layer, probabilities (B, heads, N, T)) for cross-attention: notebook 02
+    watch: Callable | None = (
+        None  # watch(layer, probabilities (B, heads, N, T)) for cross-attention: notebook 02
+    )
     layers: list[str] = field(default_factory=list)
 
 
@@ -58,19 +62,24 @@ class SharedAttention:
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, **_):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = (self.heads(attn, x) for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)))
+        q, k, v = (
+            self.heads(attn, x) for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
+        )
         s = self.sharing
         scale = q.shape[-1] ** -0.5
         if s.watch is not None and self.cross:
             s.watch(self.name, (q @ k.transpose(-1, -2) * scale).softmax(-1))
         if s.weights is not None and self.cross:
-            v = torch.cat([v[:len(s.weights)], v[len(s.weights):] * s.weights[:, None, :, None]])
+            v = torch.cat([v[: len(s.weights)], v[len(s.weights) :] * s.weights[:, None, :, None]])
         if s.active is not None and s.attention in ("both", "cross" if self.cross else "self"):
             share = share_cross if self.cross else share_self
             (q, q_others), (k, k_others), (v, v_others) = (self.split(x, s.others) for x in (q, k, v))
             pairs = F.scaled_dot_product_attention(*share(q, k, s), v, scale=scale).chunk(2)
-            others = (F.scaled_dot_product_attention(q_others, k_others, v_others, scale=scale)
-                      if s.others else q_others).chunk(2)
+            others = (
+                F.scaled_dot_product_attention(q_others, k_others, v_others, scale=scale)
+                if s.others
+                else q_others
+            ).chunk(2)
             out = torch.cat([pairs[0], others[0], pairs[1], others[1]])
         else:
             out = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (B, heads, N, d)
@@ -91,6 +100,7 @@ class SharedAttention:
 
 def share_self(q: torch.Tensor, k: torch.Tensor, s: Sharing) -> tuple[torch.Tensor, torch.Tensor]:
     """The authors' form: where active, image 2 attends with image 1's queries and keys, in both guidance halves."""
+
     def second_from_first(x):
         u0, u1, c0, c1 = x.chunk(4)
         on = s.active[:, None, None, None]
@@ -111,7 +121,9 @@ def share_cross(q: torch.Tensor, k: torch.Tensor, s: Sharing) -> tuple[torch.Ten
     shared = ((s.alignment >= 0) & s.active[:, None])[:, None, :, None]  # (n, 1, T, 1)
     zero = torch.zeros_like
     long_q = torch.cat([torch.cat([x, zero(x)], -1) for x in (u0, u1, q0)] + [torch.cat([q0, q1], -1)])
-    edited = torch.cat([torch.where(shared, k0.gather(2, index), zero(k1)), torch.where(shared, zero(k1), k1)], -1)
+    edited = torch.cat(
+        [torch.where(shared, k0.gather(2, index), zero(k1)), torch.where(shared, zero(k1), k1)], -1
+    )
     long_k = torch.cat([torch.cat([x, zero(x)], -1) for x in (w0, w1, k0)] + [edited])
     return long_q, long_k
 
@@ -127,25 +139,21 @@ def hook(unet, sharing: Sharing) -> Sharing:
         if cross or name.endswith("attn1.processor"):
             processors[name] = SharedAttention(name, cross, sharing)
     if not processors:
-        raise RuntimeError("no attention layer was hooked: this UNet has no transformer blocks with attn1 / attn2")
+        raise RuntimeError(
+            "no attention layer was hooked: this UNet has no transformer blocks with attn1 / attn2"
+        )
     unet.set_attn_processor({**present, **processors})
     sharing.layers = list(processors)
     return sharing
 
 
-@torch.no_grad()
-def embed(pipe, prompts: list[str]) -> torch.Tensor:
-    """Token features, (n, T, d)."""
-    ids = pipe.tokenizer(prompts, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True,
-                         return_tensors="pt").input_ids
-    return pipe.text_encoder(ids.to(pipe.text_encoder.device))[0]
-
-
 def token_alignment(tokenizer, prompts_0: list[str], prompts_1: list[str]) -> torch.Tensor:
     """`align` for pairs of prompts, over all padded positions (the padding of one stands for that of the other)."""
+
     def ids(prompts):
-        return tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length,
-                         truncation=True).input_ids
+        return tokenizer(
+            prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True
+        ).input_ids
 
     return torch.tensor([align(a, b) for a, b in zip(ids(prompts_0), ids(prompts_1), strict=True)])
 
@@ -155,7 +163,7 @@ def word_positions(tokenizer, prompt: str, word: str) -> list[int]:
     ids, wanted = (tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, word))
     start = len(tokenizer(prompt).input_ids) - len(ids) - 1  # special tokens in front
     for i in range(len(ids) - len(wanted) + 1):
-        if ids[i:i + len(wanted)] == wanted:
+        if ids[i : i + len(wanted)] == wanted:
             return list(range(start + i, start + i + len(wanted)))
     raise ValueError(f"{prompt!r} does not hold {word!r}")
 
@@ -167,8 +175,15 @@ class LocalBlend:
     `threshold` of the maximum in either image, one latent pixel around it included, belongs to the words.
     """
 
-    def __init__(self, words: torch.Tensor, size: tuple[int, int], threshold: float = 0.3, start: float = 0.2):
-        self.words, self.size, self.threshold, self.start = words, size, threshold, start  # words: (2n, T) of 0 and 1
+    def __init__(
+        self, words: torch.Tensor, size: tuple[int, int], threshold: float = 0.3, start: float = 0.2
+    ):
+        self.words, self.size, self.threshold, self.start = (
+            words,
+            size,
+            threshold,
+            start,
+        )  # words: (2n, T) of 0 and 1
         self.maps = 0.0
 
     def look(self, layer: str, probabilities: torch.Tensor) -> None:
@@ -194,11 +209,22 @@ class LocalBlend:
 
 
 @torch.no_grad()
-def sample_pairs(pipe, prompts_0: list[str], prompts_1: list[str], *, seeds: Sequence[int], p: float | Sequence[float],
-                 guidance_scale: float | Sequence[float], num_inference_steps: int, attention: str = "both",
-                 weights: Sequence[dict[str, float]] | None = None, blend: Sequence[tuple[str, str]] | None = None,
-                 blend_threshold: float = 0.3, watch: Callable | None = None, callback: Callable | None = None
-                 ) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_pairs(
+    pipe,
+    prompts_0: list[str],
+    prompts_1: list[str],
+    *,
+    seeds: Sequence[int],
+    p: float | Sequence[float],
+    guidance_scale: float | Sequence[float],
+    num_inference_steps: int,
+    attention: str = "both",
+    weights: Sequence[dict[str, float]] | None = None,
+    blend: Sequence[tuple[str, str]] | None = None,
+    blend_threshold: float = 0.3,
+    watch: Callable | None = None,
+    callback: Callable | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Paint n pairs with a diffusers StableDiffusionPipeline.
 
     Both images of a pair share the initial noise and every ancestral noise, which belong to the pair's own seed.
@@ -213,12 +239,15 @@ def sample_pairs(pipe, prompts_0: list[str], prompts_1: list[str], *, seeds: Seq
     n, unet, scheduler, device = len(prompts_0), pipe.unet, pipe.scheduler, pipe.unet.device
     scale = torch.as_tensor(guidance_scale, dtype=torch.float32).expand(n).to(device)
     text = torch.cat([embed(pipe, [""]).expand(2 * n, -1, -1), embed(pipe, [*prompts_0, *prompts_1])])
-    generators = [torch.Generator().manual_seed(int(s)) for _ in range(2) for s in seeds]  # twice the same noise
+    generators = [
+        torch.Generator().manual_seed(int(s)) for _ in range(2) for s in seeds
+    ]  # twice the same noise
     scheduler.set_timesteps(num_inference_steps, device=device)
     z = torch.stack([torch.randn(latent_shape(unet), generator=g) for g in generators]).to(device)
     z = z * scheduler.init_noise_sigma
-    sharing = Sharing(attention, watch=watch,
-                      alignment=token_alignment(pipe.tokenizer, prompts_0, prompts_1).to(device))
+    sharing = Sharing(
+        attention, watch=watch, alignment=token_alignment(pipe.tokenizer, prompts_0, prompts_1).to(device)
+    )
     if weights is not None:
         sharing.weights = torch.ones(2 * n, text.shape[1], device=device)
         for i, of_word in enumerate(weights):
@@ -254,26 +283,18 @@ def shared_steps(scheduler, p: float | Sequence[float], n: int) -> torch.Tensor:
     return done[:, None] < torch.as_tensor(p, dtype=torch.float32).cpu().expand(n)
 
 
-def latent_shape(unet) -> tuple[int, int, int]:
-    return unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
-
-
-def guided(unet, scheduler, z: torch.Tensor, t, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Classifier-free guidance: z (R, c, h, w), text (2R, T, d) unconditional first, scale (R,) -> prediction"""
-    z = scheduler.scale_model_input(z, t)
-    uncond, cond = unet(torch.cat([z, z]), t, text).sample.chunk(2)
-    return uncond + scale[:, None, None, None] * (cond - uncond)
-
-
-def decode(pipe, z: torch.Tensor) -> torch.Tensor:
-    """Latents -> images in [0, 1]."""
-    return (pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-
-
 @torch.no_grad()
-def sample_families(pipe, prompts_0: list[str], prompts_1: list[str], *, seeds: Sequence[int], p: Sequence[float],
-                    guidance_scale: Sequence[float], num_inference_steps: int, attention: str = "both",
-                    ) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_families(
+    pipe,
+    prompts_0: list[str],
+    prompts_1: list[str],
+    *,
+    seeds: Sequence[int],
+    p: Sequence[float],
+    guidance_scale: Sequence[float],
+    num_inference_steps: int,
+    attention: str = "both",
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Candidates that differ by p alone share what they have in common, and so cost less: f families of k candidates.
 
     The first image is painted once a family. As long as two candidates both share attention they are one and the same;
@@ -285,8 +306,10 @@ def sample_families(pipe, prompts_0: list[str], prompts_1: list[str], *, seeds: 
         raise ValueError(f"attention is {attention!r}; choose one of {ATTENTION}")
     f, unet, scheduler, device = len(prompts_0), pipe.unet, pipe.scheduler, pipe.unet.device
     if getattr(scheduler, "model_outputs", None) is not None or getattr(scheduler, "ets", None) is not None:
-        raise ValueError(f"{type(scheduler).__name__} looks back at earlier steps, which a branch does not have; "
-                         "use EulerAncestralDiscreteScheduler")
+        raise ValueError(
+            f"{type(scheduler).__name__} looks back at earlier steps, which a branch does not have; "
+            "use EulerAncestralDiscreteScheduler"
+        )
     scale = torch.as_tensor(guidance_scale, dtype=torch.float32, device=device)
     empty, first, second = embed(pipe, [""]), embed(pipe, prompts_0), embed(pipe, prompts_1)
     generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
@@ -296,8 +319,9 @@ def sample_families(pipe, prompts_0: list[str], prompts_1: list[str], *, seeds: 
     shared = shared_steps(scheduler, p, len(p)).sum(0).tolist()
     order, left = sorted(range(len(p)), key=lambda i: shared[i]), 0
     before = unet.attn_processors
-    sharing = hook(unet, Sharing(attention,
-                                 alignment=token_alignment(pipe.tokenizer, prompts_0, prompts_1).to(device)))
+    sharing = hook(
+        unet, Sharing(attention, alignment=token_alignment(pipe.tokenizer, prompts_0, prompts_1).to(device))
+    )
     try:
         for step, t in enumerate(scheduler.timesteps):
             while left < len(p) and shared[order[left]] <= step:

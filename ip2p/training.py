@@ -18,10 +18,12 @@ from safetensors import safe_open
 from torch import nn
 from tqdm.auto import tqdm
 
-from ip2p.loop import atomic_save, train_loop
-from ip2p.pairs import as_tensor, read_pairs
+from ip2p.common.diffusion import add_noise, embed, min_snr_loss, stratified_timesteps
+from ip2p.common.durable import save_tensors
+from ip2p.common.images import as_tensor
+from ip2p.common.train_loop import train_loop
+from ip2p.dataset.shards import read_pairs
 from ip2p.profiles import Profile, get_profile, load_edit_pipeline, load_text_to_image
-from ip2p.prompt_to_prompt import embed
 
 
 def widen_input(unet, extra: int = 4):
@@ -32,38 +34,22 @@ def widen_input(unet, extra: int = 4):
     new = new.to(old.weight.device, old.weight.dtype)
     with torch.no_grad():
         new.weight.zero_()
-        new.weight[:, :old.in_channels] = old.weight
+        new.weight[:, : old.in_channels] = old.weight
         new.bias.copy_(old.bias)
     unet.conv_in = new
     unet.register_to_config(in_channels=old.in_channels + extra)
     return unet
 
 
-def conditioning_dropout(n: int, generator: torch.Generator, rate: float = 0.05) -> tuple[torch.Tensor, torch.Tensor]:
+def conditioning_dropout(
+    n: int, generator: torch.Generator, rate: float = 0.05
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Which of n samples lose their text, and which their image: `rate` text only, `rate` image only, `rate` both.
 
     Returns (drop_text, drop_image), (n,) bool each.
     """
     u = torch.rand(n, generator=generator)
     return u < 2 * rate, (u >= rate) & (u < 3 * rate)
-
-
-def add_noise(z: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
-    """z_t = sqrt(alpha_bar) z + sqrt(1 - alpha_bar) noise. z, noise: (B, c, h, w); alpha_bar: (B,)."""
-    a = alpha_bar[:, None, None, None]
-    return a.sqrt() * z + (1 - a).sqrt() * noise
-
-
-def min_snr_loss(eps: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, gamma: float = 5.0) -> torch.Tensor:
-    """|eps - noise|^2, weighted by min(SNR, gamma) / SNR (Hang et al., arXiv 2303.09556); gamma infinite: not weighted.
-    Returns a scalar."""
-    snr = alpha_bar / (1 - alpha_bar)
-    return ((eps - noise).square().mean((1, 2, 3)) * snr.clamp(max=gamma) / snr).mean()
-
-
-def stratified_timesteps(n: int, generator: torch.Generator, steps: int = 1000) -> torch.Tensor:
-    """n timesteps, one from each n-th of the range: as uniform as independent draws, with less variance."""
-    return ((torch.arange(n) + torch.rand(n, generator=generator)) * steps / n).long().clamp(max=steps - 1)
 
 
 @torch.no_grad()
@@ -76,8 +62,10 @@ def posteriors(pipe, images: torch.Tensor, batch: int = 64) -> tuple[torch.Tenso
 
 def cache_latents(pipe, pairs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
     """Conditioning latents (posterior mode, *unscaled*) and target latents (mode, scaled), (n, c, h, w) each."""
-    source, target = (posteriors(pipe, as_tensor([p[name] for p in pairs]))[0].cpu()
-                      for name in ("original_image", "edited_image"))
+    source, target = (
+        posteriors(pipe, as_tensor([p[name] for p in pairs]))[0].cpu()
+        for name in ("original_image", "edited_image")
+    )
     return source, target * pipe.vae.config.scaling_factor
 
 
@@ -93,21 +81,37 @@ class Cache:
         paths = [folder / f"{start:08}.safetensors" for start in range(0, len(pairs), self.ROWS)]
         for number, path in enumerate(tqdm(paths, desc="encoding lessons", delay=2, mininterval=2.0)):
             if not path.exists():
-                some = pairs[number * self.ROWS:(number + 1) * self.ROWS]
-                before, after = (posteriors(pipe, torch.cat([x, x.flip(-1)])) for x in (
-                    as_tensor([p[name] for p in some]) for name in ("original_image", "edited_image")))
+                some = pairs[number * self.ROWS : (number + 1) * self.ROWS]
+                before, after = (
+                    posteriors(pipe, torch.cat([x, x.flip(-1)]))
+                    for x in (
+                        as_tensor([p[name] for p in some]) for name in ("original_image", "edited_image")
+                    )
+                )
                 both = {"source": before[0], "mean": after[0], "std": after[1]}
-                atomic_save({name: torch.stack(x.chunk(2), 1).cpu() for name, x in both.items()} | {
-                    "text": embed(pipe, [p["edit_prompt"] for p in some]).cpu()}, path)
+                save_tensors(
+                    {name: torch.stack(x.chunk(2), 1).cpu() for name, x in both.items()}
+                    | {"text": embed(pipe, [p["edit_prompt"] for p in some]).cpu()},
+                    path,
+                )
         self.files = [safe_open(path, "pt") for path in paths]
 
     def take(self, lessons: list[int], mirror: list[bool]) -> tuple[torch.Tensor, ...]:
         """source, mean, std, text of lessons, (B, ...) each."""
-        slices = [[self.files[k // self.ROWS].get_slice(name) for k in lessons]
-                  for name in ("source", "mean", "std", "text")]
+        slices = [
+            [self.files[k // self.ROWS].get_slice(name) for k in lessons]
+            for name in ("source", "mean", "std", "text")
+        ]
         rows = [k % self.ROWS for k in lessons]
-        return (*(torch.cat([x[r:r + 1, m:m + 1] for x, r, m in zip(some, rows, map(int, mirror), strict=True)])[:, 0]
-                  for some in slices[:3]), torch.cat([x[r:r + 1] for x, r in zip(slices[3], rows, strict=True)]))
+        return (
+            *(
+                torch.cat(
+                    [x[r : r + 1, m : m + 1] for x, r, m in zip(some, rows, map(int, mirror), strict=True)]
+                )[:, 0]
+                for some in slices[:3]
+            ),
+            torch.cat([x[r : r + 1] for x, r in zip(slices[3], rows, strict=True)]),
+        )
 
 
 SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
@@ -118,17 +122,20 @@ def may_mirror(pair: dict) -> bool:
     return not any(SIDES.search(pair[name]) for name in ("edit_prompt", "original_prompt", "edited_prompt"))
 
 
-def paired_augmentation(pair: torch.Tensor, generator: torch.Generator, size: int, larger: float = 1.125,
-                        flip: bool = True) -> torch.Tensor:
+def paired_augmentation(
+    pair: torch.Tensor, generator: torch.Generator, size: int, larger: float = 1.125, flip: bool = True
+) -> torch.Tensor:
     """A random size, crop and mirror image, the same for both pictures of a pair: (2, 3, H, H) in [0, 1] ->
     (2, 3, size, size). The side before cropping is between `size` and `larger` times that. No `flip` where the pair
     may not be mirrored (`may_mirror`)."""
     side, y, x, mirror = torch.rand(4, generator=generator).tolist()
     side = round(size * (1 + side * (larger - 1)))
     if side != pair.shape[-1]:
-        pair = F.interpolate(pair, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        pair = F.interpolate(pair, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(
+            0, 1
+        )
     y, x = (int(r * (side - size + 1)) for r in (y, x))
-    pair = pair[..., y:y + size, x:x + size]
+    pair = pair[..., y : y + size, x : x + size]
     return pair.flip(-1) if flip and mirror < 0.5 else pair
 
 
@@ -144,15 +151,25 @@ class Draws(NamedTuple):
         return Draws(*(x[rows] for x in self))
 
 
-def draw(shape: torch.Size, generator: torch.Generator, timesteps: int = 1000, dropout: float = 0.05) -> Draws:
+def draw(
+    shape: torch.Size, generator: torch.Generator, timesteps: int = 1000, dropout: float = 0.05
+) -> Draws:
     """For target latents of `shape` (n, c, h, w)."""
     drop_text, drop_image = conditioning_dropout(shape[0], generator, dropout)
     t = stratified_timesteps(shape[0], generator, timesteps)[torch.randperm(shape[0], generator=generator)]
     return Draws(drop_text, drop_image, t, torch.randn(shape, generator=generator))
 
 
-def edit_loss(unet, alpha_bar: torch.Tensor, source: torch.Tensor, target: torch.Tensor, text: torch.Tensor,
-              empty: torch.Tensor, chance: torch.Generator | Draws, gamma: float = 5.0) -> torch.Tensor:
+def edit_loss(
+    unet,
+    alpha_bar: torch.Tensor,
+    source: torch.Tensor,
+    target: torch.Tensor,
+    text: torch.Tensor,
+    empty: torch.Tensor,
+    chance: torch.Generator | Draws,
+    gamma: float = 5.0,
+) -> torch.Tensor:
     """One batch of the loss above. source: E(c_I) unscaled, target: scaled latents, (B, c, h, w); text: (B, T, d);
     empty: (1, T, d), the features of "". chance: a generator, or what was drawn. Returns a scalar."""
     draws = chance if isinstance(chance, Draws) else draw(target.shape, chance, len(alpha_bar))
@@ -171,8 +188,15 @@ def new_editor(profile: str | Profile = "mini"):
     base = load_text_to_image(profile)
     widen_input(base.unet)
     return StableDiffusionInstructPix2PixPipeline(
-        vae=base.vae, text_encoder=base.text_encoder, tokenizer=base.tokenizer, unet=base.unet,
-        scheduler=base.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
+        scheduler=base.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def same_run(path: Path, settings: dict) -> None:
@@ -187,12 +211,32 @@ def same_run(path: Path, settings: dict) -> None:
     path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
-def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profile = "mini", *, steps: int | None = None,
-          batch: int | None = None, lr: float | None = None, seed: int = 0, start: str | Path | None = None,
-          augment: bool = False, accumulate: int = 1, mixed_precision: str = "no", checkpointing: bool = False,
-          lora: int = 0, gamma: float = 5.0, dropout: float = 0.05, eight_bit: bool = False,
-          tensorboard: bool = False, keep: int = 2, sample=None, sample_minutes: float = 8.0,
-          sample_every: int = 0, save_minutes: float = 4.0, device: str = "cpu"):
+def train(
+    pairs: str | Path | list[dict],
+    out: str | Path,
+    profile: str | Profile = "mini",
+    *,
+    steps: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    start: str | Path | None = None,
+    augment: bool = False,
+    accumulate: int = 1,
+    mixed_precision: str = "no",
+    checkpointing: bool = False,
+    lora: int = 0,
+    gamma: float = 5.0,
+    dropout: float = 0.05,
+    eight_bit: bool = False,
+    tensorboard: bool = False,
+    keep: int = 2,
+    sample=None,
+    sample_minutes: float = 8.0,
+    sample_every: int = 0,
+    save_minutes: float = 4.0,
+    device: str = "cpu",
+):
     """Train an editor on pairs (a folder, or rows of `read_pairs`) and save it as a stock pipeline folder.
 
     An interrupted run in `out` goes on; a finished one is not repeated; one with other settings is a ValueError.
@@ -220,15 +264,34 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
         raise ValueError(f"there is no device {device} here; this machine offers {accelerator.device}")
     parts = accelerator.num_processes * accumulate
     if parts < 1 or batch % parts:
-        raise ValueError(f"a batch of {batch} cannot be split into {parts} equal parts (processes times accumulate)")
+        raise ValueError(
+            f"a batch of {batch} cannot be split into {parts} equal parts (processes times accumulate)"
+        )
     device = accelerator.device
     if accelerator.is_main_process:
-        same_run(out / "work" / "settings.json", {
-            "pairs": hashlib.sha256(json.dumps([{name: value for name, value in r.items() if "image" not in name}
-                                                for r in rows], default=str).encode()).hexdigest(), "steps": steps,
-            "batch": batch, "lr": lr, "seed": seed, "start": str(start or profile.text_to_image), "augment": augment,
-            "mixed_precision": mixed_precision, "lora": lora, "gamma": gamma, "dropout": dropout,
-            "eight_bit": eight_bit, "muon": profile.muon})
+        same_run(
+            out / "work" / "settings.json",
+            {
+                "pairs": hashlib.sha256(
+                    json.dumps(
+                        [{name: value for name, value in r.items() if "image" not in name} for r in rows],
+                        default=str,
+                    ).encode()
+                ).hexdigest(),
+                "steps": steps,
+                "batch": batch,
+                "lr": lr,
+                "seed": seed,
+                "start": str(start or profile.text_to_image),
+                "augment": augment,
+                "mixed_precision": mixed_precision,
+                "lora": lora,
+                "gamma": gamma,
+                "dropout": dropout,
+                "eight_bit": eight_bit,
+                "muon": profile.muon,
+            },
+        )
     accelerator.wait_for_everyone()
     pipe = (load_edit_pipeline(str(start)) if start else new_editor(profile)).to(device)
     pipe.vae.requires_grad_(False)
@@ -241,7 +304,9 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
 
         unet.requires_grad_(False)
         torch.manual_seed(seed)
-        unet.add_adapter(LoraConfig(r=lora, lora_alpha=lora, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+        unet.add_adapter(
+            LoraConfig(r=lora, lora_alpha=lora, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+        )
         unet.conv_in.requires_grad_(True)
     if not augment:
         with accelerator.main_process_first():
@@ -254,14 +319,24 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
         """Conditioning latents, target latents and texts."""
         chance = [torch.Generator().manual_seed(seed) for seed in seeds]
         if augment:
-            pictures = [paired_augmentation(as_tensor([rows[k]["original_image"], rows[k]["edited_image"]]), g,
-                                            profile.resolution, flip=free[k])
-                        for k, g in zip(numbers, chance, strict=True)]
-            (source, mean), (_, std) = (x.chunk(2) for x in posteriors(pipe, torch.stack(pictures, 1).flatten(0, 1)))
+            pictures = [
+                paired_augmentation(
+                    as_tensor([rows[k]["original_image"], rows[k]["edited_image"]]),
+                    g,
+                    profile.resolution,
+                    flip=free[k],
+                )
+                for k, g in zip(numbers, chance, strict=True)
+            ]
+            (source, mean), (_, std) = (
+                x.chunk(2) for x in posteriors(pipe, torch.stack(pictures, 1).flatten(0, 1))
+            )
             text = embed(pipe, [rows[k]["edit_prompt"] for k in numbers])
         else:
-            mirror = [free[k] and torch.rand((), generator=g).item() < 0.5
-                      for k, g in zip(numbers, chance, strict=True)]
+            mirror = [
+                free[k] and torch.rand((), generator=g).item() < 0.5
+                for k, g in zip(numbers, chance, strict=True)
+            ]
             source, mean, std, text = (x.to(device) for x in cache.take(numbers, mirror))
         noise = torch.stack([torch.randn(latent, generator=g) for g in chance]).to(device)
         return source, (mean + std * noise) * pipe.vae.config.scaling_factor, text
@@ -273,7 +348,10 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
         seeds = torch.randint(2**62, (batch,), generator=generator).tolist()
         for part in range(accelerator.process_index, parts, accelerator.num_processes):
             own = slice(part, None, parts)
-            yield edit_loss(model, alpha_bar, *lessons(i[own], seeds[own]), empty, draws.part(own), gamma) / accumulate
+            yield (
+                edit_loss(model, alpha_bar, *lessons(i[own], seeds[own]), empty, draws.part(own), gamma)
+                / accumulate
+            )
 
     board = None
     if tensorboard and accelerator.is_main_process:
@@ -288,11 +366,27 @@ def train(pairs: str | Path | list[dict], out: str | Path, profile: str | Profil
             board.add_scalar(name, row[name], row["step"])
 
     # half of the steps cool down: after the first steps, the loss falls with the learning rate
-    log = train_loop(losses, unet, out / "work", steps=steps, lr=lr, seed=seed, ema_decay=0.999,
-                     sample=(lambda step: sample(pipe, step)) if sample else None, sample_minutes=sample_minutes,
-                     sample_every=sample_every, save_minutes=save_minutes, desc="training", muon=profile.muon,
-                     warmup=min(100, max(1, steps // 10)), decay=0.5, eight_bit=eight_bit, keep=keep,
-                     accelerator=accelerator, on_log=on_log)
+    log = train_loop(
+        losses,
+        unet,
+        out / "work",
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        ema_decay=0.999,
+        sample=(lambda step: sample(pipe, step)) if sample else None,
+        sample_minutes=sample_minutes,
+        sample_every=sample_every,
+        save_minutes=save_minutes,
+        desc="training",
+        muon=profile.muon,
+        warmup=min(100, max(1, steps // 10)),
+        decay=0.5,
+        eight_bit=eight_bit,
+        keep=keep,
+        accelerator=accelerator,
+        on_log=on_log,
+    )
     if lora:
         unet.fuse_lora()
         unet.unload_lora()

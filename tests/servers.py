@@ -32,7 +32,8 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, status: int, data: bytes, **headers) -> None:
         self.send_response(status)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(data))} | {
-            name.replace("_", "-"): value for name, value in headers.items()}
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -42,8 +43,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def openai_server(answer, requests: list, latency: float = 0.0, moderation=None, refuse: str | None = None,
-                  batch_status=(), said: str = "too many tokens in the queue", results=None):
+def openai_server(
+    answer,
+    requests: list,
+    latency: float = 0.0,
+    moderation=None,
+    refuse: str | None = None,
+    batch_status=(),
+    said: str = "too many tokens in the queue",
+    results=None,
+):
     """A handler: `answer(caption)` is what the model writes. Models: "text"; "chat", which only chats and takes no
     temperature; "broken". `moderation(text)`: whether it is flagged (None: no such route). Captions with
     the word `refuse` are answered with 400. Batches are done at once, the first ones as `batch_status` says, with the
@@ -63,10 +72,21 @@ def openai_server(answer, requests: list, latency: float = 0.0, moderation=None,
         if "response_format" in body and "\n%%\n" in text:
             edit, output = text.split("\n%%\n")
             text = json.dumps({"edit": edit, "output": output})
-        choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "text": text,
-                  "message": {"role": "assistant", "content": text}}
-        return {"id": "x", "object": "text_completion", "created": 0, "model": "m", "choices": [choice],
-                "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}}
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "logprobs": None,
+            "text": text,
+            "message": {"role": "assistant", "content": text},
+        }
+        return {
+            "id": "x",
+            "object": "text_completion",
+            "created": 0,
+            "model": "m",
+            "choices": [choice],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+        }
 
     class OpenAI(Handler):
         def do_POST(self):
@@ -82,44 +102,80 @@ def openai_server(answer, requests: list, latency: float = 0.0, moderation=None,
 
         def completions(self, body):
             if body["model"] == "broken":
-                return 401, {"error": {"message": "Incorrect API key", "param": None, "code": "invalid_api_key"}}
+                return 401, {
+                    "error": {"message": "Incorrect API key", "param": None, "code": "invalid_api_key"}
+                }
             if body["model"] == "chat":
                 return 404, {"error": {"message": "This is a chat model", "param": "model", "code": None}}
             return complete(body)
 
         def chat_completions(self, body):
             if "temperature" in body:
-                return 400, {"error": {"message": "Unsupported", "param": "temperature", "code": "unsupported"}}
+                return 400, {
+                    "error": {"message": "Unsupported", "param": "temperature", "code": "unsupported"}
+                }
             return complete(body)
 
         def moderations(self, body):
             if moderation is None:
                 return None
-            return {"id": "m", "model": "m", "results": [
-                {"flagged": moderation(text), "categories": {}, "category_scores": {}} for text in body["input"]]}
+            return {
+                "id": "m",
+                "model": "m",
+                "results": [
+                    {"flagged": moderation(text), "categories": {}, "category_scores": {}}
+                    for text in body["input"]
+                ],
+            }
 
         def files(self, data):
             boundary = data.split(b"\r\n", 1)[0]
             part = next(p for p in data.split(boundary) if b'name="file"' in p)
             files[f"file-{len(files)}"] = part.split(b"\r\n\r\n", 1)[1].removesuffix(b"\r\n")
-            return {"id": f"file-{len(files) - 1}", "object": "file", "bytes": 1, "created_at": 0, "filename": "f",
-                    "purpose": "batch", "status": "processed"}
+            return {
+                "id": f"file-{len(files) - 1}",
+                "object": "file",
+                "bytes": 1,
+                "created_at": 0,
+                "filename": "f",
+                "purpose": "batch",
+                "status": "processed",
+            }
 
         def batches(self, body):
-            batches.append({"id": f"batch-{len(batches)}", "object": "batch", "status": "completed", "created_at": 0,
-                            "completion_window": "24h", **body})
+            batches.append(
+                {
+                    "id": f"batch-{len(batches)}",
+                    "object": "batch",
+                    "status": "completed",
+                    "created_at": 0,
+                    "completion_window": "24h",
+                    **body,
+                }
+            )
             if batch_status:
-                batches[-1] |= {"status": batch_status.pop(0), "errors": {"data": [
-                    {"code": "token_limit_exceeded", "message": said}]}}
+                batches[-1] |= {
+                    "status": batch_status.pop(0),
+                    "errors": {"data": [{"code": "token_limit_exceeded", "message": said}]},
+                }
                 return batches[-1]
             rows = [json.loads(line) for line in files[body["input_file_id"]].splitlines()]
             replies = [(row["custom_id"], complete(row["body"])) for row in rows]
             for name, wanted in (("output_file_id", False), ("error_file_id", True)):
-                lines = [{"custom_id": custom_id, "response": {"status_code": 400, "body": reply[1]} if wanted else
-                          {"status_code": 200, "body": reply}}
-                         for custom_id, reply in replies if isinstance(reply, tuple) == wanted]
+                lines = [
+                    {
+                        "custom_id": custom_id,
+                        "response": {"status_code": 400, "body": reply[1]}
+                        if wanted
+                        else {"status_code": 200, "body": reply},
+                    }
+                    for custom_id, reply in replies
+                    if isinstance(reply, tuple) == wanted
+                ]
                 if lines:
-                    files[f"file-{len(files)}"] = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+                    files[f"file-{len(files)}"] = b"".join(
+                        json.dumps(line).encode() + b"\n" for line in lines
+                    )
                     batches[-1][name] = f"file-{len(files) - 1}"
             return batches[-1]
 
@@ -128,7 +184,9 @@ def openai_server(answer, requests: list, latency: float = 0.0, moderation=None,
             if kind == "batches" and name:
                 return self.reply(200, json.dumps(next(b for b in batches if b["id"] == name)).encode())
             if kind == "batches":
-                return self.reply(200, json.dumps({"object": "list", "data": batches, "has_more": False}).encode())
+                return self.reply(
+                    200, json.dumps({"object": "list", "data": batches, "has_more": False}).encode()
+                )
             data = files[name.removesuffix("/content")]
             return self.reply(200, results(data) if results else data)
 
@@ -163,15 +221,18 @@ def faulty(upstream: str, schedule, counts):
                 return self.close()
             if fault == "garbage":
                 return self.reply(200, b'{"choices": [{"te')
-            request = urllib.request.Request(upstream.removesuffix("/v1") + self.path, data, {
-                name: self.headers[name] for name in ("Content-Type", "Authorization")})
+            request = urllib.request.Request(
+                upstream.removesuffix("/v1") + self.path,
+                data,
+                {name: self.headers[name] for name in ("Content-Type", "Authorization")},
+            )
             try:
                 with urllib.request.urlopen(request) as reply:
                     status, data = reply.status, reply.read()
             except urllib.error.HTTPError as error:
                 status, data = error.code, error.read()
             if fault == "half":
-                self.reply(status, data[:len(data) // 2], Content_Length=str(len(data)))
+                self.reply(status, data[: len(data) // 2], Content_Length=str(len(data)))
                 return self.close()
             return self.reply(status, data)
 

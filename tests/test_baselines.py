@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ip2p.baselines import compose, random_crops, sdedit, self_similarity, spherical, text2live
 from ip2p.clip_filter import ClipSimilarity
+from ip2p.common.images import as_tensor
 from ip2p.miniworld import Scene, caption, edit, render
-from ip2p.pairs import as_tensor
 from ip2p.profiles import MINI
+from ip2p.study.baselines import compose, random_crops, sdedit, self_similarity, spherical, text2live
 
 CAT = Scene("cat", "red", "meadow", size="large")
 BLUE = edit(CAT, colour="blue")
@@ -43,7 +43,9 @@ def test_a_layer_lies_over_a_picture():
     below, layer = torch.rand(1, 3, 8, 8), torch.rand(1, 4, 8, 8)
     layer[:, 3, :4], layer[:, 3, 4:] = 0, 1
     over = compose(layer, below)
-    assert torch.equal(over[..., :4, :], below[..., :4, :]) and torch.equal(over[..., 4:, :], layer[:, :3, 4:])
+    assert torch.equal(over[..., :4, :], below[..., :4, :]) and torch.equal(
+        over[..., 4:, :], layer[:, :3, 4:]
+    )
 
 
 def test_crops_stay_inside_and_are_mirrored_only_where_they_may_be():
@@ -52,7 +54,7 @@ def test_crops_stay_inside_and_are_mirrored_only_where_they_may_be():
         crops = random_crops(ramp, 32, 48, flips, torch.Generator().manual_seed(0))
         assert crops.shape == (32, 1, 48, 48) and crops.min() >= 0 and crops.max() <= 1
         assert {bool((c[0, 0].diff() >= 0).all()) for c in crops} == wanted
-        assert (crops[:, 0, 0, 1:-1].diff().abs().max() <= 1.4 / 63)  # 60% or more of the side, on fewer pixels
+        assert crops[:, 0, 0, 1:-1].diff().abs().max() <= 1.4 / 63  # 60% or more of the side, on fewer pixels
 
 
 def test_distances_are_zero_between_equals(clip):
@@ -63,20 +65,21 @@ def test_distances_are_zero_between_equals(clip):
     assert_close(same.diagonal(), torch.ones(len(same)))
 
 
-
-
 def test_text2live_moves_the_picture_the_way_of_the_caption_and_can_be_repeated(clip):
     asked = render(CAT), caption(CAT), caption(BLUE)
     made = text2live(clip, *asked, steps=40, progress=False)
     assert np.mean(made.losses[-5:]) < 0.7 * made.losses[0]
     assert made.layer.mode == "RGBA" and made.image.size == asked[0].size
-    before, after = clip(as_tensor([asked[0]] * 2), as_tensor([asked[0], made.image]), [asked[1]] * 2,
-                         [asked[2]] * 2).sim_1
+    before, after = clip(
+        as_tensor([asked[0]] * 2), as_tensor([asked[0], made.image]), [asked[1]] * 2, [asked[2]] * 2
+    ).sim_1
     assert after > before + 0.1, "the target's caption fits the output better than the input"
     again = text2live(clip, *asked, steps=40, progress=False)
     assert again.losses == made.losses
 
 
 def test_text2live_stops_when_nothing_improves(clip):
-    made = text2live(clip, render(CAT), caption(CAT), caption(BLUE), steps=60, lr=0.0, patience=3, progress=False)
+    made = text2live(
+        clip, render(CAT), caption(CAT), caption(BLUE), steps=60, lr=0.0, patience=3, progress=False
+    )
     assert len(made.losses) < 30

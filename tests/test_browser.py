@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 from conftest import PICTURES
 
-from ip2p import notebooks
+from ip2p.teaching import run_notebooks as notebooks
 
 NOTEBOOK = notebooks.NOTEBOOKS / "05_guided_editing.ipynb"
 SMALL = {"EDITS": 4, "CURVE_STEPS": 4}
@@ -36,9 +36,22 @@ def lab(tmp_path_factory):
     settings = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}
     with open(folder / "lab.log", "w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1",
-             "--IdentityProvider.token=secret", f"--ServerApp.root_dir={folder}", "--ServerApp.port_retries=0"],
-            stdout=log, stderr=log, env=os.environ | settings)
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--allow-root",
+                f"--port={port}",
+                "--ip=127.0.0.1",
+                "--IdentityProvider.token=secret",
+                f"--ServerApp.root_dir={folder}",
+                "--ServerApp.port_retries=0",
+            ],
+            stdout=log,
+            stderr=log,
+            env=os.environ | settings,
+        )
     try:
         until = time.monotonic() + 60
         while True:
@@ -69,11 +82,15 @@ def test_the_explorer_in_jupyterlab(lab, page):
 
     def changed():
         """Wait until another picture is finished; its address is remembered."""
-        page.wait_for_function("""known => {
+        page.wait_for_function(
+            """known => {
             const image = document.querySelectorAll("img.widget-image")[1];
             return !known.includes(image.src) && [...document.querySelectorAll(".widget-html")].some(
                 x => x.innerText.startsWith("Done"));
-        }""", arg=sources, timeout=60_000)
+        }""",
+            arg=sources,
+            timeout=60_000,
+        )
         page.wait_for_timeout(300)
         sources.append(after.get_attribute("src"))
 

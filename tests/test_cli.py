@@ -2,20 +2,31 @@
 
 import pytest
 
-from ip2p import instructions, notebooks, site
+from ip2p import instructions
 from ip2p.cli import main
-from ip2p.triplets import write_triplets
+from ip2p.dataset.triplets import write_triplets
+from ip2p.teaching import run_notebooks as notebooks
+from ip2p.teaching import site
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["edit", "nowhere.png", "make it night", "--out", "out.png"], "there is no image nowhere.png"),
-    (["edit", "broken.png", "make it night", "--out", "out.png"], "cannot be read as an image"),
-    (["edit", "good.png", "  ", "--out", "out.png"], "the instruction is empty"),
-    (["edit", "good.png", "night", "--out", "out.png", "--profile", "maxi"], "there is no profile or folder 'maxi'"),
-    (["edit", "good.png", "night", "--out", "out.png", "--model", "folder"], "it has no model_index.json"),
-    (["pairs", "--triplets", "wrong.jsonl", "--out", "out.png"], "wrong.jsonl, line 1"),
-    (["train", "--pairs", "folder", "--out", "out.png"], "there are no pairs in folder"),
-])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["edit", "nowhere.png", "make it night", "--out", "out.png"], "there is no image nowhere.png"),
+        (["edit", "broken.png", "make it night", "--out", "out.png"], "cannot be read as an image"),
+        (["edit", "good.png", "  ", "--out", "out.png"], "the instruction is empty"),
+        (
+            ["edit", "good.png", "night", "--out", "out.png", "--profile", "maxi"],
+            "there is no profile or folder 'maxi'",
+        ),
+        (
+            ["edit", "good.png", "night", "--out", "out.png", "--model", "folder"],
+            "it has no model_index.json",
+        ),
+        (["pairs", "--triplets", "wrong.jsonl", "--out", "out.png"], "wrong.jsonl, line 1"),
+        (["train", "--pairs", "folder", "--out", "out.png"], "there are no pairs in folder"),
+    ],
+)
 def test_bad_input(tmp_path, monkeypatch, capsys, arguments, sentence):
     from PIL import Image
 
@@ -41,14 +52,28 @@ def contents(folder):
 def thesis(tmp_path, monkeypatch):
     """A folder of the user's own, with whatever our commands might write, too; it is the working folder."""
     folder = tmp_path / "thesis"
-    names = ("thesis.tex", "site/index.html", "site-source/notes.txt", "config.json", "model_index.json",
-             "unet/config.json", "work/notes.txt", "manifest.jsonl", "manifest.lock", "pairs-old.tmp", "index.html",
-             "00_quickstart.ipynb", "00_quickstart.html")
+    names = (
+        "thesis.tex",
+        "site/index.html",
+        "site-source/notes.txt",
+        "config.json",
+        "model_index.json",
+        "unet/config.json",
+        "work/notes.txt",
+        "manifest.jsonl",
+        "manifest.lock",
+        "pairs-old.tmp",
+        "index.html",
+        "00_quickstart.ipynb",
+        "00_quickstart.html",
+    )
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} is mine")
     (folder / "manifest.jsonl").write_text('{"audio_filepath": "a.wav", "text": "hello"}\n{"half of a l')
-    write_triplets(tmp_path / "t.jsonl", [{"input": "a cat", "edit": "make it night", "output": "a cat at night"}])
+    write_triplets(
+        tmp_path / "t.jsonl", [{"input": "a cat", "edit": "make it night", "output": "a cat at night"}]
+    )
     monkeypatch.chdir(folder)
     return folder
 
@@ -89,10 +114,9 @@ def test_the_site_replaces_only_a_site_of_its_own(thesis, monkeypatch, capsys):
     monkeypatch.setattr(site, "collect", no_work)
     before, sources = contents(thesis), contents(site.ROOT / "site")
     for out in (".", str(site.ROOT)):
-        monkeypatch.setattr("sys.argv", ["site", "--out", out])
-        assert site.main() == 1
+        assert main(["site", "--out", out]) == 1
         printed = capsys.readouterr().err
-        assert "site is not empty and was not made by `python -m ip2p.site`" in printed and printed.count("\n") == 1
+        assert "site is not empty and was not made by `ip2p site`" in printed and printed.count("\n") == 1
     assert contents(thesis) == before and contents(site.ROOT / "site") == sources
 
 
@@ -102,7 +126,7 @@ def test_running_notebooks_overwrites_only_results_of_runs(thesis, monkeypatch, 
     for name in {"00_quickstart.ipynb", "00_quickstart.html", "index.html"} - {theirs}:
         (thesis / name).unlink()
     before = contents(thesis)
-    assert notebooks.main(["--only", "00", "--out", "."]) == 1
+    assert main(["notebooks", "--only", "00", "--out", "."]) == 1
     printed = capsys.readouterr().err
     assert f"{theirs} is not the result of a run" in printed and printed.count("\n") == 1
     assert contents(thesis) == before
@@ -110,19 +134,30 @@ def test_running_notebooks_overwrites_only_results_of_runs(thesis, monkeypatch, 
 
 def test_notebooks_are_not_run_over_themselves(capsys):
     sources = contents(notebooks.NOTEBOOKS)
-    assert notebooks.main(["--only", "00", "--out", str(notebooks.NOTEBOOKS)]) == 1
+    assert main(["notebooks", "--only", "00", "--out", str(notebooks.NOTEBOOKS)]) == 1
     assert contents(notebooks.NOTEBOOKS) == sources
 
 
 @pytest.mark.parametrize("options", [[], ["--guidance-every", "2"]])
 def test_edit_with_the_bundled_model(tmp_path, capsys, options):
     """The README's first example: night falls, and the thing and its place are still there."""
-    from ip2p.editing import open_image
+    from ip2p.common.images import open_image
     from ip2p.miniworld import judge
-    from ip2p.profiles import DATA
+    from ip2p.paths import DATA
 
-    assert main(["edit", str(DATA / "images" / "cat.png"), "make it night", "--out", str(tmp_path / "e.png"),
-                 *options]) == 0
+    assert (
+        main(
+            [
+                "edit",
+                str(DATA / "images" / "cat.png"),
+                "make it night",
+                "--out",
+                str(tmp_path / "e.png"),
+                *options,
+            ]
+        )
+        == 0
+    )
     assert "saved" in capsys.readouterr().out
     before, after = judge([open_image(DATA / "images" / "cat.png"), open_image(tmp_path / "e.png")])
     assert (before["time"], after["time"]) == ("day", "night")

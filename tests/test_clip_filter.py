@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from ip2p.bench import one_by_one
 from ip2p.clip_filter import PRESETS, ClipSimilarity, Similarities, best, pass_rates, passes
+from ip2p.common.images import as_tensor
 from ip2p.miniworld import caption, edit, random_scene, render
-from ip2p.pairs import as_tensor
 from ip2p.profiles import MINI
+from ip2p.study.speed import one_by_one
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,10 @@ def clip():
 def pairs():
     scenes = [random_scene(i) for i in range(8)]
     edited = [edit(s, time="night" if s.time == "day" else "day") for s in scenes]
-    return (*(as_tensor([render(s) for s in x]) for x in (scenes, edited)),
-            *([caption(s) for s in x] for x in (scenes, edited)))
+    return (
+        *(as_tensor([render(s) for s in x]) for x in (scenes, edited)),
+        *([caption(s) for s in x] for x in (scenes, edited)),
+    )
 
 
 def test_each_similarity_is_the_cosine_that_the_paper_means(clip, pairs):
@@ -57,8 +59,17 @@ def test_other_sizes_are_resized(clip, pairs):
 
 
 def test_the_best_pass_every_threshold_and_come_by_direction():
-    sim = Similarities(*(torch.tensor(x) for x in ([.9, .9, .1, .9, .9], [.9, .9, .9, .9, .9],
-                                                    [.3, .5, .9, .1, .4], [.8, .9, .9, .9, .2])))
+    sim = Similarities(
+        *(
+            torch.tensor(x)
+            for x in (
+                [0.9, 0.9, 0.1, 0.9, 0.9],
+                [0.9, 0.9, 0.9, 0.9, 0.9],
+                [0.3, 0.5, 0.9, 0.1, 0.4],
+                [0.8, 0.9, 0.9, 0.9, 0.2],
+            )
+        )
+    )
     thresholds = dict(min_image=0.7, min_caption=0.2, min_direction=0.2)
     assert passes(sim, **thresholds).tolist() == [True, True, False, False, False]
     assert best(sim, 4, **thresholds) == [1, 0] and best(sim, 1, **thresholds) == [1]
@@ -72,19 +83,24 @@ def test_no_such_model(tmp_path):
 
 def test_presets_and_the_pass_rate_of_each_criterion():
     assert {name: getattr(MINI, name) for name in PRESETS["mini"]} == PRESETS["mini"]
-    sim = Similarities(*(torch.tensor(x) for x in ([.9, .9, .1, .9], [.9, .1, .9, .9], [.3, .5, .9, .1],
-                                                   [.72, .9, .9, .9])))
+    sim = Similarities(
+        *(
+            torch.tensor(x)
+            for x in ([0.9, 0.9, 0.1, 0.9], [0.9, 0.1, 0.9, 0.9], [0.3, 0.5, 0.9, 0.1], [0.72, 0.9, 0.9, 0.9])
+        )
+    )
     rates = pass_rates(sim, **PRESETS["code"])
-    assert rates == {"image": 1, "caption 0": .75, "caption 1": .75, "direction": .75, "all": .25}
-    assert pass_rates(sim, **PRESETS["paper"])["image"] == .75
+    assert rates == {"image": 1, "caption 0": 0.75, "caption 1": 0.75, "direction": 0.75, "all": 0.25}
+    assert pass_rates(sim, **PRESETS["paper"])["image"] == 0.75
 
 
 def test_a_text_is_encoded_once_and_its_neighbours_change_no_bit(clip, pairs, monkeypatch):
     texts = pairs[2]
     fresh = ClipSimilarity(MINI.clip)
     one = fresh.encode_text(texts[:1])
-    assert torch.equal(fresh.encode_text(texts)[:1], one) and torch.equal(clip.encode_text(texts), fresh.encode_text(
-        texts))
+    assert torch.equal(fresh.encode_text(texts)[:1], one) and torch.equal(
+        clip.encode_text(texts), fresh.encode_text(texts)
+    )
     monkeypatch.setattr(fresh.clip, "encode_text", lambda *_: pytest.fail("asked again"))
     assert torch.equal(fresh.encode_text(texts[::-1]), clip.encode_text(texts).flip(0))
 

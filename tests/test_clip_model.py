@@ -87,7 +87,8 @@ def test_stock_open_clip_knows_it_by_name(bundled, monkeypatch):
     open_clip.add_model_config(FOLDER)
     weights = str(FOLDER / "open_clip_model.safetensors")
     model, _, preprocess = open_clip.create_model_and_transforms(
-        "mini-clip", pretrained=weights, image_mean=(0.5,) * 3, image_std=(0.5,) * 3)
+        "mini-clip", pretrained=weights, image_mean=(0.5,) * 3, image_std=(0.5,) * 3
+    )
     for a, b in zip(model.parameters(), bundled[0].parameters(), strict=True):
         assert torch.equal(a, b)
     picture, text = render(random_scene(1), 64), ["a red cat on a farm"]

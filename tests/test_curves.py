@@ -6,10 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ip2p import curves
-from ip2p.curves import Point, curve, differ, held_out_cases, interval, measure, read_csv, run, value
 from ip2p.miniworld import render
 from ip2p.profiles import MINI
+from ip2p.study import curves
+from ip2p.study.curves import Point, run
+from ip2p.study.measures import held_out_cases, interval, measure
+from ip2p.study.plots import curve, differ, read_csv, value
 
 
 class Small(NamedTuple):
@@ -32,9 +34,13 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(curves, "DATA", tmp_path)
     monkeypatch.setattr(curves, "BATCH", 4)
     (tmp_path / "eval").mkdir()
-    return Small(asked, [
-        Point("unedited", 0, unedited), Point("true edit", 0, lambda cases, _: [render(c.truth.after) for c in cases],
-                                              n=6)])
+    return Small(
+        asked,
+        [
+            Point("unedited", 0, unedited),
+            Point("true edit", 0, lambda cases, _: [render(c.truth.after) for c in cases], n=6),
+        ],
+    )
 
 
 def test_bounds_are_what_they_must_be(small):
@@ -65,7 +71,8 @@ def test_a_killed_run_goes_on_without_losing_or_repeating(small, tmp_path):
     assert small.asked[2:] == [5, 6, 7, 8, 9]  # after the two that are timed
     rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     assert sorted((r["method"], r["edit"]) for r in rows) == sorted(
-        [("unedited", k) for k in range(10)] + [("true edit", k) for k in range(6)])
+        [("unedited", k) for k in range(10)] + [("true edit", k) for k in range(6)]
+    )
     small.asked.clear()
     run("small", small.points, MINI, 10)
     assert small.asked == []
@@ -74,7 +81,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating(small, tmp_path):
 def test_a_figure_says_what_made_it_and_other_models_are_refused(small, tmp_path, monkeypatch):
     run("small", small.points, MINI, 4)
     head = (tmp_path / "eval" / "small.csv").read_text().splitlines()[:6]
-    assert head[0] == "# command: python -m ip2p.figures small --profile mini --n 4"
+    assert head[0] == "# command: ip2p figures small --profile mini --n 4"
     assert any(line.startswith("# editor: mini-ip2p ") for line in head)
     monkeypatch.setattr(curves, "stamp", lambda profile: {"editor": "another"})
     with pytest.raises(ValueError, match="begun with other editor"):
@@ -87,7 +94,7 @@ def test_what_it_will_cost_is_said_first(small, capsys):
 
 
 def test_a_figure_that_was_never_made_is_said_so():
-    with pytest.raises(ValueError, match="python -m ip2p.figures nothing"):
+    with pytest.raises(ValueError, match="ip2p figures nothing"):
         read_csv("nothing")
 
 

@@ -53,7 +53,9 @@ def test_triplets_are_understood_and_change_one_thing(triplets):
         before, after = parse(t["input"]), parse(t["output"])
         kinds[edit_kind(before, after)] += 1  # an error if nothing changes
         scenes.append(before)
-    assert all(kinds[kind] >= 30 for kind in EDIT_KINDS) and 10 <= kinds["several"] <= len(triplets) / 20, kinds
+    assert all(kinds[kind] >= 30 for kind in EDIT_KINDS) and 10 <= kinds["several"] <= len(triplets) / 20, (
+        kinds
+    )
     for name, values in {"kind": KINDS, "colour": COLOURS, "place": PLACES}.items():
         share = Counter(getattr(scene, name) for scene in scenes)
         assert min(share[v] for v in values) > 0.6 * len(scenes) / len(values), share
@@ -94,7 +96,9 @@ def test_reworded_edits_are_of_this_world(reworded):
 def test_reworded_instructions_are_in_no_training_data(reworded, triplets):
     frozen = {plain(row["edit"]) for row in reworded}
     assert len(frozen) == len(reworded)
-    generated = [json.loads(line) for name in ("generated", "answers") for line in lines(f"triplets/{name}.jsonl")]
+    generated = [
+        json.loads(line) for name in ("generated", "answers") for line in lines(f"triplets/{name}.jsonl")
+    ]
     assert not frozen & {plain(t["edit"]) for t in triplets + generated}
     rng = random.Random(0)
     for row in reworded:  # a template that can make this wording would make it for this very edit

@@ -5,7 +5,8 @@ from threading import Barrier
 
 import pytest
 
-from ip2p.durable import MARK, fill_cache, fill_folder, refuse_foreign, temporary_folder, whole_file
+from ip2p.common.durable import replacing
+from ip2p.common.folders import MARK, fill_cache, fill_folder, refuse_foreign, temporary_folder
 
 MAKER = "ip2p test"
 
@@ -24,7 +25,9 @@ def fill(folder, files):
 
 
 def names(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != MARK
+    )
 
 
 def test_a_folder_is_filled_again_and_what_the_user_added_stays(tmp_path):
@@ -89,10 +92,10 @@ def test_a_cache_entry_that_is_not_whole_is_replaced(tmp_path):
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     (tmp_path / "file.tmp").write_text("mine")
     (tmp_path / "file.txt").write_text("old")
-    with pytest.raises(OSError, match="disk"), whole_file(tmp_path / "file.txt") as new:
+    with pytest.raises(OSError, match="disk"), replacing(tmp_path / "file.txt") as new:
         new.write_text("half")
         raise OSError("the disk is full")
     assert (tmp_path / "file.txt").read_text() == "old"
-    with whole_file(tmp_path / "file.txt") as new:
+    with replacing(tmp_path / "file.txt") as new:
         new.write_text("whole")
     assert (tmp_path / "file.txt").read_text() == "whole" and names(tmp_path) == ["file.tmp", "file.txt"]

@@ -10,7 +10,9 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from PIL import Image
 from torch.testing import assert_close
 
-from ip2p.editing import EditHistory, Editor, guided_eps, new_scheduler, open_image
+from ip2p.common.diffusion import new_scheduler
+from ip2p.common.images import open_image
+from ip2p.editing import EditHistory, Editor, guided_eps
 from ip2p.training import widen_input
 
 
@@ -19,10 +21,21 @@ def editor(tiny_pipe):
     unet = widen_input(copy.deepcopy(tiny_pipe.unet))
     torch.manual_seed(1)
     torch.nn.init.normal_(unet.conv_in.weight, std=0.1)
-    return Editor(StableDiffusionInstructPix2PixPipeline(
-        vae=tiny_pipe.vae, text_encoder=tiny_pipe.text_encoder, tokenizer=tiny_pipe.tokenizer, unet=unet,
-        scheduler=copy.deepcopy(tiny_pipe.scheduler), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False), guidance_scale=3.0, image_guidance_scale=1.5, steps=4)
+    return Editor(
+        StableDiffusionInstructPix2PixPipeline(
+            vae=tiny_pipe.vae,
+            text_encoder=tiny_pipe.text_encoder,
+            tokenizer=tiny_pipe.tokenizer,
+            unet=unet,
+            scheduler=copy.deepcopy(tiny_pipe.scheduler),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ),
+        guidance_scale=3.0,
+        image_guidance_scale=1.5,
+        steps=4,
+    )
 
 
 def picture(seed=0, size=(32, 32)):
@@ -45,8 +58,15 @@ def stock(editor, s_t, s_i, scheduler=None, seed=5):
         pipe.scheduler.noise_sampler_seed = [seed]
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(1, 4, 8, 8, generator=generator)  # the generator goes on with the ancestral noise
-    return pipe("make it day", image=picture(), guidance_scale=s_t, image_guidance_scale=s_i, latents=latents,
-                num_inference_steps=4, generator=generator).images[0]
+    return pipe(
+        "make it day",
+        image=picture(),
+        guidance_scale=s_t,
+        image_guidance_scale=s_i,
+        latents=latents,
+        num_inference_steps=4,
+        generator=generator,
+    ).images[0]
 
 
 @pytest.mark.parametrize("s_t, s_i", [(3.0, 1.5), (7.5, 1.0), (1.5, 2.5), (1.5, 1.5)])
@@ -58,10 +78,13 @@ def test_equals_the_stock_pipeline_at_equal_noise(editor, s_t, s_i):
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_equals_the_stock_pipeline_and_keeps_noise_with_its_image(editor, scheduler):
     images, texts = [picture(1), picture()], ["at night", "make it day"]
-    alone = editor(picture(), "make it day", guidance_scale=3.0, image_guidance_scale=1.5, seed=5, scheduler=scheduler)
+    alone = editor(
+        picture(), "make it day", guidance_scale=3.0, image_guidance_scale=1.5, seed=5, scheduler=scheduler
+    )
     assert difference(alone, stock(editor, 3.0, 1.5, scheduler)) <= 1
-    together = editor.many(images, texts, seeds=[9, 5], guidance_scale=3.0, image_guidance_scale=1.5,
-                           scheduler=scheduler)
+    together = editor.many(
+        images, texts, seeds=[9, 5], guidance_scale=3.0, image_guidance_scale=1.5, scheduler=scheduler
+    )
     assert difference(alone, together[1]) <= 1
     assert difference(alone, picture()) > 5  # a picture, and not the input handed through
 
@@ -77,39 +100,68 @@ def test_the_last_steps_predicted_latent_is_what_the_sampler_ends_with(editor, k
 
 def test_what_cancels_in_eq_3_is_not_computed_and_changes_nothing(editor, monkeypatch):
     rows, forward = [], editor.pipe.unet.forward
-    monkeypatch.setattr(editor.pipe.unet, "forward", lambda x, *a, **k: (rows.append(len(x)), forward(x, *a, **k))[1])
-    for (s_t, s_i), n in {(3, 1.5): 3, (3, 1): 2, (2, 2): 2, (0, 2): 2, (1, 1): 1, (0, 0): 1, (0, 1): 1}.items():
+    monkeypatch.setattr(
+        editor.pipe.unet, "forward", lambda x, *a, **k: (rows.append(len(x)), forward(x, *a, **k))[1]
+    )
+    for (s_t, s_i), n in {
+        (3, 1.5): 3,
+        (3, 1): 2,
+        (2, 2): 2,
+        (0, 2): 2,
+        (1, 1): 1,
+        (0, 0): 1,
+        (0, 1): 1,
+    }.items():
         edit = {"guidance_scale": s_t, "image_guidance_scale": s_i, "num_inference_steps": 1}
         few = list(editor.sample([picture()], ["make it day"], **edit))[-1]
         everything = list(editor.sample([picture()], ["make it day"], **edit, all_predictions=True))[-1]
         assert rows == [n, 3], f"at s_T = {s_t}, s_I = {s_i}"
         assert_close(few.guided, everything.guided)
         assert (few.eps is None) == (s_i == 1) and (few.eps_both is None) == (s_t == 0)
-        assert_close(everything.guided, guided_eps(everything.eps, everything.eps_image, everything.eps_both, s_t, s_i))
+        assert_close(
+            everything.guided, guided_eps(everything.eps, everything.eps_image, everything.eps_both, s_t, s_i)
+        )
         rows.clear()
-    mixed = editor.many([picture()] * 3, ["make it day"] * 3, guidance_scale=[3, 2, 1], image_guidance_scale=[1, 2, 1],
-                        seeds=[4] * 3)
+    mixed = editor.many(
+        [picture()] * 3,
+        ["make it day"] * 3,
+        guidance_scale=[3, 2, 1],
+        image_guidance_scale=[1, 2, 1],
+        seeds=[4] * 3,
+    )
     for image, s_t, s_i in zip(mixed, (3, 2, 1), (1, 2, 1), strict=True):
-        assert difference(image, editor(picture(), "make it day", guidance_scale=s_t, image_guidance_scale=s_i,
-                                        seed=4)) <= 1
+        assert (
+            difference(
+                image, editor(picture(), "make it day", guidance_scale=s_t, image_guidance_scale=s_i, seed=4)
+            )
+            <= 1
+        )
 
 
 def test_guidance_in_every_second_step_asks_for_less(editor, monkeypatch):
     rows, forward = [], editor.pipe.unet.forward
-    monkeypatch.setattr(editor.pipe.unet, "forward", lambda x, *a, **k: (rows.append(len(x)), forward(x, *a, **k))[1])
+    monkeypatch.setattr(
+        editor.pipe.unet, "forward", lambda x, *a, **k: (rows.append(len(x)), forward(x, *a, **k))[1]
+    )
     edit = {"images": [picture(), picture(1)], "instructions": ["make it day"] * 2, "seeds": [3, 4]}
     whole, few = (list(editor.sample(**edit, guidance_every=k)) for k in (1, 2))
     assert rows == [6] * 4 + [6, 2, 6, 2]
     assert_close(few[0].guided, whole[0].guided)  # a whole step is as before
-    assert_close(few[1].guided, few[1].eps_both + few[0].guided - few[0].eps_both)  # and is remembered in the next
+    assert_close(
+        few[1].guided, few[1].eps_both + few[0].guided - few[0].eps_both
+    )  # and is remembered in the next
     assert few[1].eps is None and not torch.equal(few[-1].z, whole[-1].z)
     rows.clear()
     unguided = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}  # then there is nothing to remember
-    assert_close(list(editor.sample(**edit, **unguided, guidance_every=3))[-1].z,
-                 list(editor.sample(**edit, **unguided))[-1].z)
+    assert_close(
+        list(editor.sample(**edit, **unguided, guidance_every=3))[-1].z,
+        list(editor.sample(**edit, **unguided))[-1].z,
+    )
     assert rows == [2] * 8
     rows.clear()
-    list(editor.sample(**edit, guidance_scale=0.0, guidance_every=2))  # the third prediction is asked for nevertheless
+    list(
+        editor.sample(**edit, guidance_scale=0.0, guidance_every=2)
+    )  # the third prediction is asked for nevertheless
     assert rows == [6, 2, 6, 2]
 
 
@@ -117,7 +169,9 @@ def test_who_stops_asking_stops_the_work(editor):
     steps = editor.sample([picture()], ["make it day"])
     next(steps)
     steps.close()  # and another edit is not disturbed by the half one
-    assert difference(editor(picture(), "make it day", seed=5, guidance_scale=3.0), stock(editor, 3.0, 1.5)) <= 1
+    assert (
+        difference(editor(picture(), "make it day", seed=5, guidance_scale=3.0), stock(editor, 3.0, 1.5)) <= 1
+    )
 
 
 def test_outside_of_the_mask_every_pixel_stays(editor):
@@ -172,8 +226,10 @@ def test_any_pair_of_scales_is_valid_and_never_silently_off(editor):
     assert_close(guided_eps(a, b, c, 0.0, 1.0), b)
     assert_close(guided_eps(a, b, c, 1.0, 1.0), c)
     assert_close(guided_eps(a, b, c, 0.5, -2.0), a - 2 * (b - a) + 0.5 * (c - b))
-    pictures = [editor(picture(), "make it day", guidance_scale=s_t, image_guidance_scale=s_i)
-                for s_t, s_i in ((0.5, 0.5), (0.5, 0.9), (0.9, 0.5), (-1.0, 0.5), (3.0, 0.5))]
+    pictures = [
+        editor(picture(), "make it day", guidance_scale=s_t, image_guidance_scale=s_i)
+        for s_t, s_i in ((0.5, 0.5), (0.5, 0.9), (0.9, 0.5), (-1.0, 0.5), (3.0, 0.5))
+    ]
     for i, one in enumerate(pictures):
         assert all(difference(one, other) > 0 for other in pictures[:i])
 
@@ -223,9 +279,14 @@ def test_what_is_no_image_is_said_so(tmp_path, monkeypatch):
         open_image(tmp_path / "big.png")
 
 
-@pytest.mark.parametrize("arguments, message", [({"instruction": " "}, "instruction is empty"),
-                                                ({"num_inference_steps": 0}, "at least 1"),
-                                                ({"guidance_every": 0}, "at least 1")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"instruction": " "}, "instruction is empty"),
+        ({"num_inference_steps": 0}, "at least 1"),
+        ({"guidance_every": 0}, "at least 1"),
+    ],
+)
 def test_bad_arguments(editor, arguments, message):
     with pytest.raises(ValueError, match=message):
         editor(picture(), **{"instruction": "make it day", **arguments})
@@ -236,5 +297,7 @@ def test_compiled_edits_are_the_same_edits(editor):
     plain = editor(picture(), "make it day", seed=5)
     assert difference(fast.compile()(picture(), "make it day", seed=5), plain) <= 1
     assert fast.compiled is not None
-    two = fast.many([picture(), picture(1)], ["make it day"] * 2, seeds=[5, 6])  # another batch runs as before
+    two = fast.many(
+        [picture(), picture(1)], ["make it day"] * 2, seeds=[5, 6]
+    )  # another batch runs as before
     assert difference(two[0], plain) <= 1

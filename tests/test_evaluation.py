@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ip2p import evaluation as ev
 from ip2p.miniworld import EDIT_KINDS, Scene, caption, edit, parse, render
 from ip2p.models.renders import scenes
+from ip2p.study import evaluate as ev
 
 
 def test_held_out_edits_are_of_every_kind_and_never_trained_on():
@@ -32,7 +32,13 @@ def test_the_truth_scores_full_marks_and_doing_nothing_none():
 
 def test_stated_attributes():
     scene = Scene("cat", "red", "beach", time="night", extras=("hat",))
-    assert ev.stated(scene) == {"kind": "cat", "colour": "red", "place": "beach", "time": "night", "hat": True}
+    assert ev.stated(scene) == {
+        "kind": "cat",
+        "colour": "red",
+        "place": "beach",
+        "time": "night",
+        "hat": True,
+    }
 
 
 def test_pairs_are_judged_by_their_captions():
@@ -55,5 +61,7 @@ def test_the_valid_share_at_the_best_p():
     rows = [{"p": p, "valid": p > 0.75} for p in np.linspace(0, 1, 101)]
     best = ev.best_p(rows)
     assert best["best"] == 1 and best["p"] == pytest.approx(0.88) and best["valid"] == pytest.approx(25 / 101)
-    few = [{"p": p, "valid": v} for p in (0.2, 0.5, 0.8) for v in (True, True, False, True)]  # alike at every p
+    few = [
+        {"p": p, "valid": v} for p in (0.2, 0.5, 0.8) for v in (True, True, False, True)
+    ]  # alike at every p
     assert [share for _, share in ev.best_p(few)["curve"]] == [0.75] * 3

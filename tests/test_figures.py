@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ip2p import figures
-from ip2p.curves import held_out_cases
-from ip2p.evaluation import GENERATED
-from ip2p.figures import (
+from ip2p.dataset.shards import IMAGES, TEXT
+from ip2p.dataset.triplets import read_triplets
+from ip2p.miniworld import COLOURS, SIZES, caption, edit_kind, edit_success, judge, parse
+from ip2p.profiles import MINI
+from ip2p.study import figures
+from ip2p.study.evaluate import GENERATED
+from ip2p.study.figures import said
+from ip2p.study.limits import (
     BALANCED,
     CAMERA,
     LIMITS,
@@ -16,13 +20,9 @@ from ip2p.figures import (
     house_edits,
     house_pairs,
     house_triplets,
-    said,
     true_pairs,
 )
-from ip2p.miniworld import COLOURS, SIZES, caption, edit_kind, edit_success, judge, parse
-from ip2p.pairs import IMAGES, TEXT
-from ip2p.profiles import MINI
-from ip2p.triplets import read_triplets
+from ip2p.study.measures import held_out_cases
 
 
 def test_a_short_caption_says_object_place_and_edit_only():
@@ -54,7 +54,9 @@ def test_true_pairs_are_lessons_as_training_reads_them():
     for r in rows:
         before, after = parse(r["original_prompt"]), parse(r["edited_prompt"])
         (seen,) = judge([r["edited_image"]])
-        assert edit_kind(before, after) == "swap" or edit_success(before, after, seen)  # weak on second objects
+        assert edit_kind(before, after) == "swap" or edit_success(
+            before, after, seen
+        )  # weak on second objects
 
 
 @pytest.mark.parametrize("share", [0.0, 0.95])
@@ -80,8 +82,13 @@ def test_both_sets_of_house_lessons_ask_for_the_same(monkeypatch):
     """Of three instructions one passed the filter one way only, and one more often."""
     passed = {"houses-0.95": "aabc", "houses-0": "abb"}
     monkeypatch.setattr(figures, "make_pairs", lambda *_: None)
-    monkeypatch.setattr(figures, "read_pairs", lambda folder: [
-        {"original_prompt": name, "edit_prompt": "", "p": k} for k, name in enumerate(passed[folder.name])])
+    monkeypatch.setattr(
+        figures,
+        "read_pairs",
+        lambda folder: [
+            {"original_prompt": name, "edit_prompt": "", "p": k} for k, name in enumerate(passed[folder.name])
+        ],
+    )
     lessons = house_pairs(MINI)
     assert lessons.keys() == {SKEWED, BALANCED}
     assert [[r["original_prompt"] for r in rows] for rows in lessons.values()] == [["a", "b"]] * 2
@@ -100,4 +107,4 @@ def test_the_readme_says_what_the_figures_say():
     page = (figures.ROOT / "README.md").read_text(encoding="utf-8")
     assert figures.outcomes()
     for name, text in figures.outcomes().items():
-        assert f"<!-- figures:{name} -->{text}<!-- /figures -->" in page, f"{name}: run python -m ip2p.figures"
+        assert f"<!-- figures:{name} -->{text}<!-- /figures -->" in page, f"{name}: run ip2p figures"

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from ip2p import instructions, language_model
+from ip2p import instructions
+from ip2p.backends import local as language_model
+from ip2p.backends.local import generate
+from ip2p.backends.protocol import Objection
+from ip2p.dataset.triplets import from_completion, read_triplets, to_completion, write_triplets
 from ip2p.instructions import (
-    Objection,
     finetune,
-    generate,
     generate_triplets,
     load_finetuned,
     load_language_model,
     run,
     save_language_model,
 )
-from ip2p.triplets import from_completion, read_triplets, to_completion, write_triplets
 
 NIGHT = {"input": "a red cat in a field", "edit": "make it night", "output": "a red cat in a field at night"}
 BLUE = {"input": "a red dog on a beach", "edit": "paint the dog blue", "output": "a blue dog on a beach"}
@@ -54,16 +55,27 @@ def lines(path):
 
 def test_loop_counts_reasons_retries_and_skips(tmp_path):
     cat, dog, owl = "a red cat in a meadow", "a red dog on a beach", "a green owl on a farm"
-    script = {cat: ["no answer", f"nothing\n%%\n{cat}\nEND", night(cat)],
-              dog: ["make it a dragon\n%%\na red dragon on a beach\nEND"] * 9,
-              owl: ["make it pink\n%%\na blue owl on a farm\nEND", night(owl)]}
+    script = {
+        cat: ["no answer", f"nothing\n%%\n{cat}\nEND", night(cat)],
+        dog: ["make it a dragon\n%%\na red dragon on a beach\nEND"] * 9,
+        owl: ["make it pink\n%%\na blue owl on a farm\nEND", night(owl)],
+    }
     backend = Scripted(lambda caption, times: script[caption][times - 1])
     captions = [*script, "A red  cat in a meadow", "a girl on a horse", "a red dog on a beach"]
     seen = []
-    counts = generate_triplets(captions, backend, tmp_path / "t.jsonl",
-                               callback=lambda caption, answer, reason: seen.append(reason))
-    assert counts == {"accepted": 2, "malformed": 1, "no-op": 1, "out-of-world": 4, "inconsistent": 1,
-                      "given up": 1, "duplicate": 2, "out-of-world caption": 1}
+    counts = generate_triplets(
+        captions, backend, tmp_path / "t.jsonl", callback=lambda caption, answer, reason: seen.append(reason)
+    )
+    assert counts == {
+        "accepted": 2,
+        "malformed": 1,
+        "no-op": 1,
+        "out-of-world": 4,
+        "inconsistent": 1,
+        "given up": 1,
+        "duplicate": 2,
+        "out-of-world caption": 1,
+    }
     assert len(seen) == 9 and seen.count(None) == 2
     seeds = [seed for caption, seed in backend.asked if caption == dog]
     assert len(seeds) == 4 == len(set(seeds)), "asked once and three times again, with new noise each time"
@@ -158,8 +170,16 @@ def survive(tmp_path, kills: int, n: int, pause: float) -> None:
     rng, out = random.Random(0), tmp_path / "t.jsonl"
     captions = [f"a red cat in front of house number {i}" for i in range(n)]
     (tmp_path / "c.txt").write_text("\n".join(captions))
-    job = [sys.executable, "-c", JOB, str(Path(__file__).parent), str(Path(__file__).parents[1]),
-           str(tmp_path / "c.txt"), str(out), str(pause)]
+    job = [
+        sys.executable,
+        "-c",
+        JOB,
+        str(Path(__file__).parent),
+        str(Path(__file__).parents[1]),
+        str(tmp_path / "c.txt"),
+        str(out),
+        str(pause),
+    ]
     killed = 0
     while killed < kills:
         before = out.stat().st_size if out.exists() else 0
@@ -174,7 +194,9 @@ def survive(tmp_path, kills: int, n: int, pause: float) -> None:
     for path in (out, undisturbed):
         generate_triplets(captions, Scripted(moody), path, world=False, retries=1)
     assert out.read_bytes() == undisturbed.read_bytes()
-    given_up = [path.with_name(path.name + ".given-up").read_text().splitlines() for path in (out, undisturbed)]
+    given_up = [
+        path.with_name(path.name + ".given-up").read_text().splitlines() for path in (out, undisturbed)
+    ]
     assert given_up[0] == given_up[1] and len(given_up[0]) + len(lines(out)) == n
 
 
@@ -201,10 +223,20 @@ def tiny():
     core = Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(letters), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, initializer_range=0.15, tie_word_embeddings=True,
-        bos_token_id=0, eos_token_id=0, pad_token_id=0))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(letters),
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            initializer_range=0.15,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+    )
     return model.eval(), PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<end>")
 
 
@@ -236,8 +268,15 @@ def test_finetune_learns_and_the_saved_model_runs_the_stage(tiny, tmp_path):
 
     model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
     before, steps = model.get_input_embeddings().weight.clone(), []
-    losses = finetune(model, tokenizer, [NIGHT, BLUE], epochs=60, lr=0.01, batch_size=2,
-                      callback=lambda step, loss: steps.append(step))
+    losses = finetune(
+        model,
+        tokenizer,
+        [NIGHT, BLUE],
+        epochs=60,
+        lr=0.01,
+        batch_size=2,
+        callback=lambda step, loss: steps.append(step),
+    )
     assert steps == list(range(60)) and losses[-1] < 0.2 < losses[0]
     assert torch.equal(before, model.get_input_embeddings().weight), "embeddings are kept"
     assert all(p.requires_grad for p in model.parameters())
@@ -302,6 +341,11 @@ def test_run_refuses_nonsense_before_it_loads_anything(tmp_path):
 
 def test_import_is_light():
     code = "import sys, ip2p.instructions; print({'torch', 'transformers', 'openai'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
     assert done.stdout.strip() == "set()"

@@ -39,7 +39,8 @@ def untrained() -> Judge:
 def test_one_head_an_attribute(untrained):
     out = untrained(torch.zeros(2, 3, 64, 64))
     assert {name: tuple(logits.shape) for name, logits in out.items()} == {
-        name: (2, len(values)) for name, values in ATTRIBUTES.items()}
+        name: (2, len(values)) for name, values in ATTRIBUTES.items()
+    }
 
 
 def test_takes_an_image_a_list_or_a_tensor(untrained):
@@ -141,8 +142,9 @@ def test_the_bundled_judge_reads_renders():
     scenes = [random_scene(10**7 + i) for i in range(100)]
     truth = [scene.attributes() for scene in scenes]
     seen = judge([render(scene) for scene in scenes])
-    right = {name: np.mean([a[name] == b[name] for a, b in zip(seen, truth, strict=True)])
-             for name in ATTRIBUTES}
+    right = {
+        name: np.mean([a[name] == b[name] for a, b in zip(seen, truth, strict=True)]) for name in ATTRIBUTES
+    }
     assert np.mean(list(right.values())) > 0.95 and min(right.values()) > 0.9, right
 
 

@@ -18,8 +18,9 @@ from ip2p.miniworld import (
     random_scene,
 )
 
-CAT = Scene("cat", "red", "forest", time="night", weather="rain", style="watercolour", extras=("hat",),
-            seed=5)
+CAT = Scene(
+    "cat", "red", "forest", time="night", weather="rain", style="watercolour", extras=("hat",), seed=5
+)
 
 
 @pytest.mark.parametrize("mix", ["plain", "even"])
@@ -41,46 +42,74 @@ def test_captions_vary():
     assert len({caption(Scene("owl", "blue", "farm"), seed) for seed in range(500)}) > 40
 
 
-@pytest.mark.parametrize("text, scene", [
-    ("A tiny crimson kitty in the woods after dark.",
-     Scene("cat", "red", "forest", size="small", time="night")),
-    ("It's snowing. Three big violet bunnies on a farm!",
-     Scene("rabbit", "purple", "farm", size="large", count=3, weather="snow")),
-    ("by the seaside at dusk, an orange puppy wearing a hat", Scene("dog", "orange", "beach", time="sunset",
-                                                                    extras=("hat",))),
-    ("a cat that is red, in the center of town", Scene("cat", "red", "city")),
-    ("a green tent to the right of a white owl in the mountains",
-     Scene("owl", "white", "mountains", second=("tent", "green"))),
-    ("a sunny beach with a yellow parasol", Scene("umbrella", "yellow", "beach")),
-    ("a pink car on the right of the picture, in the desert",
-     Scene("car", "pink", "desert", position="right")),
-])
+@pytest.mark.parametrize(
+    "text, scene",
+    [
+        (
+            "A tiny crimson kitty in the woods after dark.",
+            Scene("cat", "red", "forest", size="small", time="night"),
+        ),
+        (
+            "It's snowing. Three big violet bunnies on a farm!",
+            Scene("rabbit", "purple", "farm", size="large", count=3, weather="snow"),
+        ),
+        (
+            "by the seaside at dusk, an orange puppy wearing a hat",
+            Scene("dog", "orange", "beach", time="sunset", extras=("hat",)),
+        ),
+        ("a cat that is red, in the center of town", Scene("cat", "red", "city")),
+        (
+            "a green tent to the right of a white owl in the mountains",
+            Scene("owl", "white", "mountains", second=("tent", "green")),
+        ),
+        ("a sunny beach with a yellow parasol", Scene("umbrella", "yellow", "beach")),
+        (
+            "a pink car on the right of the picture, in the desert",
+            Scene("car", "pink", "desert", position="right"),
+        ),
+    ],
+)
 def test_other_peoples_wording(text, scene):
     assert parse(text) == scene
 
 
-@pytest.mark.parametrize("british, american", [
-    ("a watercolour of a red cat in a forest", "a watercolor of a red cat in a forest"),
-    ("a blue-coloured duck in the centre, on a farm", "a blue-colored duck in the center, on a farm"),
-    ("a grey pencil sketch of a pink car in the city", "a gray pencil sketch of a pink car in the city")])
+@pytest.mark.parametrize(
+    "british, american",
+    [
+        ("a watercolour of a red cat in a forest", "a watercolor of a red cat in a forest"),
+        ("a blue-coloured duck in the centre, on a farm", "a blue-colored duck in the center, on a farm"),
+        ("a grey pencil sketch of a pink car in the city", "a gray pencil sketch of a pink car in the city"),
+    ],
+)
 def test_british_and_american_spelling(british, american):
     assert parse(british) == parse(american)
 
 
-@pytest.mark.parametrize("text, why", [
-    ("a photo of a horse in Paris", "'photo', 'horse', 'paris'"),
-    ("a red dragon in a forest", "'dragon'"), ("an oil painting of a red car on a beach", "'oil'"),
-    ("", "no object"), ("red", "no object"), ("a cat in the woods", "what colour is the cat"),
-    ("a red cat", "where is the cat"), ("a red cat in a forest on a beach", "both forest and beach"),
-    ("a red cat on a farm at night at sunset", "both night and sunset"),
-    ("a red and white cat on a farm", "both red and white"), ("red cats on a farm", "how many cats"),
-    ("three red cats on the left on a farm", "left or right"),
-    ("a red cat with a blue hat on a farm", "'hat'"),
-    ("a blue cat in a red house on a farm", "side by side"),
-    ("a red cat and a red cat on a farm", "named twice"),
-    ("a red cat, a blue dog and a pink owl on a farm", "at most two"), ("four red cats on a farm", "'four'"),
-    ("a red cat without a hat on a farm", "'without'"), ("a red cat in a big forest", "'forest'"),
-    ("a red cat and two blue dogs on a farm", "only one of each")])
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("a photo of a horse in Paris", "'photo', 'horse', 'paris'"),
+        ("a red dragon in a forest", "'dragon'"),
+        ("an oil painting of a red car on a beach", "'oil'"),
+        ("", "no object"),
+        ("red", "no object"),
+        ("a cat in the woods", "what colour is the cat"),
+        ("a red cat", "where is the cat"),
+        ("a red cat in a forest on a beach", "both forest and beach"),
+        ("a red cat on a farm at night at sunset", "both night and sunset"),
+        ("a red and white cat on a farm", "both red and white"),
+        ("red cats on a farm", "how many cats"),
+        ("three red cats on the left on a farm", "left or right"),
+        ("a red cat with a blue hat on a farm", "'hat'"),
+        ("a blue cat in a red house on a farm", "side by side"),
+        ("a red cat and a red cat on a farm", "named twice"),
+        ("a red cat, a blue dog and a pink owl on a farm", "at most two"),
+        ("four red cats on a farm", "'four'"),
+        ("a red cat without a hat on a farm", "'without'"),
+        ("a red cat in a big forest", "'forest'"),
+        ("a red cat and two blue dogs on a farm", "only one of each"),
+    ],
+)
 def test_out_of_world_is_refused_with_a_reason(text, why):
     with pytest.raises(ValueError, match=why):
         parse(text)
@@ -104,15 +133,24 @@ def test_instruction_of_one_edit_varies():
     assert len({instruction(CAT, edit(CAT, time="day"), seed) for seed in range(200)}) > 20
 
 
-@pytest.mark.parametrize("change, text", [
-    ({"colour": "blue"}, "make the cat blue"), ({"kind": "dog"}, "swap the cat for a dog"),
-    ({"place": "beach"}, "move the cat to a beach"), ({"time": "day"}, "make it day"),
-    ({"weather": "clear"}, "change the weather to clear"), ({"style": "mosaic"}, "paint it as a mosaic"),
-    ({"size": "large"}, "make the cat bigger"),
-    ({"add": "flag"}, "add a flag"), ({"remove": "hat"}, "remove the hat"),
-    ({"count": 3}, "add two more"), ({"position": "left"}, "move the cat to the left"),
-    ({"add": ("dog", "green")}, "add a green dog next to the cat"),
-    ({"colour": "blue", "time": "day"}, "make the cat blue and make it day")])
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"colour": "blue"}, "make the cat blue"),
+        ({"kind": "dog"}, "swap the cat for a dog"),
+        ({"place": "beach"}, "move the cat to a beach"),
+        ({"time": "day"}, "make it day"),
+        ({"weather": "clear"}, "change the weather to clear"),
+        ({"style": "mosaic"}, "paint it as a mosaic"),
+        ({"size": "large"}, "make the cat bigger"),
+        ({"add": "flag"}, "add a flag"),
+        ({"remove": "hat"}, "remove the hat"),
+        ({"count": 3}, "add two more"),
+        ({"position": "left"}, "move the cat to the left"),
+        ({"add": ("dog", "green")}, "add a green dog next to the cat"),
+        ({"colour": "blue", "time": "day"}, "make the cat blue and make it day"),
+    ],
+)
 def test_plain_instructions(change, text):
     assert instruction(CAT, edit(CAT, **change)) == text
 
@@ -133,7 +171,10 @@ def test_no_change_is_an_error():
 def test_two_objects_change_places():
     scene = Scene("cat", "red", "farm", second=("owl", "blue"), seed=3)
     after = edit(scene, swap=True)
-    assert after == Scene("owl", "blue", "farm", second=("cat", "red"), seed=3) and edit(after, swap=True) == scene
+    assert (
+        after == Scene("owl", "blue", "farm", second=("cat", "red"), seed=3)
+        and edit(after, swap=True) == scene
+    )
     assert edit_kind(scene, after) == "swap" and random_edit(scene, 0, "swap") == after
     asked = {instruction(scene, after, seed) for seed in range(60)}
     assert len(asked) > 8 and all("cat" in text and "owl" in text for text in map(str.lower, asked))

@@ -9,7 +9,7 @@ import re
 import nbformat
 import pytest
 
-from ip2p import notebooks
+from ip2p.teaching import run_notebooks as notebooks
 
 SMALL = {
     "00_quickstart": {},
@@ -36,8 +36,10 @@ def with_solutions(nb):
         cells.append(cell)
         check = re.search(r"^(?:\w+ = )?(?:exercises\.)?check\(\"", cell.source, re.MULTILINE)
         if cell.cell_type == "code" and check:
-            solution = re.search(r"<summary>Solution</summary>\s*```python\n(.*?)```", following.source, re.DOTALL)[1]
-            source = cell.source[:check.start()] + solution + cell.source[check.start():]
+            solution = re.search(
+                r"<summary>Solution</summary>\s*```python\n(.*?)```", following.source, re.DOTALL
+            )[1]
+            source = cell.source[: check.start()] + solution + cell.source[check.start() :]
             cells.append(nbformat.v4.new_code_cell(source))
     solved = nbformat.from_dict(nb | {"cells": cells})
     return solved, len(cells) - len(nb.cells)
@@ -52,9 +54,13 @@ def test_notebook_runs_and_its_claims_and_solutions_hold(name, tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "data").symlink_to(notebooks.ROOT / "data")
     nbformat.write(solved, tmp_path / "notebooks" / f"{name}.ipynb")
-    done = notebooks.read(notebooks.execute(tmp_path / "notebooks" / f"{name}.ipynb", tmp_path / "out", SMALL[name]))
+    done = notebooks.read(
+        notebooks.execute(tmp_path / "notebooks" / f"{name}.ipynb", tmp_path / "out", SMALL[name])
+    )
     assert notebooks.minutes(done) is not None and notebooks.picture(done) is not None
     said = "".join(output.get("text", "") for cell in done.cells for output in cell.get("outputs", ()))
     assert "Traceback" not in said
     assert said.count("not answered yet") == exercises, "as it stands, an exercise waits for its answer"
-    assert said.count(": right!") == exercises and "not yet" not in said, "a solution does not pass its own check"
+    assert said.count(": right!") == exercises and "not yet" not in said, (
+        "a solution does not pass its own check"
+    )

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from servers import FAULTS, drip, drip_head, endless, faulty, hold, openai_server, saying, serving
 
+from ip2p.backends.local import generate
+from ip2p.backends.openai import NO_MODERATION, BatchBackend, OpenAIBackend
 from ip2p.cli import main
-from ip2p.instructions import finetune, generate, generate_triplets, load_language_model, run, save_language_model
-from ip2p.openai_backend import NO_MODERATION, BatchBackend, OpenAIBackend
-from ip2p.triplets import (
+from ip2p.dataset.triplets import (
     DELIMITER,
     SEED_TRIPLETS,
     STOP,
@@ -30,10 +30,14 @@ from ip2p.triplets import (
     to_completion,
     to_prompt,
 )
+from ip2p.instructions import finetune, generate_triplets, load_language_model, run, save_language_model
 
 BLUE = {"input": "a red dog on a beach", "edit": "paint the dog blue", "output": "a blue dog on a beach"}
-CAPTIONS = [f"a {colour} {kind} in a meadow" for kind in ("cat", "dog", "owl", "duck", "car", "boat", "tent", "robot")
-            for colour in ("red", "blue", "green", "pink")]
+CAPTIONS = [
+    f"a {colour} {kind} in a meadow"
+    for kind in ("cat", "dog", "owl", "duck", "car", "boat", "tent", "robot")
+    for colour in ("red", "blue", "green", "pink")
+]
 
 
 def night(caption):
@@ -77,7 +81,9 @@ def test_chat_where_there_are_no_completions(tmp_path):
     assert path == "/v1/chat/completions" and "temperature" not in body and "frequency_penalty" in body
     assert [m["role"] for m in body["messages"]] == ["system"] + 8 * ["user", "assistant"] + ["user"]
     assert body["response_format"]["json_schema"]["schema"]["required"] == ["edit", "output"]
-    assert set(json.loads(body["messages"][2]["content"])) == {"edit", "output"}, "examples as the schema has it"
+    assert set(json.loads(body["messages"][2]["content"])) == {"edit", "output"}, (
+        "examples as the schema has it"
+    )
 
 
 def test_a_caption_that_the_server_refuses_does_not_stop_the_others(tmp_path):
@@ -92,16 +98,23 @@ def test_an_answer_that_was_cut_is_no_answer():
     backend = OpenAIBackend("text", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(ValueError, match="breaks off"):
         from_completion("a", backend.text({"text": "make it night\n%%\na red", "finish_reason": "length"}))
-    assert from_completion("a", backend.text({"message": {"content": '{"edit": "b", "output": "c"}'}}))["edit"] == "b"
+    assert (
+        from_completion("a", backend.text({"message": {"content": '{"edit": "b", "output": "c"}'}}))["edit"]
+        == "b"
+    )
 
 
 def test_errors_are_one_sentence_and_no_key_is_told(tmp_path, monkeypatch):
-    with serving(openai_server(night, [])) as url, pytest.raises(RuntimeError, match="Incorrect API key") as error:
+    with (
+        serving(openai_server(night, [])) as url,
+        pytest.raises(RuntimeError, match="Incorrect API key") as error,
+    ):
         generate_triplets(CAPTIONS[:2], OpenAIBackend("broken", base_url=url), tmp_path / "t.jsonl")
     assert read_triplets(tmp_path / "t.jsonl") == [] and "a-secret-key" not in str(error.value)
     with pytest.raises(RuntimeError, match="Connection error.*run the same command again"):
-        generate_triplets(CAPTIONS[:2], OpenAIBackend("text", "http://127.0.0.1:9/v1", max_retries=0),
-                          tmp_path / "t.jsonl")
+        generate_triplets(
+            CAPTIONS[:2], OpenAIBackend("text", "http://127.0.0.1:9/v1", max_retries=0), tmp_path / "t.jsonl"
+        )
     with pytest.raises(ValueError, match="give the price too"):
         OpenAIBackend("text", max_cost=1)
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -116,8 +129,11 @@ def test_moderation_skips_captions_and_asks_for_other_answers(tmp_path):
     def answer(caption):
         times[caption] += 1
         said.append(caption)
-        return f"make it rain{DELIMITER}{caption} in the rain" if times[caption] == 1 and "owl" in caption \
+        return (
+            f"make it rain{DELIMITER}{caption} in the rain"
+            if times[caption] == 1 and "owl" in caption
             else night(caption)
+        )
 
     with serving(openai_server(answer, [], moderation=lambda t: "robot" in t or "in the rain" in t)) as url:
         counts = generate_triplets(CAPTIONS, OpenAIBackend("text", base_url=url), tmp_path / "t.jsonl")
@@ -172,7 +188,9 @@ def test_every_caption_survives_a_bad_server(tmp_path):
             counts = generate_triplets(captions, backend, tmp_path / "t.jsonl", world=False)
     assert all(did[fault] >= 2 for fault in FAULTS), f"the schedule was too short: {did}"
     assert sorted(lines(tmp_path / "t.jsonl")) == sorted(captions), "none lost, none repeated"
-    assert counts["accepted"] == 60 and 3 <= counts["flagged"] <= 6  # of some the flagged answer was lost on the way
+    assert (
+        counts["accepted"] == 60 and 3 <= counts["flagged"] <= 6
+    )  # of some the flagged answer was lost on the way
     assert counts.keys() <= {"accepted", "flagged", "unreadable reply"}
 
 
@@ -248,7 +266,9 @@ sys.exit(main(["instructions", "--captions", sys.argv[1], "--out", sys.argv[2], 
 def stop(tmp_path, url, arrived, pause: float = 0.3):
     """Ctrl-C for a job, once 32 requests have `arrived()` at the server: (its exit status, seconds, what it said)."""
     places = ("in a meadow", "in a forest", "in a city", "in the desert", "on a beach")
-    (tmp_path / "c.txt").write_text("\n".join(c.replace("in a meadow", place) for place in places for c in CAPTIONS))
+    (tmp_path / "c.txt").write_text(
+        "\n".join(c.replace("in a meadow", place) for place in places for c in CAPTIONS)
+    )
     job = [sys.executable, "-c", STOP_JOB, str(tmp_path / "c.txt"), str(tmp_path / "t.jsonl"), url]
     process = subprocess.Popen(job, stderr=subprocess.PIPE, text=True)
     try:
@@ -277,7 +297,10 @@ def test_ctrl_c_ends_the_job_within_two_seconds(tmp_path, fault):
     with serving(faulty("nobody", schedule, Counter())) as url:
         status, seconds, said = stop(tmp_path, url, lambda: len(requests))
     assert status == 130 and seconds < 2, f"{seconds:.2f} s"
-    assert "no new questions; waiting 0.4 s for the 32 on their way" in said and "the same command goes on" in said
+    assert (
+        "no new questions; waiting 0.4 s for the 32 on their way" in said
+        and "the same command goes on" in said
+    )
     assert "Traceback" not in said
     print(f"Ctrl-C to exit, {getattr(fault, '__name__', fault)}: {seconds:.2f} s")
 
@@ -285,6 +308,7 @@ def test_ctrl_c_ends_the_job_within_two_seconds(tmp_path, fault):
 def test_answers_that_come_soon_after_ctrl_c_are_kept_and_nothing_more_is_asked(tmp_path):
     requests = []
     with serving(openai_server(night, requests, latency=0.2)) as url:
+
         def paid():
             return sum(path == "/v1/completions" for path, *_ in requests)
 
@@ -311,8 +335,18 @@ def told_nothing(capsys, *files):
 def ask_for(tmp_path, url, *more):
     """`ip2p instructions`, all the way from the command line."""
     (tmp_path / "c.txt").write_text("\n".join(CAPTIONS[:4]))
-    return main(["instructions", "--captions", str(tmp_path / "c.txt"), "--out", str(tmp_path / "t.jsonl"),
-                 "--base-url", url, *more])
+    return main(
+        [
+            "instructions",
+            "--captions",
+            str(tmp_path / "c.txt"),
+            "--out",
+            str(tmp_path / "t.jsonl"),
+            "--base-url",
+            url,
+            *more,
+        ]
+    )
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 418])
@@ -329,7 +363,9 @@ def test_a_server_that_echoes_the_key_does_not_get_it_printed(tmp_path, monkeypa
 def test_an_answer_that_holds_the_key_is_not_written_with_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(openai_server(lambda caption: f"write {KEY}{DELIMITER}{caption} with {KEY}", [])) as url:
-        generate_triplets(CAPTIONS[:2], OpenAIBackend("text", base_url=url), tmp_path / "t.jsonl", world=False)
+        generate_triplets(
+            CAPTIONS[:2], OpenAIBackend("text", base_url=url), tmp_path / "t.jsonl", world=False
+        )
     assert len(lines(tmp_path / "t.jsonl")) == 2
     told_nothing(capsys, tmp_path / "t.jsonl")
 
@@ -338,10 +374,23 @@ def test_an_answer_that_holds_the_key_is_not_written_with_it(tmp_path, monkeypat
 def test_a_batch_whose_server_echoes_the_key_does_not_get_it_printed(tmp_path, monkeypatch, capsys, case):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     said = f"no {' '.join(ECHOES)} here"
-    options = {"failed": dict(batch_status=["failed"]), "cancelled": dict(batch_status=["cancelled"]),
-               "answered nothing": dict(results=lambda data: b"".join(json.dumps(
-                   {"custom_id": json.loads(line)["custom_id"], "response": {"status_code": 500}, "error": {
-                       "message": said}}).encode() + b"\n" for line in data.splitlines()))}.get(case, {})
+    options = {
+        "failed": dict(batch_status=["failed"]),
+        "cancelled": dict(batch_status=["cancelled"]),
+        "answered nothing": dict(
+            results=lambda data: b"".join(
+                json.dumps(
+                    {
+                        "custom_id": json.loads(line)["custom_id"],
+                        "response": {"status_code": 500},
+                        "error": {"message": said},
+                    }
+                ).encode()
+                + b"\n"
+                for line in data.splitlines()
+            )
+        ),
+    }.get(case, {})
 
     class Echo(openai_server(night, [], said=said, **options)):
         def do_GET(self):
@@ -374,9 +423,17 @@ class HastyBatch(Hasty, BatchBackend):
     pass
 
 
-NOTHING = {"no results": {"results": []}, "too few": {"results": [{"flagged": False}]}, "an empty object": {},
-           "no object": [], "null": None, "results of null": {"results": None}, "no word": {"results": 2 * [{}]},
-           "null words": {"results": 2 * [{"flagged": None}]}, "too many": {"results": 9 * [{"flagged": False}]}}
+NOTHING = {
+    "no results": {"results": []},
+    "too few": {"results": [{"flagged": False}]},
+    "an empty object": {},
+    "no object": [],
+    "null": None,
+    "results of null": {"results": None},
+    "no word": {"results": 2 * [{}]},
+    "null words": {"results": 2 * [{"flagged": None}]},
+    "too many": {"results": 9 * [{"flagged": False}]},
+}
 
 
 @pytest.mark.parametrize("reply", NOTHING.values(), ids=NOTHING)
@@ -391,8 +448,11 @@ def test_moderation_without_a_clear_word_takes_nothing_as_harmless(tmp_path, rep
     out = tmp_path / "t.jsonl"
     with serving(Mute) as url:
         options = dict(base_url=url, max_retries=2)
-        worker = HastyBackend("text", **options) if backend == "openai" else HastyBatch(
-            "chat", tmp_path / "state", **options)
+        worker = (
+            HastyBackend("text", **options)
+            if backend == "openai"
+            else HastyBatch("chat", tmp_path / "state", **options)
+        )
         if backend == "openai" and reply == NOTHING["too few"]:  # a single question has a single result
             reply = {"results": []}
         with pytest.raises(RuntimeError, match="no clear word"):
@@ -407,7 +467,9 @@ def test_moderation_that_falls_silent_lets_no_answer_through(tmp_path):
             return {"results": [harmless] if "make it" not in body["input"][0] else []}
 
     with serving(Falling) as url, pytest.raises(RuntimeError, match="no clear word"):
-        generate_triplets(CAPTIONS[:2], HastyBackend("text", base_url=url, max_retries=1), tmp_path / "t.jsonl")
+        generate_triplets(
+            CAPTIONS[:2], HastyBackend("text", base_url=url, max_retries=1), tmp_path / "t.jsonl"
+        )
     assert lines(tmp_path / "t.jsonl") == []
 
 
@@ -417,7 +479,9 @@ def test_a_route_that_politely_is_not_there_is_no_moderation(tmp_path, capsys):
             return 200, {"error": "Unexpected endpoint or method. (POST /v1/moderations)"}
 
     with serving(Polite) as url:
-        assert generate_triplets(CAPTIONS, HastyBackend("text", base_url=url), tmp_path / "t.jsonl") == {"accepted": 32}
+        assert generate_triplets(CAPTIONS, HastyBackend("text", base_url=url), tmp_path / "t.jsonl") == {
+            "accepted": 32
+        }
     assert capsys.readouterr().err.count(NO_MODERATION) == 1
 
 
@@ -438,7 +502,9 @@ def test_a_batch_asks_everything_at_once_and_again_what_was_rejected(tmp_path):
 
     with serving(openai_server(answer, requests)) as url:
         backend, counts = batch_run(url, tmp_path, price=(1.0, 4.0))
-    assert counts == {"accepted": 32, "malformed": 4} and sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS)
+    assert counts == {"accepted": 32, "malformed": 4} and sorted(lines(tmp_path / "t.jsonl")) == sorted(
+        CAPTIONS
+    )
     assert [path for path, *_ in requests].count("/v1/batches") == 2 and not (tmp_path / "state").exists()
     assert backend.cost == pytest.approx(36 * 180e-6 / 2), "at half the price"
 
@@ -470,7 +536,9 @@ def test_answers_that_were_not_wanted_yet_are_kept_for_the_next_run(tmp_path, mo
         backend = BatchBackend("chat", tmp_path / "state", seconds=0.01, base_url=url)
         assert generate_triplets(CAPTIONS, backend, tmp_path / "t.jsonl", n=5)["accepted"] == 5
         batch_run(url, tmp_path)
-    assert len(lines(tmp_path / "t.jsonl")) == 32 and [path for path, *_ in requests].count("/v1/batches") == 1
+    assert (
+        len(lines(tmp_path / "t.jsonl")) == 32 and [path for path, *_ in requests].count("/v1/batches") == 1
+    )
 
 
 @pytest.mark.parametrize("moment", ["submitted", "noted", "read"])
@@ -483,14 +551,24 @@ def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, mo
         with monkeypatch.context() as patch, pytest.raises(Killed):
             if moment == "submitted":  # before its id could be noted
                 note = BatchBackend._note
-                patch.setattr(BatchBackend, "_note", lambda self, **v: (_ for _ in ()).throw(Killed) if "id" in v else
-                              note(self, **v))
+                patch.setattr(
+                    BatchBackend,
+                    "_note",
+                    lambda self, **v: (_ for _ in ()).throw(Killed) if "id" in v else note(self, **v),
+                )
             elif moment == "noted":
                 patch.setattr(BatchBackend, "poll", lambda *_: (_ for _ in ()).throw(Killed))
             else:
                 settled, settle = [], BatchBackend._settle
-                patch.setattr(BatchBackend, "_settle", lambda self, *v: settled.append(settle(self, *v)) if len(
-                    settled) < 10 else (_ for _ in ()).throw(Killed))
+                patch.setattr(
+                    BatchBackend,
+                    "_settle",
+                    lambda self, *v: (
+                        settled.append(settle(self, *v))
+                        if len(settled) < 10
+                        else (_ for _ in ()).throw(Killed)
+                    ),
+                )
             batch_run(url, tmp_path)
         assert len(lines(tmp_path / "t.jsonl")) == (10 if moment == "read" else 0)
         batch_run(url, tmp_path)
@@ -500,6 +578,7 @@ def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, mo
 
 def spoilt(line):
     """The seventh line of the results becomes this."""
+
     def results(data):
         rows = data.splitlines()
         rows[6] = line(rows[6])
@@ -509,7 +588,7 @@ def spoilt(line):
 
 
 BAD_LINES = {
-    "half a line": lambda line: line[:len(line) // 2],
+    "half a line": lambda line: line[: len(line) // 2],
     "a page": lambda line: b"<!doctype html>\n<html>\n<body>502 Bad Gateway</body>\n</html>",
     "no custom_id": lambda line: json.dumps({"response": json.loads(line)["response"]}).encode(),
     "a custom_id that is none": lambda line: json.dumps(json.loads(line) | {"custom_id": [1]}).encode(),
@@ -522,9 +601,11 @@ BAD_REPLIES = {
     "a reply that is a text": lambda line: json.dumps(json.loads(line) | {"response": "hello"}).encode(),
     "a body that is a list": lambda line: line.replace(b'"body": {', b'"body": [], "was": {'),
     "an error that is a text": lambda line: json.dumps(
-        {"custom_id": json.loads(line)["custom_id"], "error": "hello"}).encode(),
+        {"custom_id": json.loads(line)["custom_id"], "error": "hello"}
+    ).encode(),
     "usage that is a text": lambda line: line.replace(b'"choices": [{', b'"choices": [0, {').replace(
-        b'"usage": {', b'"usage": "much", "was": {'),
+        b'"usage": {', b'"usage": "much", "was": {'
+    ),
 }
 
 
@@ -538,7 +619,9 @@ def test_a_bad_line_in_the_results_is_one_reject_and_the_rest_is_used(tmp_path, 
 
     with serving(openai_server(night, requests, results=results)) as url:
         backend, counts = batch_run(url, tmp_path, price=(1.0, 4.0))
-    assert counts.pop("accepted") == 32 == len(set(lines(tmp_path / "t.jsonl"))) and counts.total() == 1, counts
+    assert counts.pop("accepted") == 32 == len(set(lines(tmp_path / "t.jsonl"))) and counts.total() == 1, (
+        counts
+    )
     assert [path for path, *_ in requests].count("/v1/batches") == 2 and not (tmp_path / "state").exists()
     assert len(files[1].splitlines()) == 1, "only that question was asked, and paid, again"
     if name in BAD_LINES:
@@ -552,7 +635,9 @@ def test_results_that_are_a_page_are_read_again_before_anything_is_paid_again(tm
         return b"<html>\n<body>502 Bad Gateway</body>\n</html>" if page else data
 
     with serving(openai_server(night, requests, results=results)) as url:
-        with pytest.raises(RuntimeError, match="results of batch batch-0 are unreadable; run the same command again"):
+        with pytest.raises(
+            RuntimeError, match="results of batch batch-0 are unreadable; run the same command again"
+        ):
             batch_run(url, tmp_path)
         page.clear()
         _, counts = batch_run(url, tmp_path)
@@ -577,7 +662,10 @@ def test_results_that_stay_a_page_do_not_stop_every_rerun(tmp_path):
 def test_a_note_that_is_not_ours_is_left_alone(tmp_path):
     for text in ("my notes", '{"my": "notes"}', "[]"):
         (tmp_path / "state").write_text(text)
-        with serving(openai_server(night, [])) as url, pytest.raises(ValueError, match="does not say which batch"):
+        with (
+            serving(openai_server(night, [])) as url,
+            pytest.raises(ValueError, match="does not say which batch"),
+        ):
             batch_run(url, tmp_path)
         assert (tmp_path / "state").read_text() == text
 
@@ -597,9 +685,23 @@ def served(tmp_path_factory):
         port = free.getsockname()[1]
     log = open(folder.parent / "log", "w")
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--port", str(port),
-         "--host", "127.0.0.1", "--dtype", "float32", "--device", "cpu"], stdout=log, stderr=log,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        [
+            str(Path(sys.executable).with_name("transformers")),
+            "serve",
+            str(folder),
+            "--port",
+            str(port),
+            "--host",
+            "127.0.0.1",
+            "--dtype",
+            "float32",
+            "--device",
+            "cpu",
+        ],
+        stdout=log,
+        stderr=log,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     try:
         for _ in range(600):
             try:
@@ -619,15 +721,32 @@ def test_a_served_model_answers_as_well_as_in_this_process(served, tmp_path):
     """Greedily, the same words; the server behind a proxy that spoils some replies, it makes no difference."""
     folder, url = served
     captions = read_captions(SEED_TRIPLETS.parents[1] / "captions" / "mini.txt")[-12:]
-    here = dict(zip(captions, generate(*load_language_model(folder), captions, temperature=0, frequency_penalty=0.0,
-                                       max_new_tokens=64), strict=True))
+    here = dict(
+        zip(
+            captions,
+            generate(
+                *load_language_model(folder),
+                captions,
+                temperature=0,
+                frequency_penalty=0.0,
+                max_new_tokens=64,
+            ),
+            strict=True,
+        )
+    )
     there, did = {}, Counter()
     options = dict(temperature=0, frequency_penalty=0.0, max_tokens=64)
-    with serving(faulty(url, lambda number: FAULTS[number // 4] if number % 4 == 1 and number < 12 else None,
-                        did)) as spoilt:
+    with serving(
+        faulty(url, lambda number: FAULTS[number // 4] if number % 4 == 1 and number < 12 else None, did)
+    ) as spoilt:
         backend = OpenAIBackend(folder, base_url=spoilt, in_flight=2, timeout=60.0, **options)
-        generate_triplets(captions, backend, tmp_path / "t.jsonl", retries=0,
-                          callback=lambda caption, answer, _: there.update({caption: answer}))
+        generate_triplets(
+            captions,
+            backend,
+            tmp_path / "t.jsonl",
+            retries=0,
+            callback=lambda caption, answer, _: there.update({caption: answer}),
+        )
     assert did["429"] and did["500"] and did["half"] and set(there) == set(captions)
     same = sum(from_or_none(c, here[c]) == from_or_none(c, there[c]) for c in captions)
     assert same >= 11, f"{same} of 12 answers are the same"

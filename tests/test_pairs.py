@@ -5,31 +5,42 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from ip2p import pairs
 from ip2p.clip_filter import ClipSimilarity
-from ip2p.pairs import (
-    Job,
-    Manifest,
-    Setting,
-    candidate_settings,
-    make_pairs,
-    paint_and_filter,
-    paint_candidates,
-    read_pairs,
-    write_author_layout,
-    write_shard,
-)
+from ip2p.common.durable import locked
+from ip2p.common.images import decode_image, encode_image
+from ip2p.dataset.shards import Manifest, read_pairs, write_author_layout, write_shard
+from ip2p.factory.candidates import Job, Setting, candidate_settings, paint_candidates
+from ip2p.factory.pairs import make_pairs, paint_and_filter
 from ip2p.profiles import MINI
 
-TINY = replace(MINI, batch=4, candidates=2, per_seed=2, keep=2, pair_steps=2, min_image=-1, min_caption=-1,
-               min_direction=-1)
-TRIPLETS = [{"input": f"a red {a} on the beach", "edit": "make it night", "output": f"a red {a} on the beach at night"}
-            for a in ("cat", "dog", "owl", "duck", "boat")]
+TINY = replace(
+    MINI,
+    batch=4,
+    candidates=2,
+    per_seed=2,
+    keep=2,
+    pair_steps=2,
+    min_image=-1,
+    min_caption=-1,
+    min_direction=-1,
+)
+TRIPLETS = [
+    {
+        "input": f"a red {a} on the beach",
+        "edit": "make it night",
+        "output": f"a red {a} on the beach at night",
+    }
+    for a in ("cat", "dog", "owl", "duck", "boat")
+]
+
+
+small_shards = partial(make_pairs, shard=2)
 
 
 @pytest.fixture(scope="module")
@@ -38,46 +49,49 @@ def clip():
 
 
 @pytest.fixture
-def made(tiny_pipe, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(pairs, "TRIPLETS_A_SHARD", 2)
-    make_pairs(TRIPLETS, tmp_path / "a", TINY, pipe=tiny_pipe, clip=clip)
+def made(tiny_pipe, clip, tmp_path):
+    small_shards(TRIPLETS, tmp_path / "a", TINY, pipe=tiny_pipe, clip=clip)
     return tmp_path / "a"
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Files and their bytes; the lock, which is hidden, does not count."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
 
 
 def test_a_missing_shard_is_made_again_bit_for_bit(made, tiny_pipe, clip):
     whole = contents(made)
     assert len(whole) == 4 and len(Manifest(made).shards) == 3
     (made / "pairs-00001.parquet").write_bytes(b"")  # as after a crash of the machine
-    counts = make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip)
+    counts = small_shards(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip)
     assert counts == {"triplets": 2, "candidates": 4, "kept": 4}
     assert {name: data for name, data in contents(made).items() if name != "manifest.jsonl"} == {
-        name: data for name, data in whole.items() if name != "manifest.jsonl"}
-    assert make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip) == {} and len(read_pairs(made)) == 10
+        name: data for name, data in whole.items() if name != "manifest.jsonl"
+    }
+    assert small_shards(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip) == {} and len(read_pairs(made)) == 10
 
 
 def test_another_job_keeps_out(made, tiny_pipe, clip):
     with pytest.raises(ValueError, match="another job made .job differ"):
-        make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip, keep=1)
+        small_shards(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip, keep=1)
     with pytest.raises(ValueError, match="there are no triplets"):
-        make_pairs([], made, TINY, pipe=tiny_pipe, clip=clip)
-    with pairs.locked(made / "manifest.lock"), pytest.raises(ValueError, match="another job is making pairs"):
-        make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip)
+        small_shards([], made, TINY, pipe=tiny_pipe, clip=clip)
+    with locked(made, "making pairs in"), pytest.raises(ValueError, match="another job is making pairs"):
+        small_shards(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip)
     with pytest.raises(ValueError, match="another job made .triplets differ"):
-        make_pairs(TRIPLETS[:4], made, TINY, pipe=tiny_pipe, clip=clip)
+        small_shards(TRIPLETS[:4], made, TINY, pipe=tiny_pipe, clip=clip)
     (made / "manifest.jsonl").unlink()
     with pytest.raises(ValueError, match="no manifest"):
-        make_pairs(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip)
+        small_shards(TRIPLETS, made, TINY, pipe=tiny_pipe, clip=clip)
     assert len(read_pairs(made)) == 10, "a folder without a manifest can still be read"
 
 
 @pytest.mark.parametrize("per_seed", [1, 2])
 def test_rows_hold_the_settings_that_made_them(tiny_pipe, clip, tmp_path, per_seed):
     """Each pair is what `sample_pairs` paints for its seed, p and guidance, alone or in a family."""
-    make_pairs(TRIPLETS, tmp_path / "a", TINY, pipe=tiny_pipe, clip=clip, per_seed=per_seed, candidates=4, keep=4)
+    small_shards(
+        TRIPLETS, tmp_path / "a", TINY, pipe=tiny_pipe, clip=clip, per_seed=per_seed, candidates=4, keep=4
+    )
     rows = read_pairs(tmp_path / "a")
     assert len(rows) == 20 and rows[0]["edit_prompt"] == "make it night"
     assert len({row["seed"] for row in rows}) == 20 // per_seed
@@ -86,8 +100,10 @@ def test_rows_hold_the_settings_that_made_them(tiny_pipe, clip, tmp_path, per_se
         setting = Setting(row["seed"], row["p"], row["guidance_scale"])
         again = paint_candidates(tiny_pipe, Job.of(TINY, per_seed=1), [triplet], [setting])
         for name, image in zip(("original_image", "edited_image"), again, strict=True):
-            seen, true = (torch.tensor(np.asarray(x), dtype=torch.int) for x in (
-                row[name], pairs.decode_image(pairs.encode_image(image[0]))))
+            seen, true = (
+                torch.tensor(np.asarray(x), dtype=torch.int)
+                for x in (row[name], decode_image(encode_image(image[0])))
+            )
             assert (seen - true).abs().max() <= (0 if per_seed == 1 else 3), "the WebP of 1/255 more or less"
 
 
@@ -127,8 +143,9 @@ def test_enough_is_enough(tiny_pipe, clip):
     job = Job.of(TINY, candidates=6, keep=2)  # everything passes the thresholds of TINY
     full, counts = paint_and_filter(tiny_pipe, clip, job, TRIPLETS[:2], range(2), seen)
     assert sum(asked) == counts["candidates"] == 12 and counts["kept"] == len(full) == 4
-    few, counts = paint_and_filter(tiny_pipe, clip, Job.of(TINY, candidates=6, keep=2, enough=True), TRIPLETS[:2],
-                                   range(2))
+    few, counts = paint_and_filter(
+        tiny_pipe, clip, Job.of(TINY, candidates=6, keep=2, enough=True), TRIPLETS[:2], range(2)
+    )
     assert counts == {"triplets": 2, "candidates": 4, "kept": 4} and {c for _, c, *_ in few} == {0, 1}
     best = [max(pair[-1].sim_direction for pair in full if pair[0] == k) for k in range(2)]
     assert all(pair[-1].sim_direction <= best[pair[0]] for pair in few)
@@ -148,9 +165,16 @@ def test_other_peoples_tools_read_it(made, tmp_path):
     """`datasets` shows images, and the columns are those that diffusers' training script is told by its options."""
     from datasets import load_dataset
 
-    table = load_dataset("parquet", data_files=str(made / "*.parquet"), cache_dir=str(tmp_path / "c"), split="train")
-    assert table.column_names[:5] == ["original_prompt", "original_image", "edit_prompt", "edited_prompt",
-                                      "edited_image"]
+    table = load_dataset(
+        "parquet", data_files=str(made / "*.parquet"), cache_dir=str(tmp_path / "c"), split="train"
+    )
+    assert table.column_names[:5] == [
+        "original_prompt",
+        "original_image",
+        "edit_prompt",
+        "edited_prompt",
+        "edited_image",
+    ]
     ours = read_pairs(made)
     assert len(table) == len(ours)
     for theirs, row in zip(table, ours, strict=True):
@@ -197,10 +221,9 @@ import os, random, signal, sys, time
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)  # and no other thread, so that forks are safe
-from ip2p import pairs
 from ip2p.clip_filter import ClipSimilarity
+from ip2p.factory.pairs import make_pairs
 import test_pairs as t
-pairs.TRIPLETS_A_SHARD = 1
 pipe = torch.load({pipe!r}, weights_only=False)
 clip = ClipSimilarity(t.MINI.clip)
 triplets = t.many({n})
@@ -210,7 +233,7 @@ def work(out, kill_after=None):
     child = os.fork()
     if child == 0:
         try:
-            pairs.make_pairs(triplets, out, t.TINY, pipe=pipe, clip=clip)
+            make_pairs(triplets, out, t.TINY, pipe=pipe, clip=clip, shard=1)
             os._exit(0)
         finally:
             os._exit(1)
@@ -236,8 +259,9 @@ def many(n):
 def survive(pipe, tmp_path, kills: int, n: int) -> None:
     """The job killed -9 at random moments; then the folder holds the same bytes as after an undisturbed run."""
     torch.save(pipe, tmp_path / "pipe.pt")
-    job = JOB.format(tests=os.path.dirname(__file__), pipe=str(tmp_path / "pipe.pt"), out=str(tmp_path), n=n,
-                     kills=kills)
+    job = JOB.format(
+        tests=os.path.dirname(__file__), pipe=str(tmp_path / "pipe.pt"), out=str(tmp_path), n=n, kills=kills
+    )
     done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")

@@ -12,7 +12,10 @@ import nbformat
 import pytest
 import yaml
 
-from ip2p import notebooks, sheets
+from ip2p.cli import main
+from ip2p.common import markdown as sheets
+from ip2p.teaching import docs
+from ip2p.teaching import run_notebooks as notebooks
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -72,9 +75,9 @@ def test_local_links_lead_somewhere():
 
 def test_checksums_and_settings_are_those_of_now():
     readme, data = page("README.md"), page("data/README.md")
-    hint = "run python -m ip2p.sheets"
-    assert sheets.checksums(ROOT / "data") in data, hint
-    for name, value in sheets.settings(readme).items():
+    hint = "run ip2p docs"
+    assert docs.checksums(ROOT / "data") in data, hint
+    for name, value in docs.settings(readme).items():
         assert f"<!-- figures:{name} -->{value}<!-- /figures -->" in readme, f"{name}: {hint}"
     for folder in (ROOT / "data").iterdir():
         assert not folder.is_dir() or f"\n## {folder.name}\n" in data, f"data/README.md: {folder.name}?"
@@ -82,12 +85,15 @@ def test_checksums_and_settings_are_those_of_now():
 
 def test_fill(tmp_path):
     file = tmp_path / "page.md"
-    file.write_text("| a | <!-- figures:a -->?<!-- /figures --> |\n"
-                    "<!-- figures:b -->\nold\n<!-- /figures -->\n")
+    file.write_text(
+        "| a | <!-- figures:a -->?<!-- /figures --> |\n<!-- figures:b -->\nold\n<!-- /figures -->\n"
+    )
     for _ in range(2):  # a second time changes nothing
         sheets.fill(file, {"a": r"1\2", "b": "| x |\n|---|"})
-        assert file.read_text() == ("| a | <!-- figures:a -->1\\2<!-- /figures --> |\n"
-                                    "<!-- figures:b -->\n\n| x |\n|---|\n\n<!-- /figures -->\n")
+        assert file.read_text() == (
+            "| a | <!-- figures:a -->1\\2<!-- /figures --> |\n"
+            "<!-- figures:b -->\n\n| x |\n|---|\n\n<!-- /figures -->\n"
+        )
     with pytest.raises(KeyError, match="figures:c"):
         sheets.fill(file, {"c": ""})
 
@@ -107,7 +113,7 @@ def test_notebook_is_in_shape(path):
         line = tagged[0].split("\n")[node.lineno - 1]
         assert isinstance(node, ast.AnnAssign) and "  # " in line, f"no type or no comment: {line}"
     assert {"PROFILE", "SEED", "OUT"} <= set(notebooks.parameters(nb))
-    assert f"](notebooks/{path.name})" in page("README.md"), "run python -m ip2p.notebooks --readme"
+    assert f"](notebooks/{path.name})" in page("README.md"), "run ip2p notebooks --readme"
 
 
 # ------------------------------------------------------------------------------------ running notebooks
@@ -119,15 +125,21 @@ def folder(tmp_path):
     from nbformat import v4
 
     first = "SEED: int = 0  # any\nOUT: str = '.'  # folder"
-    cells = {"00_fine": ["import sys\nprint(sys.prefix, SEED)",
-                         "from PIL import Image\nImage.new('RGB', (8, 8), 'red')",
-                         "open(OUT + '/note.txt', 'w').write('here')"],
-             "01_wrong": ["one = 1", "one / 0"]}
+    cells = {
+        "00_fine": [
+            "import sys\nprint(sys.prefix, SEED)",
+            "from PIL import Image\nImage.new('RGB', (8, 8), 'red')",
+            "open(OUT + '/note.txt', 'w').write('here')",
+        ],
+        "01_wrong": ["one = 1", "one / 0"],
+    }
     for name, sources in cells.items():
         nb = v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-        nb.cells = [v4.new_markdown_cell(f"# {name[:2]} Tiny <b>: is it {name[3:]}?\n"),
-                    v4.new_code_cell(first, metadata={"tags": ["parameters"]}),
-                    *map(v4.new_code_cell, sources)]
+        nb.cells = [
+            v4.new_markdown_cell(f"# {name[:2]} Tiny <b>: is it {name[3:]}?\n"),
+            v4.new_code_cell(first, metadata={"tags": ["parameters"]}),
+            *map(v4.new_code_cell, sources),
+        ]
         nbformat.write(nb, tmp_path / f"{name}.ipynb")
     return tmp_path
 
@@ -138,9 +150,12 @@ def test_notebooks_run_and_failures_are_explained(folder, capfd, monkeypatch):
     (stranger / "kernel.json").write_text('{"argv": ["false"], "display_name": "x", "language": "python"}')
     monkeypatch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(folder / "jupyter"))
-    out, common = folder / "out", ["--notebooks", str(folder), "--out", str(folder / "out")]
+    out, common = (
+        folder / "out",
+        ["--notebooks", str(folder), "--only", "00", "01", "--out", str(folder / "out")],
+    )
 
-    assert notebooks.main([*common, "-p", "SEED", "7"]) == 1
+    assert main(["notebooks", *common, "-p", "SEED", "7"]) == 1
     said = capfd.readouterr().err
     assert "01_wrong.ipynb failed at In [" in said and "ZeroDivisionError" in said and "    one / 0" in said
     fine, wrong = (notebooks.read(out / f"{name}.ipynb") for name in ("00_fine", "01_wrong"))
@@ -161,7 +176,11 @@ def test_colab_fetches_what_is_missing_and_elsewhere_nothing_happens(folder, tmp
     (tiny / "notebooks" / "00.ipynb").touch()
     (tiny / "ip2p" / "__init__.py").write_text("here = 7\n")
     (tiny / "pyproject.toml").write_text('[project]\ndependencies = ["pillow"]\n')
-    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+    for command in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"],
+    ):
         subprocess.run(["git", *command], cwd=tiny, check=True)
     for _ in range(2):  # a second time replaces the first
         notebooks.for_colab(folder / "00_fine.ipynb", "them/tiny", tmp_path.as_uri())
@@ -169,21 +188,28 @@ def test_colab_fetches_what_is_missing_and_elsewhere_nothing_happens(folder, tmp
     nbformat.validate(nb)
     assert nb.cells[0].source.startswith("# 00 Tiny") and nb.cells[0].source.count("colab-badge") == 1
     assert "/github/them/tiny/blob/main/notebooks/00_fine.ipynb)" in nb.cells[0].source
-    assert [c.cell_type for c in nb.cells[:3]] == ["markdown", "code", "code"] and "SEED" in nb.cells[2].source
+    assert [c.cell_type for c in nb.cells[:3]] == ["markdown", "code", "code"] and "SEED" in nb.cells[
+        2
+    ].source
     cell, empty = nb.cells[1].source, tmp_path / "empty"
     empty.mkdir()
-    hidden = f"import importlib.util, sys; find = importlib.util.find_spec; importlib.util.find_spec = " \
-             f"lambda name, *a: None if name == 'ip2p' else find(name, *a)\n{cell}\nimport os, ip2p; " \
-             "print(ip2p.here, os.listdir())"
+    hidden = (
+        f"import importlib.util, sys; find = importlib.util.find_spec; importlib.util.find_spec = "
+        f"lambda name, *a: None if name == 'ip2p' else find(name, *a)\n{cell}\nimport os, ip2p; "
+        "print(ip2p.here, os.listdir())"
+    )
     for _ in range(2):  # a second time: the session was restarted
-        done = subprocess.run([sys.executable, "-c", hidden], cwd=empty, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", hidden], cwd=empty, capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip().endswith("7 ['00.ipynb']")
-    there = subprocess.run([sys.executable, "-c", cell], cwd=folder, capture_output=True, text=True, check=True)
+    there = subprocess.run(
+        [sys.executable, "-c", cell], cwd=folder, capture_output=True, text=True, check=True
+    )
     assert there.stdout == "" and not (folder / "ip2p").exists()
 
 
 @pytest.mark.parametrize("wrong", [["--only", "07"], ["-p", "NOPE", "1"]])
 def test_notebooks_refuse_what_is_not_there(folder, wrong, capsys):
-    with pytest.raises(SystemExit) as stop:
-        notebooks.main(["--notebooks", str(folder), "--out", str(folder / "out"), *wrong])
-    assert stop.value.code == 2 and wrong[1] in capsys.readouterr().err
+    assert main(["notebooks", "--notebooks", str(folder), "--out", str(folder / "out"), *wrong]) == 1
+    assert wrong[1] in capsys.readouterr().err

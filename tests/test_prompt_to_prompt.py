@@ -22,8 +22,16 @@ CAT, DOG = "a red cat on the beach", "a red dog on the beach at night"
 
 
 def pair(pipe, prompts_0=(CAT,), prompts_1=(DOG,), seeds=(1,), p=0.5, attention="both", steps=4):
-    return sample_pairs(pipe, list(prompts_0), list(prompts_1), seeds=seeds, p=p, guidance_scale=3.0,
-                        num_inference_steps=steps, attention=attention)
+    return sample_pairs(
+        pipe,
+        list(prompts_0),
+        list(prompts_1),
+        seeds=seeds,
+        p=p,
+        guidance_scale=3.0,
+        num_inference_steps=steps,
+        attention=attention,
+    )
 
 
 @pytest.mark.parametrize("attention", ["self", "cross", "both"])
@@ -67,8 +75,14 @@ def test_the_processor_without_sharing_is_the_stock_one(tiny_pipe):
 def test_no_hooked_layer_is_an_error():
     from diffusers import UNet2DModel
 
-    unet = UNet2DModel(sample_size=8, block_out_channels=(16,), layers_per_block=1, norm_num_groups=8,
-                       down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(16,),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
     with pytest.raises(RuntimeError, match="no attention layer"):
         hook(unet, Sharing())
 
@@ -79,7 +93,7 @@ def test_shared_attention_equals_the_materialised_form():
     n, heads, tokens, d = 2, 2, 5, 8
     q, k, v = (torch.randn(4 * n, heads, s, d) for s in (9, tokens, tokens))
     active, alignment = torch.tensor([True, False]), torch.tensor([[0, 1, -1, 2, 3]] * n)
-    scale = d ** -0.5
+    scale = d**-0.5
     kernel = torch.nn.functional.scaled_dot_product_attention
     logits = q @ k.transpose(-1, -2) * scale
     sharing = Sharing("both", active, alignment)
@@ -117,7 +131,13 @@ class Materialised:
     """The authors' and Hertz et al.'s attention as a plain loop over rows, with every map written out."""
 
     def __init__(self, cross, kind, active, alignment, weights):
-        self.cross, self.kind, self.active, self.alignment, self.weights = cross, kind, active, alignment, weights
+        self.cross, self.kind, self.active, self.alignment, self.weights = (
+            cross,
+            kind,
+            active,
+            alignment,
+            weights,
+        )
 
     def __call__(self, attn, x, encoder_hidden_states=None, **_):
         context = x if encoder_hidden_states is None else encoder_hidden_states
@@ -142,8 +162,10 @@ class Materialised:
 def reference(pipe, first, second, seeds, p, guidance, steps, kind, weights=None):
     """Prompt-to-Prompt, step by step, one loop, nothing fused and nothing shared by handing over."""
     n, tokenizer, scheduler = len(seeds), pipe.tokenizer, pipe.scheduler
-    rows = [tokenizer(x, padding="max_length", max_length=tokenizer.model_max_length).input_ids
-            for x in ["", *first, *second]]
+    rows = [
+        tokenizer(x, padding="max_length", max_length=tokenizer.model_max_length).input_ids
+        for x in ["", *first, *second]
+    ]
     features = pipe.text_encoder(torch.tensor(rows))[0]
     text = torch.cat([features[:1].expand(2 * n, -1, -1), features[1:]])
     alignment = [align(rows[1 + i], rows[1 + n + i]) for i in range(n)]
@@ -151,14 +173,20 @@ def reference(pipe, first, second, seeds, p, guidance, steps, kind, weights=None
     scheduler.set_timesteps(steps)
     noise = [torch.Generator().manual_seed(s) for s in (*seeds, *seeds)]
     unet = pipe.unet.config
-    z = torch.stack([torch.randn(unet.in_channels, unet.sample_size, unet.sample_size, generator=g) for g in noise])
+    z = torch.stack(
+        [torch.randn(unet.in_channels, unet.sample_size, unet.sample_size, generator=g) for g in noise]
+    )
     z = z * scheduler.init_noise_sigma
     stock = pipe.unet.attn_processors
     try:
         for step, t in enumerate(scheduler.timesteps):
             active = [step / (steps - 1) < x for x in p]
-            pipe.unet.set_attn_processor({name: Materialised("attn2" in name, kind, active, alignment, weights)
-                                          for name in pipe.unet.attn_processors})
+            pipe.unet.set_attn_processor(
+                {
+                    name: Materialised("attn2" in name, kind, active, alignment, weights)
+                    for name in pipe.unet.attn_processors
+                }
+            )
             x = scheduler.scale_model_input(z, t)
             u, c = pipe.unet(torch.cat([x, x]), t, text).sample.chunk(2)
             z = scheduler.step(u + guidance * (c - u), t, z, generator=noise).prev_sample
@@ -174,8 +202,15 @@ def test_equals_a_plain_reference_with_materialised_maps(tiny_pipe, kind, predic
     tiny_pipe.scheduler = type(scheduler).from_config(scheduler.config, prediction_type=prediction)
     try:
         asked = dict(seeds=(1, 2), p=(0.4, 0.9))
-        ours = sample_pairs(tiny_pipe, [CAT, DOG], [DOG, CAT], guidance_scale=3.0, num_inference_steps=5,
-                            attention=kind, **asked)
+        ours = sample_pairs(
+            tiny_pipe,
+            [CAT, DOG],
+            [DOG, CAT],
+            guidance_scale=3.0,
+            num_inference_steps=5,
+            attention=kind,
+            **asked,
+        )
         plain = reference(tiny_pipe, [CAT, DOG], [DOG, CAT], guidance=3.0, steps=5, kind=kind, **asked)
     finally:
         tiny_pipe.scheduler = scheduler
@@ -204,13 +239,25 @@ def test_a_word_can_weigh_more_or_less(tiny_pipe):
     weights[0, word_positions(tiny_pipe.tokenizer, DOG, "night")] = 3.0
     asked = dict(seeds=(1,), p=(0.5,))
     plain = reference(tiny_pipe, [CAT], [DOG], guidance=3.0, steps=4, kind="both", weights=weights, **asked)
-    ours = {w: sample_pairs(tiny_pipe, [CAT], [DOG], guidance_scale=3.0, num_inference_steps=4,
-                            weights=[{"night": w}], **asked) for w in (1.0, 3.0)}
+    ours = {
+        w: sample_pairs(
+            tiny_pipe,
+            [CAT],
+            [DOG],
+            guidance_scale=3.0,
+            num_inference_steps=4,
+            weights=[{"night": w}],
+            **asked,
+        )
+        for w in (1.0, 3.0)
+    }
     assert_close(ours[3.0][1], plain[1], atol=2e-5, rtol=0)
     assert torch.equal(ours[3.0][0], ours[1.0][0]) and (ours[3.0][1] - ours[1.0][1]).abs().max() > 1e-4
     assert_close(ours[1.0][1], pair(tiny_pipe)[1], atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="does not hold 'moon'"):
-        sample_pairs(tiny_pipe, [CAT], [DOG], guidance_scale=3.0, num_inference_steps=4, weights=[{"moon": 2}], **asked)
+        sample_pairs(
+            tiny_pipe, [CAT], [DOG], guidance_scale=3.0, num_inference_steps=4, weights=[{"moon": 2}], **asked
+        )
 
 
 def test_local_blend_leaves_the_rest_alone(tiny_pipe, monkeypatch):
@@ -218,9 +265,21 @@ def test_local_blend_leaves_the_rest_alone(tiny_pipe, monkeypatch):
 
     masks, latents = [], []
     look = prompt_to_prompt.LocalBlend.mask
-    monkeypatch.setattr(prompt_to_prompt.LocalBlend, "mask", lambda self: masks.append(look(self)) or masks[-1])
-    sample_pairs(tiny_pipe, [CAT], [DOG], seeds=(1,), p=0.5, guidance_scale=3.0, num_inference_steps=4,
-                 blend=[("cat", "dog")], blend_threshold=0.99, callback=lambda step, z: latents.append(z.clone()))
+    monkeypatch.setattr(
+        prompt_to_prompt.LocalBlend, "mask", lambda self: masks.append(look(self)) or masks[-1]
+    )
+    sample_pairs(
+        tiny_pipe,
+        [CAT],
+        [DOG],
+        seeds=(1,),
+        p=0.5,
+        guidance_scale=3.0,
+        num_inference_steps=4,
+        blend=[("cat", "dog")],
+        blend_threshold=0.99,
+        callback=lambda step, z: latents.append(z.clone()),
+    )
     first, second = latents[-1].chunk(2)
     outside = (masks[-1] == 0).expand_as(first)
     assert 0.05 < masks[-1].mean() < 0.95, "the words are somewhere, and not everywhere"
@@ -231,12 +290,28 @@ def test_local_blend_leaves_the_rest_alone(tiny_pipe, monkeypatch):
 def test_a_family_is_what_its_candidates_are_alone(tiny_pipe, kind):
     """Whatever they share on the way, each candidate is what `sample_pairs` paints for its seed, p and guidance."""
     p, seeds, guidance = (0.7, 0.1, 0.4, 1.0), (1, 2), (3.0, 5.0)
-    first, second = sample_families(tiny_pipe, [CAT, DOG], [DOG, CAT], seeds=seeds, p=p, guidance_scale=guidance,
-                                    num_inference_steps=6, attention=kind)
+    first, second = sample_families(
+        tiny_pipe,
+        [CAT, DOG],
+        [DOG, CAT],
+        seeds=seeds,
+        p=p,
+        guidance_scale=guidance,
+        num_inference_steps=6,
+        attention=kind,
+    )
     assert first.shape == (2, 3, 32, 32) and second.shape == (2, 4, 3, 32, 32)
     for i, share in enumerate(p):
-        a, b = sample_pairs(tiny_pipe, [CAT, DOG], [DOG, CAT], seeds=seeds, p=share, guidance_scale=guidance,
-                            num_inference_steps=6, attention=kind)
+        a, b = sample_pairs(
+            tiny_pipe,
+            [CAT, DOG],
+            [DOG, CAT],
+            seeds=seeds,
+            p=share,
+            guidance_scale=guidance,
+            num_inference_steps=6,
+            attention=kind,
+        )
         assert_close(first, a, atol=2e-5, rtol=0)
         assert_close(second[:, i], b, atol=2e-5, rtol=0)
 
@@ -248,8 +323,9 @@ def test_a_family_needs_a_scheduler_without_memory(tiny_pipe):
     tiny_pipe.scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config)
     try:
         with pytest.raises(ValueError, match="looks back"):
-            sample_families(tiny_pipe, [CAT], [DOG], seeds=(1,), p=(0.5,), guidance_scale=(3.0,),
-                            num_inference_steps=4)
+            sample_families(
+                tiny_pipe, [CAT], [DOG], seeds=(1,), p=(0.5,), guidance_scale=(3.0,), num_inference_steps=4
+            )
     finally:
         tiny_pipe.scheduler = scheduler
 
@@ -289,11 +365,19 @@ def test_sharing_takes_less_than_half_the_memory_of_written_out_maps(tiny_pipe):
             if name == "handed over":
                 hook(unet, Sharing("both", active, alignment))
             else:
-                unet.set_attn_processor({key: Materialised("attn2" in key, "both", active, alignment.tolist(),
-                                                           torch.ones(n, 7)) for key in unet.attn_processors})
+                unet.set_attn_processor(
+                    {
+                        key: Materialised(
+                            "attn2" in key, "both", active, alignment.tolist(), torch.ones(n, 7)
+                        )
+                        for key in unet.attn_processors
+                    }
+                )
             with PeakMemory() as memory:
                 unet(x, 5, text)
             peaks[name] = memory.peak
     finally:
         unet.set_attn_processor(stock)
-    assert 2 * peaks["handed over"] <= peaks["written out"], {name: f"{p / 1e6:.1f} MB" for name, p in peaks.items()}
+    assert 2 * peaks["handed over"] <= peaks["written out"], {
+        name: f"{p / 1e6:.1f} MB" for name, p in peaks.items()
+    }

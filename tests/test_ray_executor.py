@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_pairs import TINY, many
+from test_pairs import TINY, many, small_shards
 
-from ip2p import pairs
-from ip2p.pairs import Manifest, make_pairs
+from ip2p.dataset.shards import Manifest
+from ip2p.factory.pairs import make_pairs
 
 
 @pytest.fixture
@@ -28,17 +28,20 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
 
 
-def test_one_and_four_workers_and_a_killed_node_make_the_same_bytes(cluster, tiny_pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(pairs, "TRIPLETS_A_SHARD", 2)
+def test_one_and_four_workers_and_a_killed_node_make_the_same_bytes(
+    cluster, tiny_pipe, tmp_path, monkeypatch
+):
     tiny_pipe.save_pretrained(tmp_path / "sd")
     profile, triplets = replace(TINY, text_to_image=str(tmp_path / "sd")), many(16)
     threads = torch.get_num_threads()
-    make_pairs(triplets, tmp_path / "local", profile, threads=1)  # as an actor has
+    small_shards(triplets, tmp_path / "local", profile, threads=1)  # as an actor has
     torch.set_num_threads(threads)
     whole = contents(tmp_path / "local")
     assert len(whole) == 8
-    make_pairs(triplets[:4], tmp_path / "one", profile, executor="ray", workers=1)
-    assert contents(tmp_path / "one") == {name: whole[name] for name in ("pairs-00000.parquet", "pairs-00001.parquet")}
+    small_shards(triplets[:4], tmp_path / "one", profile, executor="ray", workers=1)
+    assert contents(tmp_path / "one") == {
+        name: whole[name] for name in ("pairs-00000.parquet", "pairs-00001.parquet")
+    }
 
     add, lost = Manifest.add, []
 
@@ -49,9 +52,11 @@ def test_one_and_four_workers_and_a_killed_node_make_the_same_bytes(cluster, tin
             cluster.remove_node(cluster.others[0], allow_graceful=False)
 
     monkeypatch.setattr(Manifest, "add", add_and_kill)
-    counts = make_pairs(triplets, tmp_path / "four", profile, executor="ray", workers=4)
+    counts = small_shards(triplets, tmp_path / "four", profile, executor="ray", workers=4)
     assert lost and contents(tmp_path / "four") == whole, "whatever died, and in whatever order they came"
-    assert counts["triplets"] == 16 and len((tmp_path / "four" / "manifest.jsonl").read_text().splitlines()) == 9
+    assert (
+        counts["triplets"] == 16 and len((tmp_path / "four" / "manifest.jsonl").read_text().splitlines()) == 9
+    )
 
 
 def test_an_unknown_executor_is_refused(tiny_pipe, tmp_path):

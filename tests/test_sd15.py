@@ -78,5 +78,9 @@ def test_one_step_of_each_stage_within_12_gigabytes():
     assert run.returncode == 0, run.stderr[-3000:]
     done = json.loads(run.stdout.splitlines()[-1])
     assert done.pop("gigabytes") < 12
-    assert done == {"parameters": 859_520_964, "pair": [1, 3, 256, 256, True], "edit": [256, 256],
-                    "train": [True, True]}
+    assert done == {
+        "parameters": 859_520_964,
+        "pair": [1, 3, 256, 256, True],
+        "edit": [256, 256],
+        "train": [True, True],
+    }

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ip2p.exercises import check, differs
-from ip2p.show import as_array, grid
+from ip2p.common.grids import grid
+from ip2p.common.images import as_array
+from ip2p.teaching.exercises import check, differs
 
 
 def test_pictures_of_every_kind_become_arrays():
@@ -15,10 +16,15 @@ def test_pictures_of_every_kind_become_arrays():
 
 
 def test_a_grid_shows_each_picture_and_label(tmp_path):
-    pictures = [[Image.new("RGB", (8, 8), c) for c in ("red", "green")], [Image.new("RGB", (8, 8), "blue"), None]]
+    pictures = [
+        [Image.new("RGB", (8, 8), c) for c in ("red", "green")],
+        [Image.new("RGB", (8, 8), "blue"), None],
+    ]
     figure = grid(pictures, rows=["a", "b"], columns=["x", "y"], titles=[["1", "2"]], heading="h")
     figure.savefig(tmp_path / "grid.png")
-    words = {t.get_text() for axes in figure.axes for t in (*axes.texts, axes.title)} | {figure.get_suptitle()}
+    words = {t.get_text() for axes in figure.axes for t in (*axes.texts, axes.title)} | {
+        figure.get_suptitle()
+    }
     assert {"a", "b", "x", "y", "1", "2", "h"} <= words
     assert len([axes for axes in figure.axes if axes.images]) == 3
     seen = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).reshape(-1, 3)

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import pytest
 from conftest import PICTURES
 
-from ip2p import notebooks, site
+from ip2p.teaching import run_notebooks as notebooks
+from ip2p.teaching import site
 
 
 class Page(HTMLParser):
@@ -59,6 +60,10 @@ def test_search_and_a_phones_width(first_page, page):
     page.set_viewport_size({"width": 390, "height": 844})
     for path in sorted(first_page.parent.rglob("*.html")):
         page.goto(path.as_uri(), wait_until="domcontentloaded")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, f"{path.name} is wider than a phone"
-    page.goto((first_page.parent / "notebooks" / "05_guided_editing.html").as_uri(), wait_until="domcontentloaded")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, (
+            f"{path.name} is wider than a phone"
+        )
+    page.goto(
+        (first_page.parent / "notebooks" / "05_guided_editing.html").as_uri(), wait_until="domcontentloaded"
+    )
     page.screenshot(path=PICTURES / "site-phone.png")

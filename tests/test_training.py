@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from ip2p.common.diffusion import embed
+from ip2p.common.images import as_tensor
+from ip2p.common.train_loop import orthogonal, train_loop
 from ip2p.editing import load_editor
-from ip2p.evaluation import hold_out, validation
-from ip2p.loop import orthogonal, train_loop
-from ip2p.pairs import as_tensor
 from ip2p.profiles import get_profile, load_edit_pipeline
-from ip2p.prompt_to_prompt import embed
+from ip2p.study.measures import hold_out, validation
 from ip2p.training import (
     SIDES,
     Cache,
@@ -60,13 +60,17 @@ def test_conditioning_latents_are_unscaled_modes_and_targets_scaled(tiny_pipe):
     assert_close(source * 0.18215, target)
 
 
-def test_the_cache_holds_what_the_encoders_say_and_goes_on_where_it_was_stopped(tiny_pipe, tmp_path, monkeypatch):
+def test_the_cache_holds_what_the_encoders_say_and_goes_on_where_it_was_stopped(
+    tiny_pipe, tmp_path, monkeypatch
+):
     monkeypatch.setattr(Cache, "ROWS", 3)
     rows = lessons()
     cache = Cache(tiny_pipe, rows, tmp_path)
     source, mean, std, text = cache.take([4, 1, 4], [False, True, True])
-    mirrored = rows[4] | {name: rows[4][name].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-                          for name in ("original_image", "edited_image")}
+    mirrored = rows[4] | {
+        name: rows[4][name].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for name in ("original_image", "edited_image")
+    }
     for k, row in ((0, rows[4]), (2, mirrored)):
         modes = cache_latents(tiny_pipe, [row])
         assert_close(source[k], modes[0][0])
@@ -78,7 +82,9 @@ def test_the_cache_holds_what_the_encoders_say_and_goes_on_where_it_was_stopped(
     saved = last.read_bytes()
     last.unlink()
     asked = []
-    monkeypatch.setattr("ip2p.training.posteriors", lambda pipe, x: asked.append(len(x)) or posteriors(pipe, x))
+    monkeypatch.setattr(
+        "ip2p.training.posteriors", lambda pipe, x: asked.append(len(x)) or posteriors(pipe, x)
+    )
     Cache(tiny_pipe, rows, tmp_path)
     assert last.read_bytes() == saved and asked == [4, 4]  # two lessons, mirrored too, before and after
 
@@ -96,7 +102,9 @@ def test_the_target_is_the_edited_image(tiny_pipe):
 
     target, source = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8)
     text = torch.randn(4, 7, 16)
-    loss = edit_loss(Oracle(), alpha_bar, source, target, text, torch.zeros(1, 7, 16), torch.Generator().manual_seed(0))
+    loss = edit_loss(
+        Oracle(), alpha_bar, source, target, text, torch.zeros(1, 7, 16), torch.Generator().manual_seed(0)
+    )
     assert loss < 1e-9 and seen["x"].shape[1] == unet.config.in_channels
 
 
@@ -121,14 +129,21 @@ def test_resumed_training_equals_undisturbed(tmp_path, muon):
 
 def test_muons_update_is_orthogonal():
     for shape in ((8, 24), (24, 8), (8, 8)):
-        singular = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        singular = torch.linalg.svdvals(
+            orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+        )
         assert 0.5 < singular.min() and singular.max() < 1.3
 
 
 def test_a_nan_loss_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="NaN"):
-        train_loop(lambda m, g, s: m(torch.full((1, 2), float("nan"))).sum(), torch.nn.Linear(2, 1), tmp_path,
-                   steps=60, lr=1)
+        train_loop(
+            lambda m, g, s: m(torch.full((1, 2), float("nan"))).sum(),
+            torch.nn.Linear(2, 1),
+            tmp_path,
+            steps=60,
+            lr=1,
+        )
 
 
 # -------------------------------------------------------------------------------------- train(), on a tiny model
@@ -136,11 +151,20 @@ def test_a_nan_loss_is_an_error(tmp_path):
 
 def lessons() -> list[dict]:
     """Eight pairs, always the same."""
-    made = [Image.frombytes("L", (32, 32), bytes((x * (k + 3) * 7) % 251 for x in range(1024))).convert("RGB")
-            for k in range(16)]
-    return [{"original_prompt": f"a cat {k // 2}", "original_image": a, "edit_prompt": f"make it {k}",
-             "edited_prompt": "a dog", "edited_image": b}
-            for k, (a, b) in enumerate(zip(made[::2], made[1::2], strict=True))]
+    made = [
+        Image.frombytes("L", (32, 32), bytes((x * (k + 3) * 7) % 251 for x in range(1024))).convert("RGB")
+        for k in range(16)
+    ]
+    return [
+        {
+            "original_prompt": f"a cat {k // 2}",
+            "original_image": a,
+            "edit_prompt": f"make it {k}",
+            "edited_prompt": "a dog",
+            "edited_image": b,
+        }
+        for k, (a, b) in enumerate(zip(made[::2], made[1::2], strict=True))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +172,9 @@ def tiny(tiny_pipe, tmp_path_factory):
     """(profile, lessons): a saved tiny painter, and eight pairs."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_pipe.save_pretrained(folder)
-    profile = get_profile("mini", text_to_image=str(folder), resolution=32, train_batch=8, train_steps=6, muon=False)
+    profile = get_profile(
+        "mini", text_to_image=str(folder), resolution=32, train_batch=8, train_steps=6, muon=False
+    )
     return profile, lessons()
 
 
@@ -160,8 +186,10 @@ def moved_alike(a, b, profile) -> bool:
     """Two runs went the same way from the start; AdamW turns the rounding of a zero gradient into a whole step, so
     single weights may differ."""
     start = new_editor(profile).unet.state_dict()
-    apart, way = (sum((x[name] - y[name]).float().square().sum() for name in start) for x, y in ((a, b), (a, start)))
-    return way > 0 and apart < 0.05 ** 2 * way
+    apart, way = (
+        sum((x[name] - y[name]).float().square().sum() for name in start) for x, y in ((a, b), (a, start))
+    )
+    return way > 0 and apart < 0.05**2 * way
 
 
 SCRIPT = """
@@ -182,8 +210,13 @@ def script(folder, *arguments, launch=()):
     path = folder / "train.py"
     path.write_text(SCRIPT)
     here = {"PYTHONPATH": str(Path(__file__).parent)}  # where SCRIPT finds the lessons
-    return subprocess.Popen([*(launch or [sys.executable]), str(path), *map(str, arguments)], start_new_session=True,
-                            stderr=subprocess.PIPE, text=True, env=os.environ | here)
+    return subprocess.Popen(
+        [*(launch or [sys.executable]), str(path), *map(str, arguments)],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | here,
+    )
 
 
 def test_killed_at_any_moment_and_run_again_gives_the_same_bits(tiny, tmp_path):
@@ -208,16 +241,34 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bits(tiny, tmp_path):
 
 def test_two_processes_learn_what_one_learns(tiny, tmp_path):
     """`accelerate launch` with two CPU processes and the same global batch: the same losses."""
-    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-              "--num_cpu_threads_per_process", "1"]
-    jobs = {"one": script(tmp_path, tiny[0].text_to_image, tmp_path / "one", 4),
-            "two": script(tmp_path, tiny[0].text_to_image, tmp_path / "two", 4, launch=launch)}
+    launch = [
+        str(Path(sys.executable).with_name("accelerate")),
+        "launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+        "--num_cpu_threads_per_process",
+        "1",
+    ]
+    jobs = {
+        "one": script(tmp_path, tiny[0].text_to_image, tmp_path / "one", 4),
+        "two": script(tmp_path, tiny[0].text_to_image, tmp_path / "two", 4, launch=launch),
+    }
     losses = {}
     for name, job in jobs.items():
         assert job.wait(240) == 0, job.stderr.read()
-        losses[name] = [json.loads(line)["loss"]
-                        for line in (tmp_path / name / "work" / "log.jsonl").read_text().splitlines()]
+        losses[name] = [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "work" / "log.jsonl").read_text().splitlines()
+        ]
     assert len(losses["one"]) == 40
     assert_close(torch.tensor(losses["two"]), torch.tensor(losses["one"]), atol=1e-4, rtol=1e-4)
     assert moved_alike(weights(tmp_path / "one"), weights(tmp_path / "two"), tiny[0])
@@ -229,8 +280,12 @@ def test_a_batch_in_parts_and_checkpointing_change_nothing_but_memory(tiny, tmp_
     whole, log = train(rows, tmp_path / "a", profile, lr=1e-3)
     parts, log_parts = train(rows, tmp_path / "b", profile, lr=1e-3, accumulate=4, checkpointing=True)
     assert moved_alike(whole.unet.state_dict(), parts.unet.state_dict(), profile)
-    assert_close(torch.tensor([r["loss"] for r in log]), torch.tensor([r["loss"] for r in log_parts]), atol=1e-4,
-                 rtol=1e-4)
+    assert_close(
+        torch.tensor([r["loss"] for r in log]),
+        torch.tensor([r["loss"] for r in log_parts]),
+        atol=1e-4,
+        rtol=1e-4,
+    )
     with pytest.raises(ValueError, match="another run, with other lr"):
         train(rows, tmp_path / "a", profile, lr=2e-3)
     with pytest.raises(ValueError, match="no device xpu"):
@@ -245,7 +300,9 @@ def test_mixed_precision_learns_nearly_the_same_and_is_saved_whole(tiny, tmp_pat
     pipe, half = train(rows, tmp_path / "b", profile, lr=1e-3, mixed_precision="bf16")
     assert full != half and abs(full[0]["loss"] - half[0]["loss"]) < 0.02
     x, text = torch.randn(1, 8, 8, 8), torch.randn(1, 7, 16)
-    assert_close(pipe.unet(x, 5, text).sample, load_edit_pipeline(str(tmp_path / "b")).unet(x, 5, text).sample)
+    assert_close(
+        pipe.unet(x, 5, text).sample, load_edit_pipeline(str(tmp_path / "b")).unet(x, 5, text).sample
+    )
     assert list((tmp_path / "a" / "tensorboard").glob("events.*"))
 
 
@@ -262,7 +319,9 @@ def test_eight_bit_moments_learn_nearly_the_same_and_a_killed_run_goes_on(tmp_pa
             x = torch.randn(8, 96, generator=generator)
             return (m(x) - x).square().mean()
 
-        log = train_loop(loss, model, work, steps=20, lr=1e-2, eight_bit=eight_bit, stop_after=stop_after, keep=1)
+        log = train_loop(
+            loss, model, work, steps=20, lr=1e-2, eight_bit=eight_bit, stop_after=stop_after, keep=1
+        )
         return model, log
 
     plain, log = run(tmp_path / "a", False)
@@ -285,8 +344,10 @@ def test_only_the_last_checkpoints_are_kept_and_any_tool_reads_them(tiny, tmp_pa
 
 def test_without_dropout_nothing_is_left_out(tiny, tmp_path):
     """Only the dropped lessons differ: at a rate of 1/3 each, none is told everything."""
-    full, none = (train(tiny[1], tmp_path / str(rate), tiny[0], steps=1, lr=1e-3, dropout=rate)[1]
-                  for rate in (1 / 3, 0.0))
+    full, none = (
+        train(tiny[1], tmp_path / str(rate), tiny[0], steps=1, lr=1e-3, dropout=rate)[1]
+        for rate in (1 / 3, 0.0)
+    )
     assert full[0]["loss"] != none[0]["loss"]
     drop_text, drop_image = conditioning_dropout(1000, torch.Generator().manual_seed(0), 0.0)
     assert not drop_text.any() and not drop_image.any()
@@ -297,11 +358,24 @@ def test_a_folder_saved_by_the_stock_pipeline_can_be_edited_with_and_trained_on(
     torch.nn.init.normal_(stock.unet.conv_in.weight, std=0.1)  # an 8-channel editor of somebody else's
     stock.save_pretrained(tmp_path / "stock")
     image = tiny[1][0]["original_image"]
-    theirs = stock("make it 1", image=image, num_inference_steps=3, guidance_scale=2.0, image_guidance_scale=1.2,
-                   generator=torch.Generator().manual_seed(0), output_type="np").images[0]
+    theirs = stock(
+        "make it 1",
+        image=image,
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        image_guidance_scale=1.2,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images[0]
     ours = load_editor(str(tmp_path / "stock"), profile="mini")(
-        image, "make it 1", num_inference_steps=3, guidance_scale=2.0, image_guidance_scale=1.2, seed=0,
-        scheduler=type(stock.scheduler).__name__)
+        image,
+        "make it 1",
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        image_guidance_scale=1.2,
+        seed=0,
+        scheduler=type(stock.scheduler).__name__,
+    )
     assert np.abs(np.asarray(ours) / 255 - theirs).max() <= 1 / 255
     pipe, _ = train(tiny[1], tmp_path / "on", tiny[0], steps=1, lr=1e-4, start=tmp_path / "stock")
     assert_close(pipe.unet.conv_in.weight, stock.unet.conv_in.weight, atol=1e-3, rtol=0)
@@ -311,22 +385,41 @@ def test_our_pairs_feed_a_loop_with_the_stock_scripts_columns(tiny_pipe, tmp_pat
     """Written after diffusers' train_instruct_pix2pix.py: its column options, its preparation, its loss."""
     from datasets import load_dataset
 
-    from ip2p.pairs import encode_image, write_shard
+    from ip2p.common.images import encode_image
+    from ip2p.dataset.shards import write_shard
 
-    rows = [{**r, "seed": k, "original_image": encode_image(as_tensor([r["original_image"]])[0]),
-             "edited_image": encode_image(as_tensor([r["edited_image"]])[0])} for k, r in enumerate(lessons())]
+    rows = [
+        {
+            **r,
+            "seed": k,
+            "original_image": encode_image(as_tensor([r["original_image"]])[0]),
+            "edited_image": encode_image(as_tensor([r["edited_image"]])[0]),
+        }
+        for k, r in enumerate(lessons())
+    ]
     write_shard(tmp_path / "pairs-00000.parquet", rows)
-    data = load_dataset("parquet", data_files=str(tmp_path / "*.parquet"), split="train", cache_dir=str(tmp_path))
-    column = {"original_image_column": "original_image", "edit_prompt_column": "edit_prompt",
-              "edited_image_column": "edited_image"}
+    data = load_dataset(
+        "parquet", data_files=str(tmp_path / "*.parquet"), split="train", cache_dir=str(tmp_path)
+    )
+    column = {
+        "original_image_column": "original_image",
+        "edit_prompt_column": "edit_prompt",
+        "edited_image_column": "edited_image",
+    }
     unet, vae = widen_input(copy.deepcopy(tiny_pipe.unet)).train(), tiny_pipe.vae
     noise_scheduler = DDPMScheduler.from_config(tiny_pipe.scheduler.config)
     optimizer, losses = torch.optim.AdamW(unet.parameters(), lr=1e-3), []
     for _ in range(12):
         batch = data[:4]
-        pixels = [torch.stack([torch.tensor(np.array(i.convert("RGB"))).permute(2, 0, 1) / 127.5 - 1
-                               for i in batch[column[name]]])
-                  for name in ("edited_image_column", "original_image_column")]
+        pixels = [
+            torch.stack(
+                [
+                    torch.tensor(np.array(i.convert("RGB"))).permute(2, 0, 1) / 127.5 - 1
+                    for i in batch[column[name]]
+                ]
+            )
+            for name in ("edited_image_column", "original_image_column")
+        ]
         with torch.no_grad():
             latents = vae.encode(pixels[0]).latent_dist.mean * vae.config.scaling_factor
             original = vae.encode(pixels[1]).latent_dist.mode()
@@ -364,15 +457,22 @@ def test_validation_leaves_a_sheet_and_figures(tiny, tmp_path):
 
 def test_augmentation_is_the_same_for_both_pictures():
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen = [paired_augmentation(picture.repeat(2, 1, 1, 1), torch.Generator().manual_seed(k), 32) for k in range(40)]
+    seen = [
+        paired_augmentation(picture.repeat(2, 1, 1, 1), torch.Generator().manual_seed(k), 32)
+        for k in range(40)
+    ]
     assert all(torch.equal(a, b) for a, b in seen) and len({x.sum().item() for x in seen}) > 20
     assert all(x.shape == (2, 3, 32, 32) and 0 <= x.min() and x.max() <= 1 for x in seen)
     ramp = torch.linspace(0, 1, 32).expand(2, 3, 32, 32)
-    rising = [paired_augmentation(ramp, torch.Generator().manual_seed(k), 32)[0, 0, 0].diff().mean() > 0
-              for k in range(60)]
+    rising = [
+        paired_augmentation(ramp, torch.Generator().manual_seed(k), 32)[0, 0, 0].diff().mean() > 0
+        for k in range(60)
+    ]
     assert 15 < sum(rising) < 45  # mirrored about half of the time, and never where it is forbidden
-    assert all(paired_augmentation(ramp, torch.Generator().manual_seed(k), 32, flip=False)[0, 0, 0].diff().mean() > 0
-               for k in range(20))
+    assert all(
+        paired_augmentation(ramp, torch.Generator().manual_seed(k), 32, flip=False)[0, 0, 0].diff().mean() > 0
+        for k in range(20)
+    )
     assert SIDES.search("move it to the Left") and SIDES.search("a cat right of a tree")
     assert not SIDES.search("brighten it")
 

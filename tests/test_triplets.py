@@ -5,27 +5,22 @@ import random
 
 import pytest
 
-from ip2p.profiles import DATA
-from ip2p.triplets import (
+from ip2p.cli import main
+from ip2p.dataset.checks import check, follows, mix, near_duplicates, problems, retell
+from ip2p.dataset.triplets import (
     DELIMITER,
     PROMPT_END,
     SEED_TRIPLETS,
     STOP,
-    check,
-    follows,
     from_completion,
-    main,
-    mix,
-    near_duplicates,
-    problems,
     read_captions,
     read_triplets,
-    retell,
     to_completion,
     to_prompt,
     write_chats,
     write_triplets,
 )
+from ip2p.paths import DATA
 
 OPEN = DATA / "triplets" / "open.jsonl"
 NIGHT = {"input": "a red cat in a field", "edit": "make it night", "output": "a red cat in a field at night"}
@@ -45,9 +40,19 @@ def test_format_is_the_authors_and_comes_back():
     assert few.startswith(prompt + completion) and few.endswith(BLUE["input"] + PROMPT_END)
 
 
-@pytest.mark.parametrize("answer", [
-    "", STOP, "make it night" + STOP, f"make it night{DELIMITER}a cat at ni", f"{DELIMITER}a cat{STOP}",
-    f"make it night{DELIMITER}{STOP}", f"one{DELIMITER}two{DELIMITER}three{STOP}", f"a\nb{DELIMITER}c{STOP}"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        STOP,
+        "make it night" + STOP,
+        f"make it night{DELIMITER}a cat at ni",
+        f"{DELIMITER}a cat{STOP}",
+        f"make it night{DELIMITER}{STOP}",
+        f"one{DELIMITER}two{DELIMITER}three{STOP}",
+        f"a\nb{DELIMITER}c{STOP}",
+    ],
+)
 def test_malformed_answers_say_why(answer):
     with pytest.raises(ValueError, match="the "):
         from_completion("a cat", answer)
@@ -64,13 +69,18 @@ def test_triplets_come_back_from_disk_and_caption_is_read_as_input(tmp_path):
     assert read_triplets(path) == [french, BLUE, {"input": "a cat", "edit": "b", "output": "c"}]
 
 
-@pytest.mark.parametrize("line, what", [
-    (b'{"input": "a", "edit": "b", "out', "not JSON"), (b'["a", "b", "c"]', "list"),
-    (b'{"input": "a", "edit": "b"}', "'output' is missing"),
-    (b'{"edit": "b", "output": "c"}', "'input' is missing"),
-    (b'{"input": "a", "edit": 3, "output": "c"}', "'edit' is 3"),
-    (b'{"input": " ", "edit": "b", "output": "c"}', "' '"),
-    (b'{"input": "caf\xe9", "edit": "b", "output": "c"}', "UTF-8")])
+@pytest.mark.parametrize(
+    "line, what",
+    [
+        (b'{"input": "a", "edit": "b", "out', "not JSON"),
+        (b'["a", "b", "c"]', "list"),
+        (b'{"input": "a", "edit": "b"}', "'output' is missing"),
+        (b'{"edit": "b", "output": "c"}', "'input' is missing"),
+        (b'{"input": "a", "edit": 3, "output": "c"}', "'edit' is 3"),
+        (b'{"input": " ", "edit": "b", "output": "c"}', "' '"),
+        (b'{"input": "caf\xe9", "edit": "b", "output": "c"}', "UTF-8"),
+    ],
+)
 def test_wrong_line_is_named(tmp_path, line, what):
     path = tmp_path / "t.jsonl"
     path.write_bytes(json.dumps(NIGHT).encode() + b"\n\n" + line + b"\n" + json.dumps(BLUE).encode())
@@ -98,29 +108,37 @@ def test_hand_written_triplets_are_all_good():
     assert not [row for row in bad if row[0] != "unsaid"] and len(bad) <= 26
 
 
-@pytest.mark.parametrize("edit, output, reason", [
-    ("make it night", "a red cat with a hat in a meadow at night", None),
-    ("make it night", "a red cat with a hat in a meadow", "no-op"),
-    ("give it a cap", "in a field, a red kitten wearing a hat.", "no-op"),
-    ("make it a dragon", "a red dragon with a hat in a meadow", "out-of-world"),
-    ("move it", "a red cat with a hat", "out-of-world"),
-    ("make it blue", "a green cat with a hat in a meadow", "inconsistent"),
-    ("swap the cat for a dog", "a blue cat with a hat in a meadow", "inconsistent"),
-    ("make it night", "a blue cat with a hat in a meadow at night", "inconsistent"),
-    ("make it a blue cat at night", "a blue cat with a hat in a meadow at night", None),
-    ("let it snow", "a red cat with a hat on the beach", "inconsistent"),
-    ("take the red cat's hat off", "a red cat in a meadow", None),
-    ("make the cat bigger", "a big red cat with a hat in a meadow", None),
-    ("trade it for a computer", "a pencil sketch of a red cat with a hat in a meadow", "unsaid"),
-    ("revise the cat", "a red cat with a hat on the right in a meadow", "unsaid"),
-    ("two of them", "two red cats with hats in a meadow", None),
-    ("three please", "two red cats with hats in a meadow", "unsaid"),
-    ("I'd like the hat", "a red cat in a meadow", "unsaid"),
-    ("no hat", "a red cat in a meadow", None),
-    ("make the cat smaller", "a big red cat with a hat in a meadow", "unsaid"),
-    ("no snow, make it rain", "a red cat with a hat in a snowy meadow", "inconsistent"),
-    ("a red cat with a hat in a meadow at night", "a red cat with a hat in a meadow at night", "malformed"),
-    ("...", "a red cat with a hat in a meadow at night", "malformed")])
+@pytest.mark.parametrize(
+    "edit, output, reason",
+    [
+        ("make it night", "a red cat with a hat in a meadow at night", None),
+        ("make it night", "a red cat with a hat in a meadow", "no-op"),
+        ("give it a cap", "in a field, a red kitten wearing a hat.", "no-op"),
+        ("make it a dragon", "a red dragon with a hat in a meadow", "out-of-world"),
+        ("move it", "a red cat with a hat", "out-of-world"),
+        ("make it blue", "a green cat with a hat in a meadow", "inconsistent"),
+        ("swap the cat for a dog", "a blue cat with a hat in a meadow", "inconsistent"),
+        ("make it night", "a blue cat with a hat in a meadow at night", "inconsistent"),
+        ("make it a blue cat at night", "a blue cat with a hat in a meadow at night", None),
+        ("let it snow", "a red cat with a hat on the beach", "inconsistent"),
+        ("take the red cat's hat off", "a red cat in a meadow", None),
+        ("make the cat bigger", "a big red cat with a hat in a meadow", None),
+        ("trade it for a computer", "a pencil sketch of a red cat with a hat in a meadow", "unsaid"),
+        ("revise the cat", "a red cat with a hat on the right in a meadow", "unsaid"),
+        ("two of them", "two red cats with hats in a meadow", None),
+        ("three please", "two red cats with hats in a meadow", "unsaid"),
+        ("I'd like the hat", "a red cat in a meadow", "unsaid"),
+        ("no hat", "a red cat in a meadow", None),
+        ("make the cat smaller", "a big red cat with a hat in a meadow", "unsaid"),
+        ("no snow, make it rain", "a red cat with a hat in a snowy meadow", "inconsistent"),
+        (
+            "a red cat with a hat in a meadow at night",
+            "a red cat with a hat in a meadow at night",
+            "malformed",
+        ),
+        ("...", "a red cat with a hat in a meadow at night", "malformed"),
+    ],
+)
 def test_check(edit, output, reason):
     assert check({"input": "a red cat with a hat in a meadow", "edit": edit, "output": output}) == reason
 
@@ -159,27 +177,45 @@ def test_the_open_captions_are_2000_and_no_lesson():
     assert near_duplicates([t["input"] for t in lessons] + captions) == []
 
 
-@pytest.mark.parametrize("caption, edit, output, good", [
-    ("photograph of a girl riding a horse", "have her ride a dragon", "photograph of a girl riding a dragon", True),
-    ("a harbour at dusk", "make it winter", "a harbour at dusk in winter", True),
-    ("a man with an umbrella on a bridge", "remove the umbrella", "a man on a bridge", True),
-    ("a harbour at dusk", "make it winter", "a harbour at dusk in summer", False),
-    ("a harbour at dusk", "remove the lighthouse", "a harbour", False),
-    ("a harbour at dusk with many boats", "make it winter", "winter", False)])
+@pytest.mark.parametrize(
+    "caption, edit, output, good",
+    [
+        (
+            "photograph of a girl riding a horse",
+            "have her ride a dragon",
+            "photograph of a girl riding a dragon",
+            True,
+        ),
+        ("a harbour at dusk", "make it winter", "a harbour at dusk in winter", True),
+        ("a man with an umbrella on a bridge", "remove the umbrella", "a man on a bridge", True),
+        ("a harbour at dusk", "make it winter", "a harbour at dusk in summer", False),
+        ("a harbour at dusk", "remove the lighthouse", "a harbour", False),
+        ("a harbour at dusk with many boats", "make it winter", "winter", False),
+    ],
+)
 def test_follows(caption, edit, output, good):
     assert follows({"input": caption, "edit": edit, "output": output}) == good
 
 
-def test_the_checker_names_what_is_wrong(tmp_path, capsys, monkeypatch):
-    bad = [{"input": "a man with an umbrella on a bridge", "edit": "snow please", "output": "a man on a bridge"},
-           {"input": "a man with his umbrella on the bridge", "edit": "Snow, please!", "output": "the same in snow"},
-           {"input": "a harbour at dusk", "edit": "a nicer one", "output": "A harbour at dusk."}]
+def test_the_checker_names_what_is_wrong(tmp_path, capsys):
+    bad = [
+        {"input": "a man with an umbrella on a bridge", "edit": "snow please", "output": "a man on a bridge"},
+        {
+            "input": "a man with his umbrella on the bridge",
+            "edit": "Snow, please!",
+            "output": "the same in snow",
+        },
+        {"input": "a harbour at dusk", "edit": "a nicer one", "output": "A harbour at dusk."},
+    ]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(t) + "\n" for t in [*bad, NIGHT]))
-    monkeypatch.setattr("sys.argv", ["triplets", str(tmp_path / "t.jsonl"), "--chat", str(tmp_path / "chat.jsonl")])
-    assert main() == 1
+    assert main(["triplets", "check", str(tmp_path / "t.jsonl"), "--chat", str(tmp_path / "chat.jsonl")]) == 1
     printed = capsys.readouterr().out
-    for sentence in ("line 1: the edited caption does not follow", "line 3: no-op", "'Snow, please!' stands in line 1",
-                     "lines 1 and 2: near-duplicate"):
+    for sentence in (
+        "line 1: the edited caption does not follow",
+        "line 3: no-op",
+        "'Snow, please!' stands in line 1",
+        "lines 1 and 2: near-duplicate",
+    ):
         assert sentence in printed
     assert "line 4" not in printed
     chat = json.loads((tmp_path / "chat.jsonl").read_text().splitlines()[-1])["messages"]
@@ -189,4 +225,6 @@ def test_the_checker_names_what_is_wrong(tmp_path, capsys, monkeypatch):
 
 def test_chats_are_one_a_line(tmp_path):
     write_chats(tmp_path / "c.jsonl", [NIGHT, BLUE])
-    assert [len(json.loads(line)["messages"]) for line in (tmp_path / "c.jsonl").read_text().splitlines()] == [3, 3]
+    assert [
+        len(json.loads(line)["messages"]) for line in (tmp_path / "c.jsonl").read_text().splitlines()
+    ] == [3, 3]

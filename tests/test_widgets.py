@@ -12,8 +12,8 @@ from PIL import Image
 
 from ip2p.editing import Editor
 from ip2p.profiles import get_profile
+from ip2p.teaching.explorer import EditExplorer, enlarged
 from ip2p.training import new_editor
-from ip2p.widgets import EditExplorer, enlarged
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,16 @@ def test_it_starts_with_an_edit_at_the_editors_defaults(explorer, editor, image)
     assert opened(explorer.after.value).shape == (64, 64, 3)
 
 
-@pytest.mark.parametrize("control, value, argument", [
-    ("guidance_scale", 9.0, "guidance_scale"), ("image_guidance_scale", 0.5, "image_guidance_scale"),
-    ("seed", 7, "seed"), ("steps", 5, "num_inference_steps"),
-    ("instruction", "make it night", "instruction")])
+@pytest.mark.parametrize(
+    "control, value, argument",
+    [
+        ("guidance_scale", 9.0, "guidance_scale"),
+        ("image_guidance_scale", 0.5, "image_guidance_scale"),
+        ("seed", 7, "seed"),
+        ("steps", 5, "num_inference_steps"),
+        ("instruction", "make it night", "instruction"),
+    ],
+)
 def test_moving_a_control_edits_with_it(explorer, editor, image, control, value, argument):
     before = explorer.after.value
     getattr(explorer, control).value = value
@@ -132,7 +138,9 @@ def test_a_newer_wish_replaces_the_one_that_is_painted(explorer, editor, image):
     finally:
         del editor.pipe.unet.forward
     assert explorer.output == editor(image, "make it day", seed=3)
-    assert painted.count(max(painted)) >= 3 and len(painted) < 3 + 3, "the replaced wish was painted to its end"
+    assert painted.count(max(painted)) >= 3 and len(painted) < 3 + 3, (
+        "the replaced wish was painted to its end"
+    )
 
 
 def test_undo_while_painting_and_editing_further_in_a_running_kernel(explorer):
@@ -156,7 +164,9 @@ def test_undo_goes_back_with_controls_and_input(explorer, editor, image):
     explorer.guidance_scale.value = 9.0
     second = explorer.output
     explorer.next.click()
-    assert (opened(explorer.before.value) == opened(enlarged(second, 64))).all() and explorer.instruction.value == ""
+    assert (
+        opened(explorer.before.value) == opened(enlarged(second, 64))
+    ).all() and explorer.instruction.value == ""
     explorer.instruction.value = "make it night"
     assert explorer.output == editor(second, "make it night", guidance_scale=9.0, seed=0)
     explorer.back.click()
@@ -170,9 +180,15 @@ def test_undo_goes_back_with_controls_and_input(explorer, editor, image):
 
 def test_the_code_paints_the_same_picture(explorer, editor, image, tmp_path, monkeypatch):
     image.save(tmp_path / "cat.png")
-    explorer.upload.value = ({"name": "cat.png", "type": "image/png", "size": 1,
-                              "content": memoryview((tmp_path / "cat.png").read_bytes()),
-                              "last_modified": datetime.now()},)
+    explorer.upload.value = (
+        {
+            "name": "cat.png",
+            "type": "image/png",
+            "size": 1,
+            "content": memoryview((tmp_path / "cat.png").read_bytes()),
+            "last_modified": datetime.now(),
+        },
+    )
     explorer.next.click()
     explorer.instruction.value = "make it night"
     monkeypatch.chdir(tmp_path)
@@ -183,15 +199,29 @@ def test_the_code_paints_the_same_picture(explorer, editor, image, tmp_path, mon
 
 def test_an_upload_that_is_no_picture_is_one_sentence(explorer):
     output = explorer.output
-    explorer.upload.value = ({"name": "bad.png", "type": "image/png", "size": 3, "content": memoryview(b"abc"),
-                              "last_modified": datetime.now()},)
-    assert explorer.message.value.startswith("Bad.png cannot be read as an image") and explorer.output is output
+    explorer.upload.value = (
+        {
+            "name": "bad.png",
+            "type": "image/png",
+            "size": 3,
+            "content": memoryview(b"abc"),
+            "last_modified": datetime.now(),
+        },
+    )
+    assert (
+        explorer.message.value.startswith("Bad.png cannot be read as an image") and explorer.output is output
+    )
 
 
 def test_pictures_to_choose_from(editor, image, tmp_path):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
-    explorer = EditExplorer(editor, image, "make it day", size=64, pictures={"red": tmp_path / "red.png",
-                                                                            "gone": tmp_path / "gone.png"})
+    explorer = EditExplorer(
+        editor,
+        image,
+        "make it day",
+        size=64,
+        pictures={"red": tmp_path / "red.png", "gone": tmp_path / "gone.png"},
+    )
     explorer.picker.value = "red"
     assert (opened(explorer.before.value) == (255, 0, 0)).all()
     assert explorer.output == editor(Image.new("RGB", (20, 20), "red"), "make it day")
@@ -203,7 +233,9 @@ def test_before_and_after_in_one_frame(explorer):
     after = opened(explorer.after.value)
     explorer.wipe.value = 0.5
     mixed = opened(explorer.after.value)
-    assert (mixed[:, :32] == opened(explorer.before.value)[:, :32]).all() and (mixed[:, 32:] == after[:, 32:]).all()
+    assert (mixed[:, :32] == opened(explorer.before.value)[:, :32]).all() and (
+        mixed[:, 32:] == after[:, 32:]
+    ).all()
 
 
 def test_both_scales_and_save(explorer, tmp_path, monkeypatch):
@@ -216,7 +248,7 @@ def test_both_scales_and_save(explorer, tmp_path, monkeypatch):
 
 
 def test_frames_follow_the_slider_and_leave_a_labelled_sheet():
-    from ip2p.widgets import Frames
+    from ip2p.teaching.explorer import Frames
 
     frames = Frames({f"p = {i}": Image.new("RGB", (40, 20), (i, 0, 0)) for i in range(3)}, "at")
     first = frames.picture.value

@@ -25,10 +25,34 @@ from ip2p.miniworld.scene import (
 )
 
 __all__ = [
-    "ATTRIBUTES", "COLOURS", "COUNTS", "EDIT_KINDS", "EXTRAS", "KINDS", "MIXES", "PLACES", "POSITIONS",
-    "SIZES", "STYLES", "TIMES", "WEATHERS", "Scene", "caption", "difference", "edit", "edit_kind",
-    "instruction", "parse", "random_edit", "random_scene", "render", "render_mask",
-    "edit_success", "judge", "preservation", "valid_pair",
+    "ATTRIBUTES",
+    "COLOURS",
+    "COUNTS",
+    "EDIT_KINDS",
+    "EXTRAS",
+    "KINDS",
+    "MIXES",
+    "PLACES",
+    "POSITIONS",
+    "SIZES",
+    "STYLES",
+    "TIMES",
+    "WEATHERS",
+    "Scene",
+    "caption",
+    "difference",
+    "edit",
+    "edit_kind",
+    "instruction",
+    "parse",
+    "random_edit",
+    "random_scene",
+    "render",
+    "render_mask",
+    "edit_success",
+    "judge",
+    "preservation",
+    "valid_pair",
 ]
 
 

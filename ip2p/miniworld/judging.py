@@ -18,8 +18,10 @@ from PIL import Image
 from torch import nn
 
 from ip2p.miniworld.scene import ATTRIBUTES, Scene, difference
+from ip2p.paths import DATA
 
-FOLDER = Path(__file__).parents[2] / "data" / "models" / "mini-judge"
+FOLDER = DATA / "models" / "mini-judge"
+
 SIZE = 64
 
 
@@ -43,11 +45,19 @@ class Judge(nn.Module):
 
     def __init__(self, channels: tuple[int, ...] = (32, 48, 96, 112), squeeze: int = 64, width: int = 128):
         super().__init__()
-        self.config = {"channels": list(channels), "squeeze": squeeze, "width": width,
-                       "attributes": {name: list(values) for name, values in ATTRIBUTES.items()}}
+        self.config = {
+            "channels": list(channels),
+            "squeeze": squeeze,
+            "width": width,
+            "attributes": {name: list(values) for name, values in ATTRIBUTES.items()},
+        }
         first, *rest = channels
-        layers = [nn.PixelUnshuffle(2), nn.Conv2d(12, first, 3, 1, 1, bias=False), nn.BatchNorm2d(first),
-                  nn.ReLU()]
+        layers = [
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, first, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+        ]
         for c_in, c_out in zip(channels, rest, strict=False):
             layers += [Block(c_in, c_out, 2), Block(c_out, c_out)]
         self.features = nn.Sequential(*layers)  # (B, 3, 64, 64) -> (B, c, 4, 4)
@@ -146,15 +156,19 @@ def preservation(before: dict | Scene, after: dict, changed: Iterable[str]) -> f
 
 def valid_pair(before: Scene, after: Scene, reading_0: dict, reading_1: dict) -> bool:
     """The edit succeeded in the second picture, and at least 90% of the others are read the same in both."""
-    return (edit_success(before, after, reading_1)
-            and preservation(reading_0, reading_1, difference(before, after)) >= 0.9)
+    return (
+        edit_success(before, after, reading_1)
+        and preservation(reading_0, reading_1, difference(before, after)) >= 0.9
+    )
 
 
 def outside_distance(image_0: Image.Image, image_1: Image.Image, mask: np.ndarray) -> float:
     """Mean absolute difference, in [0, 1], of the pixels outside `mask` (that of `render_mask`: what the edit
     changes); 0 where nothing lies outside."""
     height, width = mask.shape
-    a, b = (np.asarray(i.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), np.float32)
-            for i in (image_0, image_1))
+    a, b = (
+        np.asarray(i.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), np.float32)
+        for i in (image_0, image_1)
+    )
     outside = ~np.asarray(mask, bool)
     return float(np.abs(a - b)[outside].mean() / 255) if outside.any() else 0.0

@@ -10,16 +10,27 @@ from PIL import Image, ImageDraw
 Colour = tuple[int, int, int]
 
 COLOUR_RGB: dict[str, Colour] = {
-    "red": (218, 38, 40), "orange": (250, 135, 22), "yellow": (255, 220, 52), "green": (52, 164, 72),
-    "blue": (42, 104, 222), "purple": (132, 66, 188), "pink": (255, 142, 192), "white": (252, 250, 246),
+    "red": (218, 38, 40),
+    "orange": (250, 135, 22),
+    "yellow": (255, 220, 52),
+    "green": (52, 164, 72),
+    "blue": (42, 104, 222),
+    "purple": (132, 66, 188),
+    "pink": (255, 142, 192),
+    "white": (252, 250, 246),
 }
 # Light colours have a shade of their own: plain darkening would turn them into another colour.
 SHADE_RGB = {
-    COLOUR_RGB["orange"]: (222, 96, 16), COLOUR_RGB["yellow"]: (242, 178, 30),
-    COLOUR_RGB["pink"]: (238, 100, 164), COLOUR_RGB["white"]: (200, 202, 220),
+    COLOUR_RGB["orange"]: (222, 96, 16),
+    COLOUR_RGB["yellow"]: (242, 178, 30),
+    COLOUR_RGB["pink"]: (238, 100, 164),
+    COLOUR_RGB["white"]: (200, 202, 220),
 }
+
 DARK, WHITE, GREY, CREAM = (44, 36, 50), (255, 255, 255), (150, 154, 168), (250, 236, 208)
+
 BEAK, GLASS, LAMP, ROSE = (246, 160, 44), (176, 222, 244), (255, 226, 110), (244, 140, 150)
+
 OBJECT_LABEL = 200  # labels from here on are objects and extras, below it the background
 
 
@@ -56,8 +67,12 @@ class Canvas:
 
     def ellipse(self, x, y, rx, ry, fill, label=None, grow=0.0):
         p = self.px
-        box = [round((x - rx - grow) * p), round((y - ry - grow) * p), round((x + rx + grow) * p) - 1,
-               round((y + ry + grow) * p) - 1]
+        box = [
+            round((x - rx - grow) * p),
+            round((y - ry - grow) * p),
+            round((x + rx + grow) * p) - 1,
+            round((y + ry + grow) * p) - 1,
+        ]
         if box[2] >= box[0] and box[3] >= box[1]:
             for draw, ink in self._both(fill, label):
                 draw.ellipse(box, fill=ink)
@@ -104,8 +119,19 @@ class Pen:
 
     def soft(self, x0, y0, x1, y1, fill=None, edge=True, r=0.08):
         """A rectangle with cut and smoothed corners."""
-        self.poly((x0 + r, y0), (x1 - r, y0), (x1, y0 + r), (x1, y1 - r), (x1 - r, y1), (x0 + r, y1),
-                  (x0, y1 - r), (x0, y0 + r), fill=fill, edge=edge, round=True)
+        self.poly(
+            (x0 + r, y0),
+            (x1 - r, y0),
+            (x1, y0 + r),
+            (x1, y1 - r),
+            (x1 - r, y1),
+            (x0 + r, y1),
+            (x0, y1 - r),
+            (x0, y0 + r),
+            fill=fill,
+            edge=edge,
+            round=True,
+        )
 
     def line(self, *points, width=0.05, fill=None, edge=True):
         self.shapes.append(("line", (smooth(points, False), width), fill or self.body, edge))
@@ -116,22 +142,27 @@ class Pen:
 
     def mirror(self):
         """Turns a drawing of lines and polygons round, so that it faces left."""
+
         def flip(points):
             return tuple((1 - x, y) for x, y in points)
 
-        self.shapes = [(kind, flip(args) if kind == "poly" else (flip(args[0]), args[1]), fill, edge)
-                       for kind, args, fill, edge in self.shapes]
+        self.shapes = [
+            (kind, flip(args) if kind == "poly" else (flip(args[0]), args[1]), fill, edge)
+            for kind, args, fill, edge in self.shapes
+        ]
 
-    def draw(self, canvas: Canvas, left: float, top: float, unit: float, outer: float, inner: float,
-             outline=None):
+    def draw(
+        self, canvas: Canvas, left: float, top: float, unit: float, outer: float, inner: float, outline=None
+    ):
         """`outer`, `inner`: width of the outline around all and around each part, as shares of the side."""
         rim, outline = self.tint(outline or self.rim), self.tint(outline or self.line_colour)
 
         def put(kind, args, fill, grow):
             if kind == "ellipse":
                 x, y, rx, ry = args
-                canvas.ellipse(left + x * unit, top + y * unit, rx * unit, ry * unit, fill, OBJECT_LABEL,
-                               grow)
+                canvas.ellipse(
+                    left + x * unit, top + y * unit, rx * unit, ry * unit, fill, OBJECT_LABEL, grow
+                )
             else:
                 points = [(left + x * unit, top + y * unit) for x, y in (args if kind == "poly" else args[0])]
                 if kind == "poly":
@@ -160,8 +191,13 @@ def cat(p: Pen):
     p.ellipse(0.5, 0.4, 0.37, 0.27)
     for s in (-1, 1):
         for dy in (0.0, 0.07):
-            p.line((0.5 + s * 0.24, 0.47 + dy / 2), (0.5 + s * 0.46, 0.45 + dy), width=0.025, fill=DARK,
-                   edge=False)
+            p.line(
+                (0.5 + s * 0.24, 0.47 + dy / 2),
+                (0.5 + s * 0.46, 0.45 + dy),
+                width=0.025,
+                fill=DARK,
+                edge=False,
+            )
         p.eye(0.5 + s * 0.17, 0.38, 0.075)
     for x in (0.42, 0.5, 0.58):
         p.line((x, 0.15), (x, 0.24), width=0.04, fill=p.shade, edge=False)
@@ -186,8 +222,14 @@ def dog(p: Pen):
 
 def rabbit(p: Pen):
     for s in (-1, 1):
-        p.poly((0.5 + s * 0.05, 0.4), (0.5 + s * 0.07, 0.02), (0.5 + s * 0.22, -0.04), (0.5 + s * 0.26, 0.12),
-               (0.5 + s * 0.2, 0.4), round=True)
+        p.poly(
+            (0.5 + s * 0.05, 0.4),
+            (0.5 + s * 0.07, 0.02),
+            (0.5 + s * 0.22, -0.04),
+            (0.5 + s * 0.26, 0.12),
+            (0.5 + s * 0.2, 0.4),
+            round=True,
+        )
         p.ellipse(0.5 + s * 0.155, 0.19, 0.04, 0.13, ROSE, edge=False)
     p.ellipse(0.8, 0.86, 0.09, 0.08, WHITE)
     p.ellipse(0.5, 0.78, 0.28, 0.22)
@@ -206,12 +248,30 @@ def duck(p: Pen):
     for x in (0.42, 0.58):
         p.line((x, 0.86), (x, 0.97), (x + 0.09, 0.98), width=0.05, fill=BEAK)
     p.poly((0.78, 0.22), (0.99, 0.27), (0.99, 0.36), (0.78, 0.38), fill=BEAK, round=True)
-    p.poly((0.0, 0.38), (0.2, 0.52), (0.5, 0.5), (0.62, 0.36), (0.88, 0.42), (0.86, 0.76), (0.66, 0.93),
-           (0.3, 0.93), (0.08, 0.76), round=True)
+    p.poly(
+        (0.0, 0.38),
+        (0.2, 0.52),
+        (0.5, 0.5),
+        (0.62, 0.36),
+        (0.88, 0.42),
+        (0.86, 0.76),
+        (0.66, 0.93),
+        (0.3, 0.93),
+        (0.08, 0.76),
+        round=True,
+    )
     p.ellipse(0.66, 0.25, 0.2, 0.2)
     p.poly((0.55, 0.38), (0.76, 0.38), (0.8, 0.5), (0.56, 0.5), edge=False)
-    p.poly((0.14, 0.56), (0.4, 0.58), (0.62, 0.58), (0.62, 0.74), (0.42, 0.84), (0.24, 0.76), fill=p.shade,
-           round=True)
+    p.poly(
+        (0.14, 0.56),
+        (0.4, 0.58),
+        (0.62, 0.58),
+        (0.62, 0.74),
+        (0.42, 0.84),
+        (0.24, 0.76),
+        fill=p.shade,
+        round=True,
+    )
     p.eye(0.72, 0.21, 0.06)
 
 
@@ -220,12 +280,27 @@ def owl(p: Pen):
         p.ellipse(x, 0.97, 0.09, 0.04, BEAK)
     for s in (-1, 1):
         p.poly((0.5 + s * 0.36, 0.0), (0.5 + s * 0.36, 0.3), (0.5 + s * 0.05, 0.16))
-    p.poly((0.5, 0.08), (0.84, 0.08), (0.92, 0.44), (0.88, 0.86), (0.66, 1.0), (0.34, 1.0), (0.12, 0.86),
-           (0.08, 0.44),
-           (0.16, 0.08), round=True)
+    p.poly(
+        (0.5, 0.08),
+        (0.84, 0.08),
+        (0.92, 0.44),
+        (0.88, 0.86),
+        (0.66, 1.0),
+        (0.34, 1.0),
+        (0.12, 0.86),
+        (0.08, 0.44),
+        (0.16, 0.08),
+        round=True,
+    )
     for s in (-1, 1):
-        p.poly((0.5 + s * 0.38, 0.44), (0.5 + s * 0.5, 0.66), (0.5 + s * 0.34, 0.94), (0.5 + s * 0.24, 0.6),
-               fill=p.shade, round=True)
+        p.poly(
+            (0.5 + s * 0.38, 0.44),
+            (0.5 + s * 0.5, 0.66),
+            (0.5 + s * 0.34, 0.94),
+            (0.5 + s * 0.24, 0.6),
+            fill=p.shade,
+            round=True,
+        )
     p.ellipse(0.5, 0.76, 0.2, 0.19, p.light, edge=False)
     for x, y in ((0.41, 0.7), (0.59, 0.7), (0.5, 0.8)):
         p.line((x - 0.05, y), (x, y + 0.05), (x + 0.05, y), width=0.03, fill=p.shade, edge=False)
@@ -239,14 +314,23 @@ def elephant(p: Pen):
     p.line((0.06, 0.44), (0.01, 0.58), (0.04, 0.68), width=0.045, fill=p.shade)
     for x in (0.1, 0.26, 0.44, 0.56):
         p.soft(x, 0.6, x + 0.15, 1.0, r=0.03, fill=p.shade if x in (0.26, 0.56) else None)
-    p.poly((0.04, 0.3), (0.2, 0.18), (0.6, 0.2), (0.72, 0.5), (0.66, 0.82), (0.06, 0.82), (0.0, 0.56),
-           round=True)
+    p.poly(
+        (0.04, 0.3), (0.2, 0.18), (0.6, 0.2), (0.72, 0.5), (0.66, 0.82), (0.06, 0.82), (0.0, 0.56), round=True
+    )
     p.line((0.76, 0.4), (0.94, 0.46), (0.9, 0.94), (1.03, 0.9), width=0.13)
     p.poly((0.74, 0.56), (0.8, 0.6), (0.84, 0.56), (0.86, 0.7), (0.78, 0.68), fill=WHITE, round=True)
     p.ellipse(0.68, 0.37, 0.23, 0.23)
     p.poly((0.76, 0.4), (0.88, 0.4), (0.9, 0.56), (0.78, 0.54), edge=False)
-    p.poly((0.32, 0.16), (0.54, 0.1), (0.64, 0.34), (0.56, 0.62), (0.38, 0.64), (0.28, 0.4), fill=p.shade,
-           round=True)
+    p.poly(
+        (0.32, 0.16),
+        (0.54, 0.1),
+        (0.64, 0.34),
+        (0.56, 0.62),
+        (0.38, 0.64),
+        (0.28, 0.4),
+        fill=p.shade,
+        round=True,
+    )
     p.eye(0.76, 0.32, 0.06)
 
 
@@ -271,15 +355,29 @@ def robot(p: Pen):
 
 
 def rocket(p: Pen):
-    p.poly((0.36, 0.82), (0.64, 0.82), (0.58, 0.92), (0.5, 1.02), (0.42, 0.92), fill=(255, 150, 40),
-           round=True)
+    p.poly(
+        (0.36, 0.82), (0.64, 0.82), (0.58, 0.92), (0.5, 1.02), (0.42, 0.92), fill=(255, 150, 40), round=True
+    )
     p.poly((0.43, 0.82), (0.57, 0.82), (0.5, 0.95), fill=(255, 236, 130), edge=False)
     for s in (-1, 1):
-        p.poly((0.5 + s * 0.16, 0.5), (0.5 + s * 0.38, 0.72), (0.5 + s * 0.4, 0.98), (0.5 + s * 0.14, 0.82),
-               fill=p.shade)
-    p.poly((0.5, -0.08), (0.5, -0.08), (0.72, 0.2), (0.76, 0.5), (0.68, 0.86), (0.32, 0.86), (0.24, 0.5),
-           (0.28, 0.2),
-           round=True)
+        p.poly(
+            (0.5 + s * 0.16, 0.5),
+            (0.5 + s * 0.38, 0.72),
+            (0.5 + s * 0.4, 0.98),
+            (0.5 + s * 0.14, 0.82),
+            fill=p.shade,
+        )
+    p.poly(
+        (0.5, -0.08),
+        (0.5, -0.08),
+        (0.72, 0.2),
+        (0.76, 0.5),
+        (0.68, 0.86),
+        (0.32, 0.86),
+        (0.24, 0.5),
+        (0.28, 0.2),
+        round=True,
+    )
     p.poly((0.5, 0.0), (0.6, 0.08), (0.66, 0.19), (0.34, 0.19), (0.4, 0.08), fill=p.shade, edge=False)
     p.ellipse(0.5, 0.38, 0.14, 0.14, WHITE)
     p.ellipse(0.5, 0.38, 0.095, 0.095, p.window, edge=False)
@@ -305,9 +403,14 @@ def boat(p: Pen):
     p.poly((0.56, 0.5), (0.85, 0.5), (0.92, 0.64), (0.56, 0.64), fill=p.shade, edge=False)
     p.poly((0.43, 0.14), (0.43, 0.66), (0.1, 0.66), fill=p.light)
     p.poly((0.0, 0.72), (1.0, 0.72), (0.92, 0.88), (0.82, 1.0), (0.2, 1.0), (0.08, 0.88))
-    p.poly((0.04, 0.79), (0.96, 0.79), (0.94, 0.85), (0.06, 0.85),
-           fill=p.light if min(p.body) < 200 else p.shade,
-           edge=False)
+    p.poly(
+        (0.04, 0.79),
+        (0.96, 0.79),
+        (0.94, 0.85),
+        (0.06, 0.85),
+        fill=p.light if min(p.body) < 200 else p.shade,
+        edge=False,
+    )
 
 
 def house(p: Pen):
@@ -347,11 +450,30 @@ def tent(p: Pen):
 
 
 def mushroom(p: Pen):
-    p.poly((0.36, 0.5), (0.64, 0.5), (0.68, 0.78), (0.74, 0.94), (0.66, 1.02), (0.34, 1.02), (0.26, 0.94),
-           (0.32, 0.78),
-           fill=CREAM, round=True)
-    p.poly((0.0, 0.5), (0.06, 0.18), (0.34, 0.0), (0.66, 0.0), (0.94, 0.18), (1.0, 0.5), (0.86, 0.62),
-           (0.5, 0.64), (0.14, 0.62), round=True)
+    p.poly(
+        (0.36, 0.5),
+        (0.64, 0.5),
+        (0.68, 0.78),
+        (0.74, 0.94),
+        (0.66, 1.02),
+        (0.34, 1.02),
+        (0.26, 0.94),
+        (0.32, 0.78),
+        fill=CREAM,
+        round=True,
+    )
+    p.poly(
+        (0.0, 0.5),
+        (0.06, 0.18),
+        (0.34, 0.0),
+        (0.66, 0.0),
+        (0.94, 0.18),
+        (1.0, 0.5),
+        (0.86, 0.62),
+        (0.5, 0.64),
+        (0.14, 0.62),
+        round=True,
+    )
     spot = WHITE if min(p.body) < 200 else (214, 196, 196)
     for x, y, r in ((0.5, 0.2, 0.11), (0.22, 0.36, 0.085), (0.78, 0.36, 0.085), (0.5, 0.48, 0.07)):
         p.ellipse(x, y, r, r * 0.9, spot, edge=False)
@@ -362,8 +484,16 @@ def mushroom(p: Pen):
 
 def teapot(p: Pen):
     p.line((0.26, 0.48), (0.02, 0.44), (0.02, 0.8), (0.26, 0.8), width=0.085)
-    p.poly((0.7, 0.8), (0.74, 0.56), (0.86, 0.54), (0.9, 0.36), (1.02, 0.32), (0.96, 0.6), (0.84, 0.82),
-           round=True)
+    p.poly(
+        (0.7, 0.8),
+        (0.74, 0.56),
+        (0.86, 0.54),
+        (0.9, 0.36),
+        (1.02, 0.32),
+        (0.96, 0.6),
+        (0.84, 0.82),
+        round=True,
+    )
     p.soft(0.32, 0.92, 0.68, 1.0, r=0.03, fill=p.shade)
     p.ellipse(0.5, 0.66, 0.31, 0.3)
     p.ellipse(0.5, 0.38, 0.21, 0.09, p.shade)
@@ -376,22 +506,58 @@ def teapot(p: Pen):
 def umbrella(p: Pen):
     p.line((0.5, 0.4), (0.5, 0.94), (0.56, 1.0), (0.66, 0.98), (0.66, 0.88), width=0.055, fill=(120, 78, 50))
     p.line((0.5, 0.1), (0.5, 0.03), width=0.05, fill=(120, 78, 50))
-    dome = [(0.0, 0.54), (0.02, 0.36), (0.14, 0.18), (0.32, 0.09), (0.5, 0.07), (0.68, 0.09), (0.86, 0.18),
-            (0.98, 0.36),
-            (1.0, 0.54)]
-    hem = [(0.92, 0.48), (0.8, 0.48), (0.7, 0.56), (0.6, 0.48), (0.4, 0.48), (0.3, 0.56), (0.2, 0.48),
-           (0.08, 0.48)]
+    dome = [
+        (0.0, 0.54),
+        (0.02, 0.36),
+        (0.14, 0.18),
+        (0.32, 0.09),
+        (0.5, 0.07),
+        (0.68, 0.09),
+        (0.86, 0.18),
+        (0.98, 0.36),
+        (1.0, 0.54),
+    ]
+    hem = [
+        (0.92, 0.48),
+        (0.8, 0.48),
+        (0.7, 0.56),
+        (0.6, 0.48),
+        (0.4, 0.48),
+        (0.3, 0.56),
+        (0.2, 0.48),
+        (0.08, 0.48),
+    ]
     p.poly(*dome, *hem)
     for s in (-1, 1):
-        p.poly((0.5, 0.07), (0.5 + s * 0.24, 0.2), (0.5 + s * 0.2, 0.56), (0.5 + s * 0.4, 0.48),
-               (0.5 + s * 0.5, 0.54),
-               (0.5 + s * 0.47, 0.34), (0.5 + s * 0.3, 0.13), fill=p.shade, edge=False)
+        p.poly(
+            (0.5, 0.07),
+            (0.5 + s * 0.24, 0.2),
+            (0.5 + s * 0.2, 0.56),
+            (0.5 + s * 0.4, 0.48),
+            (0.5 + s * 0.5, 0.54),
+            (0.5 + s * 0.47, 0.34),
+            (0.5 + s * 0.3, 0.13),
+            fill=p.shade,
+            edge=False,
+        )
 
 
 # Each kind's painter and the point its hat sits on.
-KIND_DRAWING = { "cat": (cat, (0.5, 0.16)), "dog": (dog, (0.68, 0.13)), "rabbit": (rabbit, (0.5, 0.33)),
-                "duck": (duck, (0.66, 0.07)), "owl": (owl, (0.5, 0.11)), "elephant": (elephant, (0.68, 0.15)),
-                "robot": (robot, (0.5, 0.13)), "rocket": (rocket, (0.5, 0.05)), "car": (car, (0.52, 0.25)),
-                "boat": (boat, (0.48, 0.05)), "house": (house, (0.5, 0.1)), "castle": (castle, (0.5, 0.42)),
-                "tent": (tent, (0.5, 0.16)), "mushroom": (mushroom, (0.5, 0.03)),
-                "teapot": (teapot, (0.5, 0.22)), "umbrella": (umbrella, (0.5, 0.08)), }
+KIND_DRAWING = {
+    "cat": (cat, (0.5, 0.16)),
+    "dog": (dog, (0.68, 0.13)),
+    "rabbit": (rabbit, (0.5, 0.33)),
+    "duck": (duck, (0.66, 0.07)),
+    "owl": (owl, (0.5, 0.11)),
+    "elephant": (elephant, (0.68, 0.15)),
+    "robot": (robot, (0.5, 0.13)),
+    "rocket": (rocket, (0.5, 0.05)),
+    "car": (car, (0.52, 0.25)),
+    "boat": (boat, (0.48, 0.05)),
+    "house": (house, (0.5, 0.1)),
+    "castle": (castle, (0.5, 0.42)),
+    "tent": (tent, (0.5, 0.16)),
+    "mushroom": (mushroom, (0.5, 0.03)),
+    "teapot": (teapot, (0.5, 0.22)),
+    "umbrella": (umbrella, (0.5, 0.08)),
+}

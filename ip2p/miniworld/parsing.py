@@ -9,19 +9,32 @@ from ip2p.miniworld.scene import COLOURS, KINDS, PLACES, Scene
 # slot -> value -> its names. `_lexicon` adds the plurals of kinds, `SPELLINGS` the American spelling.
 NAMES: dict[str, dict] = {
     "kind": {
-        "cat": "cat|kitten|kitty|pussycat", "dog": "dog|puppy|pup|doggy|doggie|hound|pooch",
-        "rabbit": "rabbit|bunny|bunny rabbit|hare", "duck": "duck|duckling|ducky", "owl": "owl|owlet",
-        "elephant": "elephant", "robot": "robot|bot|droid|android",
+        "cat": "cat|kitten|kitty|pussycat",
+        "dog": "dog|puppy|pup|doggy|doggie|hound|pooch",
+        "rabbit": "rabbit|bunny|bunny rabbit|hare",
+        "duck": "duck|duckling|ducky",
+        "owl": "owl|owlet",
+        "elephant": "elephant",
+        "robot": "robot|bot|droid|android",
         "rocket": "rocket|rocket ship|rocketship|spaceship|space rocket",
-        "car": "car|automobile|motor car|motorcar", "boat": "boat|sailboat|sailing boat|ship|sailing ship",
-        "house": "house|cottage|home|hut", "castle": "castle|fortress|palace", "tent": "tent|camping tent",
-        "mushroom": "mushroom|toadstool", "teapot": "teapot|tea pot", "umbrella": "umbrella|parasol|brolly",
+        "car": "car|automobile|motor car|motorcar",
+        "boat": "boat|sailboat|sailing boat|ship|sailing ship",
+        "house": "house|cottage|home|hut",
+        "castle": "castle|fortress|palace",
+        "tent": "tent|camping tent",
+        "mushroom": "mushroom|toadstool",
+        "teapot": "teapot|tea pot",
+        "umbrella": "umbrella|parasol|brolly",
     },
     "colour": {
-        "red": "red|scarlet|crimson|bright red", "orange": "orange|tangerine|bright orange",
-        "yellow": "yellow|lemon yellow|bright yellow", "green": "green|emerald|emerald green|bright green",
-        "blue": "blue|azure|sky blue|bright blue", "purple": "purple|violet|lilac|bright purple",
-        "pink": "pink|rosy|rose pink|bright pink", "white": "white|snow white|bright white",
+        "red": "red|scarlet|crimson|bright red",
+        "orange": "orange|tangerine|bright orange",
+        "yellow": "yellow|lemon yellow|bright yellow",
+        "green": "green|emerald|emerald green|bright green",
+        "blue": "blue|azure|sky blue|bright blue",
+        "purple": "purple|violet|lilac|bright purple",
+        "pink": "pink|rosy|rose pink|bright pink",
+        "white": "white|snow white|bright white",
     },
     "size": {
         "small": "small|tiny|little|wee|mini|miniature",
@@ -29,16 +42,18 @@ NAMES: dict[str, dict] = {
         "medium": "medium|medium size|medium sized|mid sized|average sized|normal sized",
     },
     "count": {
-        1: "one|single|lone|1", 2: "two|a pair of|pair of|a couple of|couple of|2",
+        1: "one|single|lone|1",
+        2: "two|a pair of|pair of|a couple of|couple of|2",
         3: "three|a trio of|trio of|3",
     },
     "position": {
-        "left": "left|left side|left hand side", "right": "right|right side|right hand side",
+        "left": "left|left side|left hand side",
+        "right": "right|right side|right hand side",
         "centre": "middle|centre|centred",
     },
     "place": {
         "meadow": "meadow|green meadow|grassy meadow|field|green field|grassy field|grass|green grass|"
-                  "grassland|pasture",
+        "grassland|pasture",
         "beach": "beach|sandy beach|seaside|shore|seashore|coast|sea|ocean|seafront|shoreline",
         "desert": "desert|sandy desert|dune|dunes|sand dunes|desert sand",
         "mountains": "mountains|mountain|peaks|mountain peaks|mountainside|alps",
@@ -49,56 +64,70 @@ NAMES: dict[str, dict] = {
     "time": {
         "day": "day|daytime|day time|daylight|sunlit|midday|noon|morning|afternoon|sunlight",
         "sunset": "sunset|dusk|sundown|evening|twilight|golden hour|setting sun|sun sets|sun goes down|"
-                  "nightfall",
+        "nightfall",
         "night": "night|nighttime|night time|midnight|moonlit|moonlight|moon|starlit|stars|starry|"
-                 "after dark|starry sky|starry night|late night|darkness",
+        "after dark|starry sky|starry night|late night|darkness",
     },
     "weather": {
         "clear": "clear|clear weather|clear sky|clear skies|blue sky|blue skies|clear blue sky|"
-                 "fine weather|dry weather|cloudless|cloudless sky|sky is blue|good weather",
+        "fine weather|dry weather|cloudless|cloudless sky|sky is blue|good weather",
         "rain": "rain|rainy|raining|rains|rainfall|pouring|pouring rain|heavy rain|falling rain|rain falls|"
-                "rain falling|drizzle|downpour|wet|wet weather|rain clouds|rainy weather|rain is falling|"
-                "rainstorm",
+        "rain falling|drizzle|downpour|wet|wet weather|rain clouds|rainy weather|rain is falling|"
+        "rainstorm",
         "snow": "snow|snowy|snowing|snows|snowfall|falling snow|snow falls|snow falling|heavy snow|"
-                "snowflakes|wintry|snowy weather|winter|snow is falling|wintry weather|snowstorm",
+        "snowflakes|wintry|snowy weather|winter|snow is falling|wintry weather|snowstorm",
     },
     "style": {
         "illustration": "illustration|storybook illustration|picture book illustration|illustrated",
         "pencil sketch": "pencil sketch|sketch|pencil drawing|drawing|pencil|sketched|"
-                         "black and white pencil sketch|grey pencil sketch|drawn in pencil|"
-                         "sketched in pencil|pencils",
+        "black and white pencil sketch|grey pencil sketch|drawn in pencil|"
+        "sketched in pencil|pencils",
         "watercolour": "watercolour|watercolours|watercolour painting|painting|painted|aquarelle|"
-                       "painted in watercolour|water colour|water colours",
+        "painted in watercolour|water colour|water colours",
         "mosaic": "mosaic|tile mosaic|mosaic tiles|tiles|tiled|coloured tiles|little tiles|small tiles",
         "comic": "comic|comic book|comic strip|comic panel|comics|comic book panel|cartoon",
     },
     "extra": {
-        "hat": "hat|hats|party hat|top hat|cap", "balloon": "balloon|balloons", "flag": "flag|flags|flagpole",
+        "hat": "hat|hats|party hat|top hat|cap",
+        "balloon": "balloon|balloons",
+        "flag": "flag|flags|flagpole",
         "flowers": "flowers|flower|blossoms|bunch of flowers|flowers all around|wildflowers",
         "birds": "birds|bird|flock of birds|flying birds|birds overhead|birds flying overhead|"
-                 "birds flying by|birds flying|birds above|birds flying above|birds flying past",
+        "birds flying by|birds flying|birds above|birds flying above|birds flying past",
     },
     # How two objects stand. True: the one named first stands to the right of the other.
     "beside": {
         False: "next to|beside|alongside|near|close to|by|with|and|accompanied by|together with|"
-               "to the left of|left of|on the left of|standing by|standing next to|as well as|to its right|"
-               "on its right",
+        "to the left of|left of|on the left of|standing by|standing next to|as well as|to its right|"
+        "on its right",
         True: "to the right of|right of|on the right of",
     },
     "sunny": {True: "sunny|sunshine|bright sunshine"},
 }
+
 FRAME = "picture|image|scene|view|frame|page|landscape"
+
 LINKS = set(  # they end a run of adjectives
     "in on at under among amid up high front from during while as of to inside behind over against above "
-    "before around surrounded wearing holding carrying flying through".split())
+    "before around surrounded wearing holding carrying flying through".split()
+)
+
 FILLERS = set(
     "a an the is are it its there this that s here standing stands sitting sits parked stood seen shown set "
     "placed style version weather sky background some few several coloured size very cute lovely pretty "
     "beautiful nice just all them their falling softly gently being made out time light far side hand".split()
 ) | set(FRAME.split("|"))
+
 IGNORED = LINKS | FILLERS
-SPELLINGS = {"watercolor": "watercolour", "watercolors": "watercolours", "center": "centre",
-             "centered": "centred", "gray": "grey", "colored": "coloured"}
+
+SPELLINGS = {
+    "watercolor": "watercolour",
+    "watercolors": "watercolours",
+    "center": "centre",
+    "centered": "centred",
+    "gray": "grey",
+    "colored": "coloured",
+}
 
 
 def plurals(name: str) -> list[str]:
@@ -107,17 +136,25 @@ def plurals(name: str) -> list[str]:
 
 def _lexicon() -> dict[tuple[str, ...], tuple[str, object]]:
     """{words of a phrase: (slot, value)}."""
-    table = {tuple(name.split()): (slot, value) for slot, values in NAMES.items()
-             for value, names in values.items() for name in names.split("|")}
+    table = {
+        tuple(name.split()): (slot, value)
+        for slot, values in NAMES.items()
+        for value, names in values.items()
+        for name in names.split("|")
+    }
     for kind, names in NAMES["kind"].items():
         table |= {tuple(many.split()): ("kinds", kind) for name in names.split("|") for many in plurals(name)}
     for side in ("left", "right"):  # "on the right of the picture" is a position, not a neighbour
-        table |= {(*start.split(), side, "of", "the", frame): ("position", side)
-                  for frame in FRAME.split("|") for start in ("", "on the", "to the", "at the")}
+        table |= {
+            (*start.split(), side, "of", "the", frame): ("position", side)
+            for frame in FRAME.split("|")
+            for start in ("", "on the", "to the", "at the")
+        }
     return table
 
 
 LEXICON = _lexicon()
+
 LONGEST = max(map(len, LEXICON))
 
 
@@ -127,10 +164,10 @@ def _concepts(text: str) -> list[tuple[str, object, str]]:
     words = [SPELLINGS.get(word, word) for word in words]
     out, unknown, i = [], [], 0
     while i < len(words):
-        n = next((n for n in range(LONGEST, 0, -1) if tuple(words[i:i + n]) in LEXICON), 0)
-        phrase = " ".join(words[i:i + max(n, 1)])
+        n = next((n for n in range(LONGEST, 0, -1) if tuple(words[i : i + n]) in LEXICON), 0)
+        phrase = " ".join(words[i : i + max(n, 1)])
         if n:
-            out.append((*LEXICON[tuple(words[i:i + n])], phrase))
+            out.append((*LEXICON[tuple(words[i : i + n])], phrase))
         elif not phrase.isalnum():
             out.append(("comma", None, phrase))
         elif phrase in IGNORED:
@@ -150,11 +187,11 @@ def parse(text: str) -> Scene:
     missing, and where the caption contradicts itself or asks for what the world cannot hold.
     """
     objects: list[dict] = []  # {kind, colour, size, count} of the first and the second object
-    said: dict = {}           # place, time, ...
+    said: dict = {}  # place, time, ...
     extras: list[str] = []
-    waiting: dict = {}        # adjectives whose noun has not come yet
-    links: set[str] = set()   # "in", "under", ... directly before the noun phrase
-    open_phrase = False       # after an article: a comma may separate adjectives
+    waiting: dict = {}  # adjectives whose noun has not come yet
+    links: set[str] = set()  # "in", "under", ... directly before the noun phrase
+    open_phrase = False  # after an article: a comma may separate adjectives
     swap = False
 
     def put(target: dict, slot: str, value, of: str):
@@ -196,8 +233,10 @@ def parse(text: str) -> Scene:
             if first in LINKS | {"after"}:
                 settle()
             if waiting:
-                raise ValueError(f"{words!r} cannot be {' and '.join(map(str, waiting.values()))} here; "
-                                 "only objects have a colour, a size and a count")
+                raise ValueError(
+                    f"{words!r} cannot be {' and '.join(map(str, waiting.values()))} here; "
+                    "only objects have a colour, a size and a count"
+                )
             if slot == "extra":
                 extras.append(value)
             elif slot == "sunny":

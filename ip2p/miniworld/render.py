@@ -20,12 +20,21 @@ from .objects import COLOUR_RGB, CREAM, KIND_DRAWING, LAMP, OBJECT_LABEL, WHITE,
 from .scene import Scene
 
 SUPERSAMPLE = 4
+
 HORIZON, FEET = 0.62, 0.87  # heights from the top
-UNITS = {1: {"small": 0.25, "medium": 0.41, "large": 0.6},  # side of an object's box, by count
-         2: {"small": 0.2, "medium": 0.295, "large": 0.42},
-         3: {"small": 0.18, "medium": 0.26, "large": 0.335}}
-CENTRES = {1: {"left": (0.24,), "centre": (0.5,), "right": (0.76,)}, 2: {"centre": (0.27, 0.73)},
-           3: {"centre": (0.18, 0.5, 0.82)}}
+
+UNITS = {
+    1: {"small": 0.25, "medium": 0.41, "large": 0.6},  # side of an object's box, by count
+    2: {"small": 0.2, "medium": 0.295, "large": 0.42},
+    3: {"small": 0.18, "medium": 0.26, "large": 0.335},
+}
+
+CENTRES = {
+    1: {"left": (0.24,), "centre": (0.5,), "right": (0.76,)},
+    2: {"centre": (0.27, 0.73)},
+    3: {"centre": (0.18, 0.5, 0.82)},
+}
+
 SKY, STAR, SUN, CLOUD = 0, 1, 2, 3  # labels; each thing of a place has its own from 10 on
 
 # (time, weather): the sky's colour at the top, in the middle and at the horizon, and the clouds' colour
@@ -79,8 +88,9 @@ def _lit(colour, time, weather, snow):
         snow *= 0.55 if time == "night" else 1  # else all places look alike by night
         colour = mix(colour, (246, 249, 255), snow)
     if time == "sunset":
-        return mix(tuple(round(c * m) for c, m in zip(colour, (1.0, 0.8, 0.7), strict=True)), (255, 130, 90),
-                   0.1)
+        return mix(
+            tuple(round(c * m) for c, m in zip(colour, (1.0, 0.8, 0.7), strict=True)), (255, 130, 90), 0.1
+        )
     if time == "night":
         return tuple(round(c * m + a) for c, m, a in zip(colour, (0.43, 0.48, 0.6), (6, 8, 30), strict=True))
     return colour
@@ -89,12 +99,20 @@ def _lit(colour, time, weather, snow):
 def ridge(r: random.Random, base: float, height: float, waves: float = 1.5, floor: float = 1.02) -> list:
     """A hilly outline around height `base`, closed at `floor`."""
     a, b = r.uniform(0, 6.28), r.uniform(0, 6.28)
-    line = [(i / 24, base - height * (0.7 * math.sin(6.28 * waves * i / 24 + a)
-                                      + 0.3 * math.sin(12.56 * waves * i / 24 + b))) for i in range(25)]
+    line = [
+        (
+            i / 24,
+            base
+            - height
+            * (0.7 * math.sin(6.28 * waves * i / 24 + a) + 0.3 * math.sin(12.56 * waves * i / 24 + b)),
+        )
+        for i in range(25)
+    ]
     return [(-0.02, line[0][1]), *line, (1.02, line[-1][1]), (1.02, floor), (-0.02, floor)]
 
 
 # --- the sky ------------------------------------------------------------------------------------------------
+
 
 @lru_cache(maxsize=32)
 def sky(time: str, weather: str, px: int) -> Image.Image:
@@ -117,16 +135,21 @@ def paint_sky(c: Canvas, scene: Scene, light: Light):
             c.ellipse(x + 0.06, 0.44, 0.125, 0.125, (255, 230, 120), SUN)
         else:
             arc = [0.5 + 4.6 * i / 16 for i in range(17)]  # the crescent opens to the upper right
-            c.poly([(x + 0.095 * math.cos(a), y + 0.095 * math.sin(a)) for a in arc]
-                   + [(x + 0.03 + 0.072 * math.cos(a), y - 0.022 + 0.072 * math.sin(a)) for a in arc[::-1]],
-                   (255, 244, 196), SUN)
+            c.poly(
+                [(x + 0.095 * math.cos(a), y + 0.095 * math.sin(a)) for a in arc]
+                + [(x + 0.03 + 0.072 * math.cos(a), y - 0.022 + 0.072 * math.sin(a)) for a in arc[::-1]],
+                (255, 244, 196),
+                SUN,
+            )
             for _ in range(14):
                 sx, sy, big = r.uniform(0.02, 0.98), r.uniform(0.02, 0.48), r.choice((0.008, 0.012))
                 if math.hypot(sx - x, sy - y) > 0.14:
                     c.ellipse(sx, sy, big, big, (255, 246, 204), STAR)
         if not light.night:
-            spots = ((r.uniform(0.32, 0.45), r.uniform(0.2, 0.26)),
-                     (r.uniform(0.72, 0.9), r.uniform(0.1, 0.16)))
+            spots = (
+                (r.uniform(0.32, 0.45), r.uniform(0.2, 0.26)),
+                (r.uniform(0.72, 0.9), r.uniform(0.1, 0.16)),
+            )
             for x, y in spots:
                 puff(c, x, y, r.uniform(0.8, 1.0), cloud)
     else:
@@ -138,25 +161,39 @@ def paint_sky(c: Canvas, scene: Scene, light: Light):
 def puff(c, x, y, s, fill):
     for dx, dy, rad in ((-0.09, 0.0, 0.045), (0.0, -0.025, 0.065), (0.085, 0.0, 0.05)):
         c.ellipse(x + dx * s, y + dy * s, rad * s, rad * s, fill, CLOUD)
-    c.poly([(x - 0.09 * s, y), (x + 0.085 * s, y), (x + 0.085 * s, y + 0.05 * s),
-            (x - 0.09 * s, y + 0.045 * s)], fill, CLOUD)
+    c.poly(
+        [(x - 0.09 * s, y), (x + 0.085 * s, y), (x + 0.085 * s, y + 0.05 * s), (x - 0.09 * s, y + 0.045 * s)],
+        fill,
+        CLOUD,
+    )
 
 
 # --- the places ---------------------------------------------------------------------------------------------
 
+
 def meadow(c: Canvas, light: Light, r: random.Random):
     c.poly(ridge(r, 0.54, 0.07), light.far((150, 208, 120)), 10)
     x = r.uniform(0.78, 0.88)
-    c.poly([(x - 0.015, 0.56), (x + 0.015, 0.56), (x + 0.02, 0.44), (x - 0.02, 0.44)],
-           light.far((120, 84, 56)), 11)
+    c.poly(
+        [(x - 0.015, 0.56), (x + 0.015, 0.56), (x + 0.02, 0.44), (x - 0.02, 0.44)],
+        light.far((120, 84, 56)),
+        11,
+    )
     c.ellipse(x, 0.4, 0.085, 0.09, light.far((76, 160, 84)), 12)
     c.poly(ridge(r, 0.63, 0.045, 1.0), light.ground((112, 190, 86)), 13)
     c.poly(ridge(r, 0.76, 0.02, 0.8), light.ground((136, 206, 92)), 14)
     for _ in range(9):
         gx, gy = r.uniform(0.03, 0.97), r.uniform(0.82, 0.97)
-        c.poly([(gx - 0.018, gy), (gx - 0.012, gy - 0.03), (gx, gy - 0.008), (gx + 0.012, gy - 0.03),
-                (gx + 0.018, gy)],
-               light.ground((84, 164, 70)))
+        c.poly(
+            [
+                (gx - 0.018, gy),
+                (gx - 0.012, gy - 0.03),
+                (gx, gy - 0.008),
+                (gx + 0.012, gy - 0.03),
+                (gx + 0.018, gy),
+            ],
+            light.ground((84, 164, 70)),
+        )
 
 
 def beach(c: Canvas, light: Light, r: random.Random):
@@ -179,10 +216,12 @@ def beach(c: Canvas, light: Light, r: random.Random):
 
 def desert(c: Canvas, light: Light, r: random.Random):
     x = r.uniform(0.1, 0.26)
-    c.poly([(x - 0.2, 0.66), (x - 0.12, 0.4), (x + 0.1, 0.4), (x + 0.19, 0.66)], light.far((206, 116, 76)),
-           10)
-    c.poly([(x - 0.155, 0.51), (x - 0.138, 0.46), (x + 0.128, 0.46), (x + 0.14, 0.51)],
-           light.far((228, 142, 94)))
+    c.poly(
+        [(x - 0.2, 0.66), (x - 0.12, 0.4), (x + 0.1, 0.4), (x + 0.19, 0.66)], light.far((206, 116, 76)), 10
+    )
+    c.poly(
+        [(x - 0.155, 0.51), (x - 0.138, 0.46), (x + 0.128, 0.46), (x + 0.14, 0.51)], light.far((228, 142, 94))
+    )
     c.poly(ridge(r, 0.6, 0.05, 0.9), light.ground((236, 176, 100), 0.66), 11)
     c.poly(ridge(r, 0.7, 0.04, 0.7), light.ground((244, 194, 118), 0.66), 12)
     c.poly(ridge(r, 0.82, 0.03, 0.8), light.ground((250, 206, 132), 0.66), 13)
@@ -199,17 +238,36 @@ def mountains(c: Canvas, light: Light, r: random.Random):
         x, top = x + shift, top + r.uniform(-0.03, 0.03)
         rock = light.far(((134, 146, 172), (116, 128, 158), (116, 128, 158))[i], 0.2)
         c.poly([(x, top), (x + half, 0.7), (x - half, 0.7)], rock, 10 + 2 * i)
-        c.poly([(x, top), (x + half, 0.7), (x + 0.06, 0.7), (x - 0.03, top + 0.2)],
-               mix(rock, (30, 40, 80), 0.22))
+        c.poly(
+            [(x, top), (x + half, 0.7), (x + 0.06, 0.7), (x - 0.03, top + 0.2)], mix(rock, (30, 40, 80), 0.22)
+        )
         h, w = 0.15, half * 0.15 / (0.7 - top)
-        c.poly([(x, top - 0.005), (x + w, top + h), (x + w * 0.4, top + h * 0.75), (x, top + h * 1.1),
-                (x - w * 0.4, top + h * 0.75), (x - w, top + h)], light.far((250, 252, 255)), 11 + 2 * i)
+        c.poly(
+            [
+                (x, top - 0.005),
+                (x + w, top + h),
+                (x + w * 0.4, top + h * 0.75),
+                (x, top + h * 1.1),
+                (x - w * 0.4, top + h * 0.75),
+                (x - w, top + h),
+            ],
+            light.far((250, 252, 255)),
+            11 + 2 * i,
+        )
     c.poly(ridge(r, 0.65, 0.025, 1.2), light.ground((126, 146, 122)), 17)
     c.poly(ridge(r, 0.76, 0.02, 1.0), light.ground((158, 160, 152)), 18)
     for x in (r.uniform(0.02, 0.2), r.uniform(0.42, 0.6), r.uniform(0.82, 0.98)):
         y, s = r.uniform(0.72, 0.78), r.uniform(0.8, 1.2)
-        c.poly([(x - 0.07 * s, y), (x - 0.04 * s, y - 0.06 * s), (x + 0.02 * s, y - 0.07 * s),
-                (x + 0.07 * s, y)], light.ground((112, 112, 116), 0.5), 19)
+        c.poly(
+            [
+                (x - 0.07 * s, y),
+                (x - 0.04 * s, y - 0.06 * s),
+                (x + 0.02 * s, y - 0.07 * s),
+                (x + 0.07 * s, y),
+            ],
+            light.ground((112, 112, 116), 0.5),
+            19,
+        )
 
 
 def city(c: Canvas, light: Light, r: random.Random):
@@ -224,32 +282,50 @@ def city(c: Canvas, light: Light, r: random.Random):
                 pane = light.far((206, 226, 244) if lit else (80, 92, 124), 0.1)
                 glass = LAMP if light.night and lit else pane
                 wy = top + 0.035 + row * 0.075
-                c.poly([(x + col * w, wy), (x + (col + 0.24) * w, wy), (x + (col + 0.24) * w, wy + 0.038),
-                        (x + col * w, wy + 0.038)], glass)
+                c.poly(
+                    [
+                        (x + col * w, wy),
+                        (x + (col + 0.24) * w, wy),
+                        (x + (col + 0.24) * w, wy + 0.038),
+                        (x + col * w, wy + 0.038),
+                    ],
+                    glass,
+                )
         x, i = x + w, i + 1
     c.poly([(0, 0.68), (1, 0.68), (1, 1), (0, 1)], light.ground((190, 188, 194), 0.8), 15)
     c.poly([(0, 0.74), (1, 0.74), (1, 1), (0, 1)], light.ground((112, 114, 126), 0.5), 16)
     shift = r.uniform(0, 0.1)
     for k in range(5):
         a = k * 0.26 - 0.1 + shift
-        c.poly([(a, 0.9), (a + 0.13, 0.9), (a + 0.12, 0.925), (a - 0.01, 0.925)],
-               light.ground((240, 236, 220), 0.4))
+        c.poly(
+            [(a, 0.9), (a + 0.13, 0.9), (a + 0.12, 0.925), (a - 0.01, 0.925)],
+            light.ground((240, 236, 220), 0.4),
+        )
 
 
 def forest(c: Canvas, light: Light, r: random.Random):
     rows = ((7, 0.66, 0.3, (74, 134, 106)), (6, 0.72, 0.24, (38, 100, 72)))
     for row, (n, base, top, green) in enumerate(rows):
-        c.poly([(0, base - 0.1), (1, base - 0.1), (1, base + 0.04), (0, base + 0.04)], light.far(green, 0.25),
-               10 + row)
+        c.poly(
+            [(0, base - 0.1), (1, base - 0.1), (1, base + 0.04), (0, base + 0.04)],
+            light.far(green, 0.25),
+            10 + row,
+        )
         for i in range(n):
             x, t = (i + 0.5 * row) / (n - 1) + r.uniform(-0.03, 0.03), top + r.uniform(-0.06, 0.08)
             for k, half in ((0, 0.06), (1, 0.085), (2, 0.11)):
                 y = t + k * (base - t) * 0.24
-                c.poly([(x, y), (x + half, y + (base - t) * 0.42), (x - half, y + (base - t) * 0.42)],
-                       light.far(green, 0.25 if k else 0.7), 12 + 3 * row + i % 3)
+                c.poly(
+                    [(x, y), (x + half, y + (base - t) * 0.42), (x - half, y + (base - t) * 0.42)],
+                    light.far(green, 0.25 if k else 0.7),
+                    12 + 3 * row + i % 3,
+                )
             if row:
-                c.poly([(x - 0.02, 0.6), (x + 0.02, 0.6), (x + 0.022, 0.73), (x - 0.022, 0.73)],
-                       light.far((96, 66, 48)), 20)
+                c.poly(
+                    [(x - 0.02, 0.6), (x + 0.02, 0.6), (x + 0.022, 0.73), (x - 0.022, 0.73)],
+                    light.far((96, 66, 48)),
+                    20,
+                )
     c.poly(ridge(r, 0.7, 0.012, 1.5), light.ground((92, 122, 58)), 21)
     c.poly(ridge(r, 0.82, 0.015, 1.0), light.ground((116, 138, 66)), 22)
     for _ in range(6):
@@ -260,17 +336,37 @@ def forest(c: Canvas, light: Light, r: random.Random):
 def farm(c: Canvas, light: Light, r: random.Random):
     c.poly(ridge(r, 0.57, 0.025, 0.8), light.far((166, 200, 108)), 10)
     x = 0.83 + r.uniform(-0.03, 0.03)
-    c.poly([(x - 0.2, 0.38), (x - 0.11, 0.38), (x - 0.11, 0.64), (x - 0.2, 0.64)],
-           light.far((196, 200, 210), 0.2), 11)
+    c.poly(
+        [(x - 0.2, 0.38), (x - 0.11, 0.38), (x - 0.11, 0.64), (x - 0.2, 0.64)],
+        light.far((196, 200, 210), 0.2),
+        11,
+    )
     c.ellipse(x - 0.155, 0.38, 0.045, 0.045, light.far((150, 156, 172)), 12)
-    c.poly([(x - 0.1, 0.46), (x - 0.06, 0.38), (x + 0.02, 0.34), (x + 0.1, 0.38), (x + 0.14, 0.46),
-            (x + 0.14, 0.64), (x - 0.1, 0.64)], light.far((178, 52, 46), 0.05), 13)
-    c.line([(x - 0.1, 0.46), (x - 0.06, 0.38), (x + 0.02, 0.34), (x + 0.1, 0.38), (x + 0.14, 0.46)], 0.022,
-           light.far((246, 240, 232), 0.3))
-    c.poly([(x - 0.03, 0.5), (x + 0.07, 0.5), (x + 0.07, 0.64), (x - 0.03, 0.64)],
-           light.far((246, 240, 232), 0.3))
-    c.poly([(x - 0.01, 0.52), (x + 0.05, 0.52), (x + 0.05, 0.64), (x - 0.01, 0.64)],
-           light.far((120, 40, 38), 0))
+    c.poly(
+        [
+            (x - 0.1, 0.46),
+            (x - 0.06, 0.38),
+            (x + 0.02, 0.34),
+            (x + 0.1, 0.38),
+            (x + 0.14, 0.46),
+            (x + 0.14, 0.64),
+            (x - 0.1, 0.64),
+        ],
+        light.far((178, 52, 46), 0.05),
+        13,
+    )
+    c.line(
+        [(x - 0.1, 0.46), (x - 0.06, 0.38), (x + 0.02, 0.34), (x + 0.1, 0.38), (x + 0.14, 0.46)],
+        0.022,
+        light.far((246, 240, 232), 0.3),
+    )
+    c.poly(
+        [(x - 0.03, 0.5), (x + 0.07, 0.5), (x + 0.07, 0.64), (x - 0.03, 0.64)],
+        light.far((246, 240, 232), 0.3),
+    )
+    c.poly(
+        [(x - 0.01, 0.52), (x + 0.05, 0.52), (x + 0.05, 0.64), (x - 0.01, 0.64)], light.far((120, 40, 38), 0)
+    )
     c.poly([(0, HORIZON), (1, HORIZON), (1, 1), (0, 1)], light.ground((134, 96, 62)), 14)
     for y in (0.545, 0.59):
         c.line([(0, y), (0.6, y)], 0.014, light.far((246, 240, 232)))
@@ -279,15 +375,26 @@ def farm(c: Canvas, light: Light, r: random.Random):
     vanish = 0.5 + r.uniform(-0.1, 0.1)
     for k in range(-5, 6):
         a, b, near = vanish + k * 0.13, vanish + k * 0.42, 0.12
-        c.poly([(a - 0.035, HORIZON), (a + 0.035, HORIZON), (b + near, 1.0), (b - near, 1.0)],
-               light.ground((120, 178, 70), 0.6), 15)
+        c.poly(
+            [(a - 0.035, HORIZON), (a + 0.035, HORIZON), (b + near, 1.0), (b - near, 1.0)],
+            light.ground((120, 178, 70), 0.6),
+            15,
+        )
 
 
-PLACE_DRAWING = {"meadow": meadow, "beach": beach, "desert": desert, "mountains": mountains, "city": city,
-                 "forest": forest, "farm": farm}
+PLACE_DRAWING = {
+    "meadow": meadow,
+    "beach": beach,
+    "desert": desert,
+    "mountains": mountains,
+    "city": city,
+    "forest": forest,
+    "farm": farm,
+}
 
 
 # --- objects and extras -------------------------------------------------------------------------------------
+
 
 def layout(scene: Scene) -> list[tuple[str, str, float, float]]:
     """(kind, colour, centre x, side of the box) of every object, from left to right."""
@@ -309,8 +416,9 @@ def soft_ellipse(w: int, h: int) -> Image.Image:
 
 def shadow(c: Canvas, x: float, unit: float):
     w, h = round(unit * 1.1 * c.px), round(unit * 0.2 * c.px)
-    c.rgb.paste((24, 22, 54), (round(x * c.px) - w // 2, round((FEET + 0.005) * c.px) - h // 2),
-                soft_ellipse(w, h))
+    c.rgb.paste(
+        (24, 22, 54), (round(x * c.px) - w // 2, round((FEET + 0.005) * c.px) - h // 2), soft_ellipse(w, h)
+    )
 
 
 def hat(c: Canvas, light: Light, style: Style, x: float, y: float, unit: float):
@@ -328,8 +436,12 @@ def balloon(c: Canvas, light: Light, style: Style, x: float, unit: float):
     if bx > 0.92:
         bx = x - unit * 0.5 - 0.085
     tie = (x + (unit * 0.42 if bx > x else -unit * 0.42), FEET - 0.3 * unit)
-    c.line([(bx, y + 0.1), (bx + 0.015, (y + tie[1]) / 2), tie], 0.01,
-           light.thing((250, 244, 236) if light.night else (92, 76, 92)), OBJECT_LABEL)
+    c.line(
+        [(bx, y + 0.1), (bx + 0.015, (y + tie[1]) / 2), tie],
+        0.01,
+        light.thing((250, 244, 236) if light.night else (92, 76, 92)),
+        OBJECT_LABEL,
+    )
     p = Pen((236, 36, 116), light.thing)
     p.poly((0.5, 0.86), (0.38, 1.06), (0.62, 1.06))
     p.ellipse(0.5, 0.46, 0.44, 0.48)
@@ -341,9 +453,17 @@ def flag(c: Canvas, light: Light, style: Style, side: int):
     """side: -1 stands at the left edge, 1 at the right; a red and white striped flag on a pole."""
     p = Pen((232, 44, 48), light.thing)
     p.line((0.06, 1.0), (0.06, 0.02), width=0.06, fill=(112, 78, 56))
-    p.poly((0.09, 0.06), (0.25, 0.02), (0.42, 0.1), (0.58, 0.06), (0.58, 0.32), (0.42, 0.36), (0.25, 0.28),
-           (0.09, 0.32),
-           fill=WHITE)
+    p.poly(
+        (0.09, 0.06),
+        (0.25, 0.02),
+        (0.42, 0.1),
+        (0.58, 0.06),
+        (0.58, 0.32),
+        (0.42, 0.36),
+        (0.25, 0.28),
+        (0.09, 0.32),
+        fill=WHITE,
+    )
     for x0, y0, x1, y1 in ((0.09, 0.06, 0.21, 0.03), (0.33, 0.055, 0.45, 0.1)):
         p.poly((x0, y0), (x1, y1), (x1, y1 + 0.26), (x0, y0 + 0.26), edge=False)
     if side > 0:
@@ -367,8 +487,18 @@ def birds(c: Canvas, light: Light, r: random.Random):
     ink = (250, 246, 255) if light.night else (40, 36, 58)
     for x, y in ((0.36, 0.055), (0.52, 0.1), (0.67, 0.045)):
         x, y = x + r.uniform(-0.015, 0.015), y + r.uniform(-0.01, 0.01)
-        c.line([(x - 0.05, y - 0.012), (x - 0.028, y - 0.022), (x, y + 0.016), (x + 0.028, y - 0.022),
-                (x + 0.05, y - 0.012)], 0.018, ink, OBJECT_LABEL)
+        c.line(
+            [
+                (x - 0.05, y - 0.012),
+                (x - 0.028, y - 0.022),
+                (x, y + 0.016),
+                (x + 0.028, y - 0.022),
+                (x + 0.05, y - 0.012),
+            ],
+            0.018,
+            ink,
+            OBJECT_LABEL,
+        )
 
 
 def paint_weather(rgb: Image.Image, labels: Image.Image, scene: Scene, rim=None):
@@ -396,6 +526,7 @@ def paint_weather(rgb: Image.Image, labels: Image.Image, scene: Scene, rim=None)
 
 
 # --- the styles ---------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Style:
@@ -491,7 +622,7 @@ def watercolour(rgb, labels, scene):
 def tiles(rgb: np.ndarray, n: int, grout, strength: float) -> np.ndarray:
     """Square tiles of n pixels, each of one colour (that of its middle), and the grout between them."""
     count, q = rgb.shape[0] // n, max(1, n // 4)
-    middle = rgb.reshape(count, n, count, n, 3)[:, q:n - q, :, q:n - q].mean((1, 3), dtype=np.float32)
+    middle = rgb.reshape(count, n, count, n, 3)[:, q : n - q, :, q : n - q].mean((1, 3), dtype=np.float32)
     middle += np.random.RandomState(3).uniform(-9, 9, (count, count, 1))  # no two tiles are fired alike
     out = np.repeat(np.repeat(middle, n, 0), n, 1)
     for k in range(max(1, n // 6)):
@@ -517,7 +648,7 @@ def comic_sky(time: str, weather: str, px: int) -> np.ndarray:
     band = base[(np.array([0.12, 0.34, 0.56]) * px).astype(int)[np.clip(y // 60, 0, 2).astype(int)], 0]
     cell = 20.0
     dx = (x + (y // cell % 2) * cell / 2) % cell - cell / 2
-    dot = dx ** 2 + (y % cell - cell / 2) ** 2 < (3.5 + y / 45) ** 2
+    dot = dx**2 + (y % cell - cell / 2) ** 2 < (3.5 + y / 45) ** 2
     out = band.astype(np.int16)
     ink = np.int16((255, 255, 255) if time != "night" else (96, 116, 220))
     out[dot] = out[dot] + (ink - out[dot]) * 2 // 5
@@ -542,6 +673,7 @@ STYLE_DRAWING = {
 
 
 # --- the picture --------------------------------------------------------------------------------------------
+
 
 def render(scene: Scene, size: int = 64) -> Image.Image:
     """The picture of a scene, RGB, size x size; the same bytes for the same scene."""

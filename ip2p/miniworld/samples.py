@@ -1,4 +1,4 @@
-"""The sample pictures in data/images, and the scenes behind them: `python -m ip2p.miniworld.samples` draws them."""
+"""The sample pictures in data/images, and the scenes behind them: `ip2p samples` draws them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ip2p.miniworld.render import render
 from ip2p.miniworld.scene import Scene
+from ip2p.paths import DATA
 
-IMAGES = Path(__file__).parents[2] / "data" / "images"
+IMAGES = DATA / "images"
 
 SAMPLES = {
     "cat": Scene("cat", "orange", "meadow", size="large", seed=3),
@@ -24,7 +25,3 @@ def write(folder: Path = IMAGES) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, scene in SAMPLES.items():
         render(scene).save(folder / f"{name}.png", optimize=True)
-
-
-if __name__ == "__main__":
-    write()

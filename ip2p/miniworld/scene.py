@@ -9,27 +9,72 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-KINDS = ("cat", "dog", "rabbit", "duck", "owl", "elephant", "robot", "rocket", "car", "boat", "house", "castle",
-         "tent", "mushroom", "teapot", "umbrella")
+KINDS = (
+    "cat",
+    "dog",
+    "rabbit",
+    "duck",
+    "owl",
+    "elephant",
+    "robot",
+    "rocket",
+    "car",
+    "boat",
+    "house",
+    "castle",
+    "tent",
+    "mushroom",
+    "teapot",
+    "umbrella",
+)
+
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
+
 SIZES = ("small", "medium", "large")
+
 COUNTS = (1, 2, 3)
+
 POSITIONS = ("left", "centre", "right")
+
 PLACES = ("meadow", "beach", "desert", "mountains", "city", "forest", "farm")
+
 TIMES = ("day", "sunset", "night")
+
 WEATHERS = ("clear", "rain", "snow")
+
 STYLES = ("illustration", "pencil sketch", "watercolour", "mosaic", "comic")
+
 EXTRAS = ("hat", "balloon", "flag", "flowers", "birds")
 
 # Attribute -> its possible values, in the order in which the judge's classes are numbered.
 ATTRIBUTES: dict[str, tuple] = {
-    "kind": KINDS, "colour": COLOURS, "size": SIZES, "count": COUNTS, "position": POSITIONS,
-    "place": PLACES, "time": TIMES, "weather": WEATHERS, "style": STYLES,
+    "kind": KINDS,
+    "colour": COLOURS,
+    "size": SIZES,
+    "count": COUNTS,
+    "position": POSITIONS,
+    "place": PLACES,
+    "time": TIMES,
+    "weather": WEATHERS,
+    "style": STYLES,
     **{extra: (False, True) for extra in EXTRAS},
-    "second_kind": (None, *KINDS), "second_colour": (None, *COLOURS),
+    "second_kind": (None, *KINDS),
+    "second_colour": (None, *COLOURS),
 }
 
-EDIT_KINDS = ("colour", "kind", "place", "time", "weather", "style", "size", "add", "remove", "count", "position")
+EDIT_KINDS = (
+    "colour",
+    "kind",
+    "place",
+    "time",
+    "weather",
+    "style",
+    "size",
+    "add",
+    "remove",
+    "count",
+    "position",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +104,9 @@ class Scene:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {ATTRIBUTES[name]}")
         if unknown := set(self.extras) - set(EXTRAS):
             raise ValueError(f"unknown extras {sorted(unknown)}; choose from {EXTRAS}")
-        object.__setattr__(self, "extras", tuple(e for e in EXTRAS if e in self.extras))  # one order, so == works
+        object.__setattr__(
+            self, "extras", tuple(e for e in EXTRAS if e in self.extras)
+        )  # one order, so == works
         if self.second is not None:
             if self.second[0] not in KINDS or self.second[1] not in COLOURS or self.second[0] == self.kind:
                 raise ValueError(f"second is {self.second!r}; give (another kind than {self.kind!r}, colour)")
@@ -70,23 +117,44 @@ class Scene:
 
     def attributes(self) -> dict:
         """All attributes as one flat dict, keyed like `ATTRIBUTES` (the judge's answer has the same form)."""
-        out = {name: getattr(self, name) for name in ("kind", "colour", "size", "count", "position", "place", "time",
-                                                      "weather", "style")}
+        out = {
+            name: getattr(self, name)
+            for name in ("kind", "colour", "size", "count", "position", "place", "time", "weather", "style")
+        }
         out |= {extra: extra in self.extras for extra in EXTRAS}
         out["second_kind"], out["second_colour"] = self.second or (None, None)
         return out
 
 
 # What a caption leaves unsaid; kind, colour and place are always said.
-DEFAULTS = {name: value for name, value in Scene("cat", "red", "meadow").attributes().items()
-            if name not in ("kind", "colour", "place")}
+DEFAULTS = {
+    name: value
+    for name, value in Scene("cat", "red", "meadow").attributes().items()
+    if name not in ("kind", "colour", "place")
+}
 
 # How often each rarer thing is drawn. mini-sd is trained on "plain": mostly one object, as its small size can paint.
 MIXES = {
-    "plain": dict(size=(0.10, 0.50, 0.40), count=(0.90, 0.05, 0.05), side=0.2, second=0.04, extra=0.06,
-                  time=(0.5, 0.25, 0.25), weather=(0.7, 0.15, 0.15), style=(0.56, 0.11, 0.11, 0.11, 0.11)),
-    "even": dict(size=(1, 1, 1), count=(1, 1, 1), side=0.66, second=0.2, extra=0.3,
-                 time=(1, 1, 1), weather=(1, 1, 1), style=(1, 1, 1, 1, 1)),
+    "plain": dict(
+        size=(0.10, 0.50, 0.40),
+        count=(0.90, 0.05, 0.05),
+        side=0.2,
+        second=0.04,
+        extra=0.06,
+        time=(0.5, 0.25, 0.25),
+        weather=(0.7, 0.15, 0.15),
+        style=(0.56, 0.11, 0.11, 0.11, 0.11),
+    ),
+    "even": dict(
+        size=(1, 1, 1),
+        count=(1, 1, 1),
+        side=0.66,
+        second=0.2,
+        extra=0.3,
+        time=(1, 1, 1),
+        weather=(1, 1, 1),
+        style=(1, 1, 1, 1, 1),
+    ),
 }
 
 
@@ -106,10 +174,19 @@ def random_scene(rng: random.Random | int, mix: str = "plain") -> Scene:
     single = count == 1 and second is None
     position = rng.choice(("left", "right")) if single and rng.random() < m["side"] else "centre"
     return Scene(
-        kind=kind, colour=colour, place=rng.choice(PLACES), size=pick(SIZES, m["size"]), count=count,
-        position=position, time=pick(TIMES, m["time"]), weather=pick(WEATHERS, m["weather"]),
-        style=pick(STYLES, m["style"]), extras=tuple(e for e in EXTRAS if rng.random() < m["extra"]),
-        second=second, seed=rng.randrange(2**31))
+        kind=kind,
+        colour=colour,
+        place=rng.choice(PLACES),
+        size=pick(SIZES, m["size"]),
+        count=count,
+        position=position,
+        time=pick(TIMES, m["time"]),
+        weather=pick(WEATHERS, m["weather"]),
+        style=pick(STYLES, m["style"]),
+        extras=tuple(e for e in EXTRAS if rng.random() < m["extra"]),
+        second=second,
+        seed=rng.randrange(2**31),
+    )
 
 
 def edit(scene: Scene, **change) -> Scene:
@@ -175,8 +252,16 @@ def random_edit(scene: Scene, rng: random.Random | int, kind: str | None = None)
     equally likely)."""
     rng = random.Random(rng) if isinstance(rng, int) else rng
     single = scene.count == 1 and scene.second is None
-    fits = [k for k in EDIT_KINDS if {"remove": bool(scene.extras or scene.second), "count": scene.second is None,
-                                      "position": single, "add": len(scene.extras) < len(EXTRAS)}.get(k, True)]
+    fits = [
+        k
+        for k in EDIT_KINDS
+        if {
+            "remove": bool(scene.extras or scene.second),
+            "count": scene.second is None,
+            "position": single,
+            "add": len(scene.extras) < len(EXTRAS),
+        }.get(k, True)
+    ]
     if kind == "swap":  # only when it is asked for: it is in no lesson
         return edit(scene, swap=True)
     if kind is None:

@@ -7,19 +7,30 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ip2p.loop import train_loop
-from ip2p.models.renders import HELD_OUT, cached_renders, draw, save_sheet, scenes, to_float, to_uint8
+from ip2p.common.images import to_float, to_uint8
+from ip2p.common.train_loop import train_loop
+from ip2p.miniworld.held_out import HELD_OUT
+from ip2p.models.renders import cached_renders, draw, save_sheet, scenes
 
-SCALING_FACTOR = 0.18215  # that of Stable Diffusion 1.5, so "scaled" and "unscaled" stay different things here too
+SCALING_FACTOR = (
+    0.18215  # that of Stable Diffusion 1.5, so "scaled" and "unscaled" stay different things here too
+)
 
 
 def new_autoencoder():
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8, latent_channels=4, sample_size=64,
-        scaling_factor=SCALING_FACTOR, mid_block_add_attention=False)
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=64,
+        scaling_factor=SCALING_FACTOR,
+        mid_block_add_attention=False,
+    )
 
 
 def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,7 +71,9 @@ def normalise_latents(vae, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.
 def encode(vae, pictures: torch.Tensor, batch: int = 256) -> torch.Tensor:
     """Posterior modes, unscaled: (n, 3, 64, 64) uint8 -> (n, 4, 16, 16) float32."""
     device = next(vae.parameters()).device
-    return torch.cat([vae.encode(to_float(p.to(device))).latent_dist.mode().cpu() for p in pictures.split(batch)])
+    return torch.cat(
+        [vae.encode(to_float(p.to(device))).latent_dist.mode().cpu() for p in pictures.split(batch)]
+    )
 
 
 @torch.no_grad()
@@ -81,8 +94,15 @@ def held_out_psnr(vae, n: int = 500) -> float:
     return psnr(decode(vae, encode(vae, pictures)), pictures)
 
 
-def build(work: Path, *, device: str = "cpu", steps: int = 12_000, batch: int = 8, renders: int = 12_000,
-          seed: int = 0):
+def build(
+    work: Path,
+    *,
+    device: str = "cpu",
+    steps: int = 12_000,
+    batch: int = 8,
+    renders: int = 12_000,
+    seed: int = 0,
+):
     """Train from nothing (or from `work`'s checkpoint) and normalise. Returns the AutoencoderKL."""
     torch.manual_seed(seed)
     vae = new_autoencoder().to(device, memory_format=torch.channels_last)
@@ -96,9 +116,23 @@ def build(work: Path, *, device: str = "cpu", steps: int = 12_000, batch: int = 
     def sample(step):
         again = decode(vae, encode(vae, test))
         print(f"autoencoder, step {step}: {psnr(again, test):.2f} dB", flush=True)
-        save_sheet(torch.stack([test, again], 1).flatten(0, 1), work / "autoencoder" / f"sheet-{step:06d}.png")
+        save_sheet(
+            torch.stack([test, again], 1).flatten(0, 1), work / "autoencoder" / f"sheet-{step:06d}.png"
+        )
 
-    train_loop(step_loss, vae, work / "autoencoder", steps=steps, lr=1.2e-3, seed=seed, ema_decay=0.998,
-               sample=sample, sample_minutes=6, desc="autoencoder", weight_decay=0.0, decay=0.7)
+    train_loop(
+        step_loss,
+        vae,
+        work / "autoencoder",
+        steps=steps,
+        lr=1.2e-3,
+        seed=seed,
+        ema_decay=0.998,
+        sample=sample,
+        sample_minutes=6,
+        desc="autoencoder",
+        weight_decay=0.0,
+        decay=0.7,
+    )
     normalise_latents(vae, pictures[:4096])
     return vae

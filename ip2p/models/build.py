@@ -16,7 +16,17 @@ import torch
 from ip2p.models.files import CORES, minutes, save_half
 from ip2p.profiles import MINI, Profile
 
-PARTS = ("autoencoder", "text-encoder", "mini-sd", "mini-clip", "mini-judge", "triplets", "pairs", "mini-ip2p")
+PARTS = (
+    "autoencoder",
+    "text-encoder",
+    "mini-sd",
+    "mini-clip",
+    "mini-judge",
+    "triplets",
+    "pairs",
+    "mini-ip2p",
+)
+
 FOLDERS = {"work", "mini-sd", "mini-clip", "mini-judge", "mini-ip2p"}  # one of them tells that OUT is ours
 TRIPLETS = 1536  # that the language model writes: 24 shards of pairs
 
@@ -27,14 +37,29 @@ def build(out: str | Path, only: list[str] | None = None, device: str = "cpu", s
     unknown = set(only or ()) - set(PARTS)
     if unknown:
         raise ValueError(f"there is no part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
-    if out.is_dir() and (there := [path.name for path in out.iterdir()]) and not FOLDERS & set(there):
-        raise ValueError(f"{out} is not empty and was not made by `ip2p models build`; choose a folder that is new or "
-                         "empty")
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there and not FOLDERS & there:
+        raise ValueError(
+            f"{out} is not empty and was not made by `ip2p models build`; choose a folder that is new or empty"
+        )
     work.mkdir(parents=True, exist_ok=True)
-    profile = replace(MINI, text_to_image=str(out / "mini-sd"), editor=str(out / "mini-ip2p"),
-                      clip=str(out / "mini-clip"), pairs=str(out.parent / "pairs"))
-    makers = {"autoencoder": autoencoder, "text-encoder": text_encoder, "mini-sd": mini_sd, "mini-clip": mini_clip,
-              "mini-judge": mini_judge, "triplets": triplets, "pairs": pairs, "mini-ip2p": mini_ip2p}
+    profile = replace(
+        MINI,
+        text_to_image=str(out / "mini-sd"),
+        editor=str(out / "mini-ip2p"),
+        clip=str(out / "mini-clip"),
+        pairs=str(out.parent / "pairs"),
+    )
+    makers = {
+        "autoencoder": autoencoder,
+        "text-encoder": text_encoder,
+        "mini-sd": mini_sd,
+        "mini-clip": mini_clip,
+        "mini-judge": mini_judge,
+        "triplets": triplets,
+        "pairs": pairs,
+        "mini-ip2p": mini_ip2p,
+    }
     for part in only or PARTS:
         makers[part](out, work, profile, device, seed)
 
@@ -49,8 +74,10 @@ def load_text(out: Path):
     """Tokenizer and text encoder."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    return (CLIPTokenizer.from_pretrained(out / "mini-sd" / "tokenizer"),
-            CLIPTextModel.from_pretrained(out / "mini-sd" / "text_encoder", dtype=torch.float32).eval())
+    return (
+        CLIPTokenizer.from_pretrained(out / "mini-sd" / "tokenizer"),
+        CLIPTextModel.from_pretrained(out / "mini-sd" / "text_encoder", dtype=torch.float32).eval(),
+    )
 
 
 def autoencoder(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
@@ -79,9 +106,19 @@ def mini_sd(out: Path, work: Path, profile: Profile, device: str, seed: int) -> 
         return
     vae, (tokenizer, encoder) = load_vae(out), load_text(out)
     unet, log = text_to_image.build(work, vae, tokenizer, encoder, device=device, seed=seed)
-    save_half(StableDiffusionPipeline(
-        vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=text_to_image.new_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False), out / "mini-sd")
+    save_half(
+        StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=text_to_image.new_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ),
+        out / "mini-sd",
+    )
     write_card(out / "mini-sd", log, SD_CARD)
 
 
@@ -95,7 +132,7 @@ def mini_clip(out: Path, work: Path, profile: Profile, device: str, seed: int) -
 
 
 def mini_judge(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p.models import judge_training
+    from ip2p.models import judge as judge_training
 
     if not (out / "mini-judge" / "README.md").exists():
         vae = load_vae(out)
@@ -116,19 +153,25 @@ def generated(out: Path) -> Path:
 
 
 def pairs(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p.pairs import make_pairs
-    from ip2p.triplets import read_triplets
+    from ip2p.dataset.triplets import read_triplets
+    from ip2p.factory.pairs import make_pairs
 
     # four candidates of a triplet, each of its own seed: so the shipped pairs were made
-    print("pairs:", dict(make_pairs(read_triplets(generated(out)), profile.pairs, profile, seed=seed, candidates=4,
-                                    per_seed=1)))
+    print(
+        "pairs:",
+        dict(
+            make_pairs(
+                read_triplets(generated(out)), profile.pairs, profile, seed=seed, candidates=4, per_seed=1
+            )
+        ),
+    )
 
 
 def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
+    from ip2p.common.grids import grid
     from ip2p.editing import Editor
-    from ip2p.evaluation import held_out_edits
     from ip2p.miniworld import EDIT_KINDS, render
-    from ip2p.show import grid
+    from ip2p.miniworld.held_out import held_out_edits
     from ip2p.training import train
 
     if (out / "mini-ip2p" / "model_index.json").exists():
@@ -138,7 +181,9 @@ def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -
 
     def sample(pipe, step):
         editor = Editor(pipe, profile.guidance_scale, profile.image_guidance_scale, profile.steps)
-        sheet = grid([inputs, editor.many(inputs, asked)], columns=[textwrap.fill(text, 17) for text in asked])
+        sheet = grid(
+            [inputs, editor.many(inputs, asked)], columns=[textwrap.fill(text, 17) for text in asked]
+        )
         sheet.savefig(work / "mini-ip2p" / f"sheet-{step:06d}.png")
 
     pipe, log = train(profile.pairs, work / "mini-ip2p", profile, seed=seed, device=device, sample=sample)
@@ -148,7 +193,9 @@ def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -
 
 def write_card(folder: Path, log: list[dict], card: str) -> None:
     """The curve of the training run (JSON lines of step, loss, seconds) and the model card, beside the model."""
-    (folder / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
+    (folder / "training_log.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in log), encoding="utf-8"
+    )
     run = f"{log[-1]['step']:,} steps, about {minutes(log):.0f} minutes on {CORES}"
     (folder / "README.md").write_text(card.format(run=run), encoding="utf-8")
 

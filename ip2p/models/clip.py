@@ -15,18 +15,27 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ip2p.loop import train_loop
+from ip2p.common.images import to_float
+from ip2p.common.train_loop import train_loop
 from ip2p.miniworld import Scene, caption
+from ip2p.miniworld.held_out import HELD_OUT
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
 from ip2p.models.files import CORES, half, minutes, names
-from ip2p.models.judge_training import SETS as JUDGE_SETS
-from ip2p.models.renders import HELD_OUT, cached_edits, cached_renders, to_float
+from ip2p.models.judge import SETS as JUDGE_SETS
+from ip2p.models.renders import cached_edits, cached_renders
 from ip2p.models.text_encoder import MAX_TOKENS, tokenise
 
 SETS = (*JUDGE_SETS, (5000, 2, "plain"))  # (renders, seed, mix), and an edit of each
-PREPROCESS = {"size": 64, "mode": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic",
-              "resize_mode": "shortest"}  # [-1, 1], as everywhere here
+
+PREPROCESS = {
+    "size": 64,
+    "mode": "RGB",
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}  # [-1, 1], as everywhere here
 
 
 def model_config(tokenizer) -> dict:
@@ -35,9 +44,15 @@ def model_config(tokenizer) -> dict:
         "embed_dim": 128,
         "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 1], "width": 14, "head_width": 64},
         "text_cfg": {
-            "context_length": MAX_TOKENS, "vocab_size": len(tokenizer), "width": 96, "heads": 4, "layers": 2,
-            "pool_type": "eos", "eos_id": tokenizer.eos_token_id,
-            "hf_tokenizer_name": "data/models/mini-clip"},  # "local-dir:" takes its own folder instead
+            "context_length": MAX_TOKENS,
+            "vocab_size": len(tokenizer),
+            "width": 96,
+            "heads": 4,
+            "layers": 2,
+            "pool_type": "eos",
+            "eos_id": tokenizer.eos_token_id,
+            "hf_tokenizer_name": "data/models/mini-clip",
+        },  # "local-dir:" takes its own folder instead
     }
 
 
@@ -51,16 +66,21 @@ def new_clip(tokenizer):
 def image_features(model, pictures: torch.Tensor, batch: int = 256) -> torch.Tensor:
     """(n, 3, 64, 64) uint8 -> (n, 128), of unit length."""
     device = model.logit_scale.device
-    return torch.cat([model.encode_image(to_float(p.to(device)), normalize=True).cpu()
-                      for p in pictures.split(batch)])
+    return torch.cat(
+        [model.encode_image(to_float(p.to(device)), normalize=True).cpu() for p in pictures.split(batch)]
+    )
 
 
 @torch.no_grad()
 def text_features(model, tokenizer, texts: list[str], batch: int = 256) -> torch.Tensor:
     """n texts -> (n, 128), of unit length."""
     device = model.logit_scale.device
-    return torch.cat([model.encode_text(ids.to(device), normalize=True).cpu()
-                      for ids in tokenise(tokenizer, texts).split(batch)])
+    return torch.cat(
+        [
+            model.encode_text(ids.to(device), normalize=True).cpu()
+            for ids in tokenise(tokenizer, texts).split(batch)
+        ]
+    )
 
 
 def retrieval(images: torch.Tensor, texts: torch.Tensor, scenes: list[Scene], group: int = 100) -> dict:
@@ -72,10 +92,17 @@ def retrieval(images: torch.Tensor, texts: torch.Tensor, scenes: list[Scene], gr
             current, seen = [*current, i], seen | {key}
         if len(current) == group:
             groups, current, seen = [*groups, current], [], set()
-    right = torch.tensor([[(s.argmax(d) == torch.arange(group)).float().mean() for d in (1, 0)]
-                          for s in (images[g] @ texts[g].T for g in groups)])
-    return {"groups": len(groups), "image_to_text": right[:, 0].mean().item(),
-            "text_to_image": right[:, 1].mean().item()}
+    right = torch.tensor(
+        [
+            [(s.argmax(d) == torch.arange(group)).float().mean() for d in (1, 0)]
+            for s in (images[g] @ texts[g].T for g in groups)
+        ]
+    )
+    return {
+        "groups": len(groups),
+        "image_to_text": right[:, 0].mean().item(),
+        "text_to_image": right[:, 1].mean().item(),
+    }
 
 
 def edits_told(before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor]) -> dict:
@@ -84,9 +111,12 @@ def edits_told(before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Ten
     (i0, t0), (i1, t1) = before, after
     images, texts = (torch.nn.functional.normalize(d, dim=-1) for d in (i1 - i0, t1 - t0))
     told = ((i1 * t1).sum(-1) > (i1 * t0).sum(-1)).float().mean().item()
-    return {"edits": len(i0), "own_caption_preferred": told,
-            "direction": (images * texts).sum(-1).mean().item(),
-            "direction_shuffled": (images * texts.roll(1, 0)).sum(-1).mean().item()}
+    return {
+        "edits": len(i0),
+        "own_caption_preferred": told,
+        "direction": (images * texts).sum(-1).mean().item(),
+        "direction_shuffled": (images * texts.roll(1, 0)).sum(-1).mean().item(),
+    }
 
 
 def measure(model, tokenizer, work: Path, vae=None, n: int = 2000, n_edits: int = 500) -> dict:
@@ -95,18 +125,33 @@ def measure(model, tokenizer, work: Path, vae=None, n: int = 2000, n_edits: int 
     edited, edited_pictures = cached_edits(work, n_edits, HELD_OUT)
     texts = text_features(model, tokenizer, [caption(s, i) for i, s in enumerate(scenes)])
     images = image_features(model, pictures)
-    after = (image_features(model, edited_pictures),
-             text_features(model, tokenizer, [caption(s, i) for i, s in enumerate(edited)]))
-    figures = {"held_out": n, "renders": retrieval(images, texts, scenes),
-               "edits": edits_told((images[:n_edits], texts[:n_edits]), after)}
+    after = (
+        image_features(model, edited_pictures),
+        text_features(model, tokenizer, [caption(s, i) for i, s in enumerate(edited)]),
+    )
+    figures = {
+        "held_out": n,
+        "renders": retrieval(images, texts, scenes),
+        "edits": edits_told((images[:n_edits], texts[:n_edits]), after),
+    }
     if vae is not None:
         repainted = image_features(model, decode(vae, encode(vae, pictures, 64), 64))
         figures["after_autoencoder"] = retrieval(repainted, texts, scenes)
     return figures
 
 
-def build(work: Path, tokenizer, vae=None, *, device: str = "cpu", steps: int = 1280, batch: int = 128,
-          seed: int = 0, sets=SETS, stop_after: int | None = None):
+def build(
+    work: Path,
+    tokenizer,
+    vae=None,
+    *,
+    device: str = "cpu",
+    steps: int = 1280,
+    batch: int = 128,
+    seed: int = 0,
+    sets=SETS,
+    stop_after: int | None = None,
+):
     """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample
     has been through the autoencoder `vae` (None: stop there). Returns the open_clip model and the log."""
     from open_clip.loss import ClipLoss
@@ -118,7 +163,7 @@ def build(work: Path, tokenizer, vae=None, *, device: str = "cpu", steps: int = 
     if vae is None:
         stop_after = min(stop_after or steps, repaint_from)
     else:
-        of_judge = 2 * sum(n for n, *_ in sets[:len(JUDGE_SETS)])
+        of_judge = 2 * sum(n for n, *_ in sets[: len(JUDGE_SETS)])
         painted, paint = repainted_pairs(work, vae, pictures[:of_judge], seed=seed)
     test, held_out = cached_renders(work, 2000, HELD_OUT)
     test, held_out = test[:500], held_out[:500]
@@ -145,17 +190,35 @@ def build(work: Path, tokenizer, vae=None, *, device: str = "cpu", steps: int = 
         x = x.to(device, memory_format=torch.channels_last)
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))  # as in the paper
-        return clip_loss(model.encode_image(x, normalize=True),
-                         model.encode_text(ids.to(device), normalize=True), model.logit_scale.exp())
+        return clip_loss(
+            model.encode_image(x, normalize=True),
+            model.encode_text(ids.to(device), normalize=True),
+            model.logit_scale.exp(),
+        )
 
     def sample(step):
         found = retrieval(image_features(model, held_out), text_features(model, tokenizer, words), test)
-        print(f"mini-clip, step {step}: image to text {found['image_to_text']:.3f}, "
-              f"text to image {found['text_to_image']:.3f}", flush=True)
+        print(
+            f"mini-clip, step {step}: image to text {found['image_to_text']:.3f}, "
+            f"text to image {found['text_to_image']:.3f}",
+            flush=True,
+        )
 
-    log = train_loop(step_loss, model, work / "clip", steps=steps, lr=2e-3, seed=seed, sample=sample,
-                     sample_minutes=3, desc="mini-clip", decay=0.5, weight_decay=0.05, stop_after=stop_after,
-                     save_minutes=2)
+    log = train_loop(
+        step_loss,
+        model,
+        work / "clip",
+        steps=steps,
+        lr=2e-3,
+        seed=seed,
+        sample=sample,
+        sample_minutes=3,
+        desc="mini-clip",
+        decay=0.5,
+        weight_decay=0.05,
+        stop_after=stop_after,
+        save_minutes=2,
+    )
     return model, log
 
 
@@ -168,8 +231,11 @@ def calibrate(folder: str | Path, work: Path, vae, n: int = 500, share: float = 
     images = (decode(vae, encode(vae, x, 64), 64).float() / 255 for x in (a, b))
     sim = ClipSimilarity(str(folder))(*images, *([caption(s) for s in scenes] for scenes in (before, after)))
     low = {name: x.quantile(share).item() for name, x in zip(sim._fields, sim, strict=True)}
-    return {"min_image": low["sim_image"], "min_caption": min(low["sim_0"], low["sim_1"]),
-            "min_direction": low["sim_direction"]}
+    return {
+        "min_image": low["sim_image"],
+        "min_caption": min(low["sim_0"], low["sim_1"]),
+        "min_direction": low["sim_direction"],
+    }
 
 
 def load(folder: str | Path):
@@ -192,12 +258,25 @@ def save(model, tokenizer, log: list[dict], folder: Path, work: Path, vae, hardw
     save_file(half(model), folder / "open_clip_model.safetensors")
     figures = measure(*load(folder), work, vae)
     edits = figures["edits"]
-    (folder / "README.md").write_text(CARD.format(
-        parameters=sum(p.numel() for p in model.parameters()), steps=log[-1]["step"], minutes=minutes(log),
-        hardware=hardware, n=figures["held_out"], renders=2 * sum(n for n, *_ in SETS),
-        clean=figures["renders"], again=figures["after_autoencoder"], n_edits=edits["edits"],
-        told=edits["own_caption_preferred"], direction=edits["direction"],
-        shuffled=edits["direction_shuffled"], sets=names(SETS), **calibrate(folder, work, vae)), encoding="utf-8")
+    (folder / "README.md").write_text(
+        CARD.format(
+            parameters=sum(p.numel() for p in model.parameters()),
+            steps=log[-1]["step"],
+            minutes=minutes(log),
+            hardware=hardware,
+            n=figures["held_out"],
+            renders=2 * sum(n for n, *_ in SETS),
+            clean=figures["renders"],
+            again=figures["after_autoencoder"],
+            n_edits=edits["edits"],
+            told=edits["own_caption_preferred"],
+            direction=edits["direction"],
+            shuffled=edits["direction_shuffled"],
+            sets=names(SETS),
+            **calibrate(folder, work, vae),
+        ),
+        encoding="utf-8",
+    )
     return figures
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from ip2p.durable import whole_file
+from ip2p.common.durable import replacing
 from ip2p.miniworld import Scene
 from ip2p.models.renders import cached_edits, cached_renders
 
@@ -31,8 +31,9 @@ def training_pairs(work: Path, sets: tuple) -> tuple[list[Scene], torch.Tensor, 
     return todo, torch.cat(pictures), torch.tensor(even)
 
 
-def repainted_pairs(work: Path, vae, pictures: torch.Tensor, n: int = 3000, seed: int = 0,
-                    noise: float = 0.4) -> tuple[torch.Tensor, torch.Tensor]:
+def repainted_pairs(
+    work: Path, vae, pictures: torch.Tensor, n: int = 3000, seed: int = 0, noise: float = 0.4
+) -> tuple[torch.Tensor, torch.Tensor]:
     """`n` random pairs through the autoencoder, kept as `work/repainted-N.npy`. About half of the pictures
     have Gaussian noise of up to `noise` standard deviations on their latents, as a sampler leaves it.
 
@@ -49,7 +50,7 @@ def repainted_pairs(work: Path, vae, pictures: torch.Tensor, n: int = 3000, seed
             z = encode(vae, part)
             strength = (torch.rand((len(z), 1, 1, 1), generator=generator) * 2 - 1).clamp_min(0) * noise
             out.append(decode(vae, z + strength / SCALING_FACTOR * torch.randn(z.shape, generator=generator)))
-        with whole_file(path) as new, open(new, "wb") as file:
+        with replacing(path) as new, open(new, "wb") as file:
             np.save(file, torch.cat(out).numpy())
     return rows, torch.from_numpy(np.load(path))
 
@@ -66,7 +67,7 @@ def corrupt(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
     padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
     shifts = torch.randint(0, 5, (n, 2), generator=generator).tolist()
-    x = torch.stack([p[:, dy:dy + h, dx:dx + w] for p, (dy, dx) in zip(padded, shifts, strict=True)])
+    x = torch.stack([p[:, dy : dy + h, dx : dx + w] for p, (dy, dx) in zip(padded, shifts, strict=True)])
     size = int(torch.randint(h * 5 // 8, h * 7 // 8, (), generator=generator))
     part = n // 4  # the batch is in random order
     small = F.interpolate(x[:part], size=(size, size), mode="bilinear", antialias=True)

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import torch
 
-from ip2p.durable import temporary_folder
+from ip2p.common.folders import temporary_folder
 
 CORES = f"{os.cpu_count()} CPU cores"
 
 
 def half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The weights as they are shipped: fp16 on the CPU."""
-    return {name: (t.half() if t.is_floating_point() else t).cpu().contiguous()
-            for name, t in model.state_dict().items()}
+    return {
+        name: (t.half() if t.is_floating_point() else t).cpu().contiguous()
+        for name, t in model.state_dict().items()
+    }
 
 
 def save_half(pipe, folder: Path) -> None:
@@ -33,8 +35,11 @@ def _save_half(pipe, tmp: Path) -> None:
     from safetensors.torch import save_file
 
     pipe.save_pretrained(tmp)
-    for name, file in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"),
-                       ("text_encoder", "model")):
+    for name, file in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
         save_file(half(getattr(pipe, name)), tmp / name / f"{file}.safetensors", {"format": "pt"})
         path = tmp / name / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +63,10 @@ def names(sets) -> str:
 
 def minutes(log: list[dict]) -> float:
     """Minutes of training, from the log of `train_loop`: the mean time of a step, without what came between runs."""
-    gaps = [(b["step"] - a["step"], b["seconds"] - a["seconds"])
-            for a, b in zip(log, log[1:], strict=False) if b["seconds"] > a["seconds"]]
+    gaps = [
+        (b["step"] - a["step"], b["seconds"] - a["seconds"])
+        for a, b in zip(log, log[1:], strict=False)
+        if b["seconds"] > a["seconds"]
+    ]
     gaps = gaps or [(log[-1]["step"], log[-1]["seconds"])]
     return log[-1]["step"] * sum(s for _, s in gaps) / sum(n for n, _ in gaps) / 60

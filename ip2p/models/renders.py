@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ip2p.durable import whole_file
+from ip2p.common.durable import replacing
 from ip2p.miniworld import Scene, random_edit, random_scene, render
-
-HELD_OUT = 10**9  # seeds from here on are never trained on
 
 
 def scenes(n: int, seed: int, mix: str = "plain") -> list[Scene]:
@@ -41,7 +39,7 @@ def cached_draw(path: Path, todo: list[Scene]) -> torch.Tensor:
     """The scenes' pictures (n, 3, 64, 64) uint8, kept at `path` (.npy)."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as new, open(new, "wb") as file:
+        with replacing(path) as new, open(new, "wb") as file:
             np.save(file, draw(todo))
     return torch.from_numpy(np.load(path))
 
@@ -54,19 +52,11 @@ def cached_renders(work: Path, n: int, seed: int, mix: str = "plain") -> tuple[l
 
 def cached_edits(work: Path, n: int, seed: int, mix: str = "plain") -> tuple[list[Scene], torch.Tensor]:
     """One random edit of each scene of `cached_renders`, kept as `work/edits-MIX-SEED-N.npy`."""
-    todo = [random_edit(scene, random.Random(seed * 1_000_003 + i))
-            for i, scene in enumerate(scenes(n, seed, mix))]
+    todo = [
+        random_edit(scene, random.Random(seed * 1_000_003 + i))
+        for i, scene in enumerate(scenes(n, seed, mix))
+    ]
     return todo, cached_draw(work / f"edits-{mix}-{seed}-{n}.npy", todo)
-
-
-def to_float(pictures: torch.Tensor) -> torch.Tensor:
-    """uint8 [0, 255] -> float [-1, 1], same shape."""
-    return pictures.float() / 127.5 - 1
-
-
-def to_uint8(pictures: torch.Tensor) -> torch.Tensor:
-    """float [-1, 1] -> uint8 [0, 255], same shape."""
-    return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def save_sheet(pictures: torch.Tensor, path: Path, columns: int = 8, zoom: int = 2) -> None:

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ip2p.loop import train_loop
+from ip2p.common.train_loop import train_loop
 from ip2p.miniworld import ATTRIBUTES, caption, difference, instruction, random_edit, random_scene
 
 MAX_TOKENS = 40
+
 WIDTH = 128
 
 
@@ -43,8 +44,9 @@ def sample_instruction(rng: random.Random) -> tuple[str, list[int]]:
         if not changed:
             after = random_edit(before, rng)
     changed = difference(before, after)
-    return instruction(before, after, rng), [values.index(changed[name]) if name in changed else len(values)
-                                             for name, values in ATTRIBUTES.items()]
+    return instruction(before, after, rng), [
+        values.index(changed[name]) if name in changed else len(values) for name, values in ATTRIBUTES.items()
+    ]
 
 
 def mistype(text: str, rng: random.Random) -> str:
@@ -56,7 +58,7 @@ def mistype(text: str, rng: random.Random) -> str:
         text = " ".join(words)
     if rng.random() < 0.25:
         i = rng.randrange(len(text))
-        text = text[:i] + rng.choice((text[i + 1:i + 2] + text[i], "", text[i] * 2)) + text[i + 2:]
+        text = text[:i] + rng.choice((text[i + 1 : i + 2] + text[i], "", text[i] * 2)) + text[i + 2 :]
     return text
 
 
@@ -72,11 +74,21 @@ def new_tokenizer(texts, vocab_size: int = 1400):
 def new_text_encoder(tokenizer):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=3,
-        num_attention_heads=4, projection_dim=WIDTH, max_position_embeddings=MAX_TOKENS, attention_dropout=0.0,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            projection_dim=WIDTH,
+            max_position_embeddings=MAX_TOKENS,
+            attention_dropout=0.0,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 class Reader(nn.Module):
@@ -85,10 +97,13 @@ class Reader(nn.Module):
     def __init__(self, encoder):
         super().__init__()
         self.encoder = encoder
-        self.query = nn.Parameter(torch.randn(2, len(ATTRIBUTES), WIDTH) / WIDTH**0.5)  # 0: captions, 1: instructions
+        self.query = nn.Parameter(
+            torch.randn(2, len(ATTRIBUTES), WIDTH) / WIDTH**0.5
+        )  # 0: captions, 1: instructions
         self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
-        self.classes = nn.ModuleList(nn.ModuleList(nn.Linear(WIDTH, len(v) + task) for v in ATTRIBUTES.values())
-                                     for task in (0, 1))
+        self.classes = nn.ModuleList(
+            nn.ModuleList(nn.Linear(WIDTH, len(v) + task) for v in ATTRIBUTES.values()) for task in (0, 1)
+        )
 
     def forward(self, ids: torch.Tensor, task: int) -> list[torch.Tensor]:
         """ids (B, T) -> one (B, classes) tensor of logits an attribute."""
@@ -99,7 +114,9 @@ class Reader(nn.Module):
 
 def tokenise(tokenizer, texts: list[str]) -> torch.Tensor:
     """(n, MAX_TOKENS) token ids, padded and cut as the stock pipelines do."""
-    return tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+    return tokenizer(
+        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
 
 
 SAMPLERS = (sample_caption, sample_instruction)
@@ -113,7 +130,9 @@ def accuracy(reader: Reader, tokenizer, n: int = 1000, seed: int = 10**9) -> tup
         texts, truth = zip(*(sampler(rng) for _ in range(n)), strict=True)
         device = reader.query.device
         with torch.no_grad():
-            answer = torch.stack([a.argmax(-1) for a in reader(tokenise(tokenizer, list(texts)).to(device), task)], 1)
+            answer = torch.stack(
+                [a.argmax(-1) for a in reader(tokenise(tokenizer, list(texts)).to(device), task)], 1
+            )
         out.append((answer.cpu() == torch.tensor(truth)).all(1).float().mean().item())
     return out[0], out[1]
 
@@ -137,11 +156,24 @@ def build(work: Path, *, device: str = "cpu", steps: int = 1200, batch: int = 48
 
     def sample(step):
         captions, instructions = accuracy(reader, tokenizer, 300)
-        print(f"text encoder, step {step}: captions {captions:.3f}, instructions {instructions:.3f} read right",
-              flush=True)
+        print(
+            f"text encoder, step {step}: captions {captions:.3f}, instructions {instructions:.3f} read right",
+            flush=True,
+        )
 
-    log = train_loop(step_loss, reader, work / "text_encoder", steps=steps, lr=1e-3, seed=seed, ema_decay=0.995,
-                     sample=sample, sample_minutes=2, desc="text encoder", decay=0.5)
+    log = train_loop(
+        step_loss,
+        reader,
+        work / "text_encoder",
+        steps=steps,
+        lr=1e-3,
+        seed=seed,
+        ema_decay=0.995,
+        sample=sample,
+        sample_minutes=2,
+        desc="text encoder",
+        decay=0.5,
+    )
     captions, instructions = accuracy(reader, tokenizer)
     figures = {"captions_read": captions, "instructions_read": instructions, "final_loss": log[-1]["loss"]}
     return tokenizer, reader.encoder, figures

@@ -7,22 +7,30 @@ from pathlib import Path
 
 import torch
 
-from ip2p.loop import train_loop
+from ip2p.common.diffusion import add_noise, min_snr_loss, stratified_timesteps
+from ip2p.common.train_loop import train_loop
 from ip2p.miniworld import caption
+from ip2p.miniworld.held_out import HELD_OUT
 from ip2p.models.autoencoder import SCALING_FACTOR, decode, encode
-from ip2p.models.renders import HELD_OUT, cached_renders, save_sheet, scenes
+from ip2p.models.renders import cached_renders, save_sheet, scenes
 from ip2p.models.text_encoder import WIDTH, tokenise
-from ip2p.training import add_noise, min_snr_loss, stratified_timesteps
 
 
 def new_unet():
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 96, 192),
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(64, 96, 192),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH, norm_num_groups=16, attention_head_dim=4)
+        cross_attention_dim=WIDTH,
+        norm_num_groups=16,
+        attention_head_dim=4,
+    )
 
 
 def new_scheduler():
@@ -31,12 +39,30 @@ def new_scheduler():
     then cannot paint a dark night."""
     from diffusers import EulerAncestralDiscreteScheduler
 
-    return EulerAncestralDiscreteScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02,
-                                           beta_schedule="linear", timestep_spacing="trailing", steps_offset=1)
+    return EulerAncestralDiscreteScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        timestep_spacing="trailing",
+        steps_offset=1,
+    )
 
 
-def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", steps: int = 3_500, batch: int = 32,
-          renders: int = 24_000, seed: int = 0, lr: float = 1e-3, stop_after: int | None = None):
+def build(
+    work: Path,
+    vae,
+    tokenizer,
+    text_encoder,
+    *,
+    device: str = "cpu",
+    steps: int = 3_500,
+    batch: int = 32,
+    renders: int = 24_000,
+    seed: int = 0,
+    lr: float = 1e-3,
+    stop_after: int | None = None,
+):
     """Train from nothing or from `work`'s checkpoint. Returns the UNet with its averaged weights and the log."""
     todo, pictures = cached_renders(work, renders, seed=2)
     vae, text_encoder = vae.to(device).eval(), text_encoder.to(device).eval().requires_grad_(False)
@@ -70,19 +96,41 @@ def build(work: Path, vae, tokenizer, text_encoder, *, device: str = "cpu", step
         z = sample_latents(unet, scheduler, embed(captions), embed([""] * len(captions)), seeds=range(64))
         save_sheet(decode(vae, z / SCALING_FACTOR), work / "mini-sd" / f"sheet-{step:06d}.png")
 
-    log = train_loop(step_loss, unet, work / "mini-sd", steps=steps, lr=lr, seed=seed, ema_decay=0.999,
-                     sample=sample, sample_minutes=10, desc="mini-sd", stop_after=stop_after, muon=True)
+    log = train_loop(
+        step_loss,
+        unet,
+        work / "mini-sd",
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        ema_decay=0.999,
+        sample=sample,
+        sample_minutes=10,
+        desc="mini-sd",
+        stop_after=stop_after,
+        muon=True,
+    )
     return unet, log
 
 
 @torch.no_grad()
-def sample_latents(unet, scheduler, cond: torch.Tensor, uncond: torch.Tensor, seeds, guidance_scale: float = 3.0,
-                   steps: int = 25) -> torch.Tensor:
+def sample_latents(
+    unet,
+    scheduler,
+    cond: torch.Tensor,
+    uncond: torch.Tensor,
+    seeds,
+    guidance_scale: float = 3.0,
+    steps: int = 25,
+) -> torch.Tensor:
     """Plain classifier-free guided sampling. cond, uncond: (n, T, d). Returns scaled latents (n, 4, 16, 16)."""
     device = cond.device
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     scheduler.set_timesteps(steps)
-    z = torch.stack([torch.randn(4, 16, 16, generator=g) for g in generators]).to(device) * scheduler.init_noise_sigma
+    z = (
+        torch.stack([torch.randn(4, 16, 16, generator=g) for g in generators]).to(device)
+        * scheduler.init_noise_sigma
+    )
     for t in scheduler.timesteps:
         z_in = scheduler.scale_model_input(z, t)
         e0, e1 = unet(torch.cat([z_in, z_in]), t, torch.cat([uncond, cond])).sample.chunk(2)

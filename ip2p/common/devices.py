@@ -1,0 +1,39 @@
+"""Where a model runs and in which number format: one place decides, for every command and for `load_editor`."""
+
+from __future__ import annotations
+
+import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """A device by its name; "auto" is a CUDA GPU where there is one, else Apple's (mps), else the CPU.
+
+    A number may follow the name ("cuda:1"). Raises ValueError for a name that is not one of DEVICES, and for a device
+    that this machine, or this build of PyTorch, does not have.
+    """
+    kind = str(name).partition(":")[0]
+    if kind not in DEVICES:
+        raise ValueError(f"there is no device {str(name)!r}; choose one of {', '.join(DEVICES)}")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind == "auto":
+        return torch.device("cuda" if there["cuda"] else "mps" if there["mps"] else "cpu")
+    if not there[kind]:
+        raise ValueError(f"PyTorch finds no device {kind} here; choose another, or leave it at auto")
+    return torch.device(name)
+
+
+def choose_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> torch.dtype:
+    """A number format by its name; "auto" is float32 on a CPU, whose pictures repeat to the bit, else float16.
+
+    Raises ValueError for a name that is neither "auto" nor one of DTYPES.
+    """
+    if isinstance(name, torch.dtype):
+        return name
+    if name == "auto":
+        return torch.float32 if torch.device(device).type == "cpu" else torch.float16
+    if name not in DTYPES:
+        raise ValueError(f"there is no number format {name!r}; choose auto, {', '.join(DTYPES)}")
+    return DTYPES[name]

@@ -1,0 +1,101 @@
+"""Files that a kill or a full disk cannot leave half-written, lists that only grow, and one job at a time.
+
+- `write_atomically`, `save_tensors`: the whole file, or the old one, and on the disk when the call returns.
+- `append_line`, `whole_lines`: a list of lines that a killed job goes on with; a half line at its end does not count.
+- `locked`: a second job on the same file or folder is refused in one sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+
+TEMPORARY = ".ip2p-tmp"  # how the names of unfinished files and folders end
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that nobody else has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what was written there replaces `path` if the block ends without an error."""
+    new = temporary(path)
+    try:
+        yield new
+        with open(new, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file whole or not at all; a text as UTF-8."""
+    with replacing(path) as new:
+        new.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path, about: str = "") -> None:
+    """Write a safetensors file, with a text in its header, whole or not at all."""
+    seen: set[int] = set()
+    own = {}
+    for name, x in tensors.items():  # the format wants no two names for one memory
+        x = x.detach().contiguous()
+        own[name] = x.clone() if x.data_ptr() in seen else x
+        seen.add(x.data_ptr())
+    with replacing(path) as new:
+        save_file(own, new, {"about": about})
+
+
+def append_line(path: Path, line: str | dict) -> None:
+    """Add a line (a dict as JSON) to the end of a file; it is on the disk when this returns."""
+    text = json.dumps(line, ensure_ascii=False) if isinstance(line, dict) else line
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path, cut: bool = False) -> list[str]:
+    """The lines of a file (none, if there is no file) without a half one at its end, which a killed job left.
+    cut: also take the half line away, so that the next one begins on a line of its own."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if cut and end < len(data):
+        os.truncate(path, end)
+    return data[:end].decode("utf-8").split("\n")[:-1]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Only one job at a time works on the file or folder `path`; the lock ends with its process, however that ends.
+
+    doing: what another job would be doing, such as "making pairs in". Raises ValueError if there is one.
+    The lock is a hidden file beside `path` (or inside, if it is a folder) and stays there: a file that is unlinked
+    could be locked twice.
+    """
+    lock = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another job is {doing} {path}; wait for it, or choose another place") from None
