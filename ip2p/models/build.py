@@ -200,7 +200,8 @@ def build(
     it.
 
     profile: how stages 2 to 5 are run, and the side of the pictures; settings: for each part, what differs
-    from the keywords of its `build`. Raises ValueError for a part or a device that there is not, and for a folder of somebody else.
+    from the keywords of its `build`. Raises ValueError for a part or a device that there is not, and for a
+    folder of somebody else.
     """
     unknown = set(only or ()) - set(PARTS)
     if unknown:
