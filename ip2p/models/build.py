@@ -221,7 +221,8 @@ def refuse_foreign(out: Path) -> None:
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if there and not FOLDERS & there:
         raise ValueError(
-            f"{out} is not empty and was not made by `ip2p models build`; choose a folder that is new or empty"
+            f"{out} is not empty and was not made by `ip2p models build`; "
+            "choose a folder that is new or empty"
         )
 
 
