@@ -238,12 +238,14 @@ def concepts(text: str) -> list[Concept]:
 class Said:
     """What a caption says, and nothing else: what is not in here was left unsaid."""
 
-    objects: list[dict] = field(
-        default_factory=list
-    )  # "kind" and, where said, "colour", "size", "count" of each
-    setting: dict = field(default_factory=dict)  # where said: "place", "time", "weather", "style", "position"
-    extras: list[str] = field(default_factory=list)  # those that are named
-    first_is_right: bool = False  # the object named first stands to the right of the second
+    # "kind" and, where said, "colour", "size" and "count" of each object, as they are named
+    objects: list[dict] = field(default_factory=list)
+    # Where said: "place", "time", "weather", "style", "position"
+    setting: dict = field(default_factory=dict)
+    # Those that are named, in any order
+    extras: list[str] = field(default_factory=list)
+    # The object named first stands to the right of the second
+    first_is_right: bool = False
 
 
 def _agree(target: dict, slot: str, value: object, owner: str) -> None:
