@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ip2p.miniworld import EDIT_KINDS, Scene, caption, edit, parse, render
-from ip2p.models.renders import scenes
+from ip2p.miniworld.held_out import scenes
 from ip2p.study import evaluate as ev
 
 

@@ -7,10 +7,13 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from ip2p.miniworld import EDIT_KINDS, Scene, edit, edit_kind, instruction, random_edit, random_scene
+from ip2p.miniworld.language import instruction
+from ip2p.miniworld.scene import EDIT_KINDS, Scene, edit, edit_kind, random_edit, random_scene
 from ip2p.paths import DATA
 
-REWORDED = DATA / "eval" / "reworded.jsonl"
+HELD_OUT = 10**9  # seeds from here on are never trained on
+
+REWORDED = DATA / "eval" / "reworded.jsonl"  # one edit a line: {"scene", "change", "edit"}
 
 
 class Edit(NamedTuple):
@@ -19,34 +22,53 @@ class Edit(NamedTuple):
     before: Scene
     after: Scene
     instruction: str
-    kind: str
+    kind: str  # one of EDIT_KINDS, "swap" or "several"
+
+
+def scenes(n: int, seed: int, mix: str = "plain") -> list[Scene]:
+    """`n` random scenes of the mix `mix`; scene i depends on (seed, i) alone. Give HELD_OUT as the seed for
+    scenes that are never trained on."""
+    return [random_scene(random.Random(seed * 1_000_003 + i), mix) for i in range(n)]
 
 
 def held_out_edits(n: int, kinds: tuple[str, ...] | None = None, seed: int = 0) -> list[Edit]:
-    """n edits of scenes that were never trained on, all `kinds` (None: all there are) equally often."""
-    kinds, out, i = kinds or EDIT_KINDS, [], 0
-    while len(out) < n:
-        rng = random.Random(HELD_OUT * 7 + seed * 1_000_003 + i)
-        before, i = random_scene(rng), i + 1
+    """`n` edits of held-out scenes, all `kinds` (None: EDIT_KINDS) equally often, in turn.
+
+    Raises ValueError for a kind that there is not.
+    """
+    kinds = kinds or EDIT_KINDS
+    unknown = set(kinds) - {*EDIT_KINDS, "swap"}
+    if unknown:
+        raise ValueError(
+            f"there is no edit of kind {min(unknown)!r}; choose from {', '.join(EDIT_KINDS)}, swap"
+        )
+    edits: list[Edit] = []
+    attempt = 0
+    while len(edits) < n:
+        rng = random.Random(HELD_OUT * 7 + seed * 1_000_003 + attempt)
+        attempt += 1
+        kind = kinds[len(edits) % len(kinds)]
+        before = random_scene(rng)
         try:
-            after = random_edit(before, rng, kinds[len(out) % len(kinds)])
+            after = random_edit(before, rng, kind)
         except ValueError:  # no such edit of this scene: take the next one
             continue
-        out.append(Edit(before, after, instruction(before, after, rng), kinds[len(out) % len(kinds)]))
-    return out
+        edits.append(Edit(before, after, instruction(before, after, rng), kind))
+    return edits
 
 
 def reworded_edits(path: str | Path = REWORDED) -> list[Edit]:
-    """The instructions that were worded by hand and frozen before training."""
-    out = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        extras, second = tuple(row["scene"].pop("extras")), row["scene"].pop("second")
-        before = Scene(**row["scene"], extras=extras, second=tuple(second) if second else None)
-        change = {k: tuple(v) if isinstance(v, list) else v for k, v in row["change"].items()}
-        after = edit(before, **change)
-        out.append(Edit(before, after, row["edit"], edit_kind(before, after)))
-    return out
+    """The instructions that were worded by hand and frozen before training, in the file's order."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [_reworded_edit(json.loads(line)) for line in lines]
 
 
-HELD_OUT = 10**9  # seeds from here on are never trained on
+def _reworded_edit(row: dict) -> Edit:
+    """A line of REWORDED. JSON has no tuples: its lists become those of `Scene` and `edit`."""
+    before = Scene(**_with_tuples(row["scene"]))
+    after = edit(before, **_with_tuples(row["change"]))
+    return Edit(before, after, row["edit"], edit_kind(before, after))
+
+
+def _with_tuples(row: dict) -> dict:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
