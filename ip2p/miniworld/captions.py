@@ -128,7 +128,10 @@ def what_to_say(scene: Scene, rng: random.Random) -> set[str]:
 
 
 def caption(
-    scene: Scene, rng: random.Random | int | None = None, say: set[str] | None = None, wording: int | None = None
+    scene: Scene,
+    rng: random.Random | int | None = None,
+    say: set[str] | None = None,
+    wording: int | None = None,
 ) -> str:
     """Words for a scene.
 
@@ -152,7 +155,10 @@ def caption_pair(before: Scene, after: Scene, rng: random.Random) -> tuple[str, 
     What changed may or may not have been said before. Both are partial (see `what_to_say`).
     """
     changed = set(difference(before, after))
-    if changed & {"count", "second_kind"}:  # a row or a second object moves a single one to the middle: unsaid
+    if changed & {
+        "count",
+        "second_kind",
+    }:  # a row or a second object moves a single one to the middle: unsaid
         changed.discard("position")
     say = what_to_say(before, rng)
     wording = rng.randrange(2**62)

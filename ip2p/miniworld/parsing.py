@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ip2p.miniworld.scene import COLOURS, KINDS, PLACES, Scene
+from ip2p.miniworld.scene import ATTRIBUTES, KINDS
 
 # slot -> value -> its names. `_lexicon` adds the plurals of kinds, `SPELLINGS` the American spelling.
 NAMES: dict[str, dict] = {
@@ -363,45 +363,39 @@ def what_is_said(text: str) -> Said:
     return reader.said
 
 
-# --- what is said to a scene --------------------------------------------------------------------------------
+# --- what is said, by attribute ------------------------------------------------------------------------------
 
 
-def parse(text: str) -> Scene:
-    """The scene (seed 0) that a caption describes. What it leaves unsaid is at its default.
+def parse(text: str) -> dict[str, object]:
+    """What a caption says, and no more: {attribute: value}, keyed like `ATTRIBUTES`. Silent means unknown.
 
-    Raises ValueError, in one sentence, where a word is not of this world, where the kind, colour or place is
-    missing, and where the caption contradicts itself or asks for what the world cannot hold.
+    "kind" and "count" are always there (a noun in the singular is one object); an extra, or a second object, is
+    there where it is named. Raises ValueError, in one sentence, where a word is not of this world, where no object
+    is named, and where the caption contradicts itself or asks for what the world cannot hold.
     """
-    return _scene(what_is_said(text))
-
-
-def _scene(said: Said) -> Scene:
-    """The scene of what is said: checked, and what is unsaid filled in by the defaults of `Scene`."""
-    _check_enough_is_said(said)
+    said = what_is_said(text)
+    if not said.objects:
+        raise ValueError(f"no object is named; say one of {', '.join(KINDS)}")
+    if len(said.objects) > 2:
+        raise ValueError("more than two different objects; a scene holds at most two")
     first, *others = said.objects
     if others and said.first_is_right:
         first, *others = others[0], first
     second = others[0] if others else None
     _check_the_world_holds(first, second, said.setting)
-    return Scene(
-        **first,
-        **said.setting,
-        extras=tuple(said.extras),
-        second=(second["kind"], second["colour"]) if second else None,
-    )
+    attributes = {"count": 1, **first, **said.setting}
+    for extra in said.extras:
+        attributes[extra] = True
+    if second:
+        attributes["second_kind"] = second["kind"]
+        if "colour" in second:
+            attributes["second_colour"] = second["colour"]
+    return {name: attributes[name] for name in ATTRIBUTES if name in attributes}
 
 
-def _check_enough_is_said(said: Said) -> None:
-    """One or two objects, a colour for each, and a place; else ValueError."""
-    if not said.objects:
-        raise ValueError(f"no object is named; say one of {', '.join(KINDS)}")
-    for thing in said.objects:
-        if "colour" not in thing:
-            raise ValueError(f"what colour is the {thing['kind']}? Say one of {', '.join(COLOURS)}")
-    if "place" not in said.setting:
-        raise ValueError(f"where is the {said.objects[0]['kind']}? Say one of {', '.join(PLACES)}")
-    if len(said.objects) > 2:
-        raise ValueError("more than two different objects; a scene holds at most two")
+def agrees(caption: str, attributes: dict[str, object]) -> bool:
+    """Whether a picture with these attributes (of a scene, or read by the judge) shows all that a caption says."""
+    return all(attributes[name] == value for name, value in parse(caption).items())
 
 
 def _check_the_world_holds(first: dict, second: dict | None, setting: dict) -> None:
