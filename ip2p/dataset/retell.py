@@ -1,0 +1,73 @@
+"""The same instruction in other captions of the miniature world, so that a few hundred hand-written triplets teach a
+language model to copy captions of every length."""
+
+from __future__ import annotations
+
+import random
+
+from ip2p.dataset.lies import changes, lie, mentions
+from ip2p.miniworld.captions import caption, what_to_say
+from ip2p.miniworld.parsing import parse
+from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Scene, random_scene
+
+REDRAWN = 0.7  # how often a value that the instruction does not concern is another one ...
+KIND_REDRAWN = 0.35  # ... and the object, of which it may speak without its name ("row it over to the city")
+
+
+def scene_with(said: dict[str, object], other: Scene) -> Scene:
+    """A scene of which a caption says `said`; what it leaves open is as in `other`. Raises ValueError if the world
+    holds no such scene."""
+    values = {name: said.get(name, getattr(other, name)) for name in ATTRIBUTES if hasattr(other, name)}
+    second = None
+    if "second_kind" in said:
+        second = (said["second_kind"], said.get("second_colour", "red"))
+    if values["count"] > 1 or second:
+        values["position"] = said.get("position", "centre")
+    extras = tuple(name for name in EXTRAS if name in said)
+    return Scene(**values, extras=extras, second=second)
+
+
+def retell(triplet: dict, rng: random.Random) -> dict:
+    """The triplet in other captions: what its edit neither changes nor names is drawn anew, said or left unsaid at
+    random. Returns the triplet as it was where that fails, as for captions that are not of this world."""
+    try:
+        before, after = parse(triplet["input"]), parse(triplet["output"])
+    except ValueError:
+        return triplet
+    changed = changes(before, after)
+    fixed = set(changed)
+    for mention in mentions(triplet["edit"]):
+        slot, value = mention.fact
+        fixed |= {value} if slot == "extra" else {slot, f"second_{slot}"}
+    other = random_scene(rng)
+    told_before, told_after = dict(before), dict(after)
+    for name in ("kind", "colour", "size", "place", "time", "weather", "style"):
+        if (
+            name in fixed
+            or name not in before
+            or rng.random() > (KIND_REDRAWN if name == "kind" else REDRAWN)
+        ):
+            continue
+        value = getattr(other, name)
+        if name == "kind" and value in (before.get("second_kind"), after.get("second_kind")):
+            continue
+        told_before[name] = told_after[name] = value
+    say = what_to_say(other, rng)
+    for name in ("colour", "place", "time", "weather", "style"):
+        if name in fixed:
+            continue
+        if name in before and name not in say:
+            del told_before[name], told_after[name]
+        elif name not in before and name in say:
+            told_before[name] = told_after[name] = getattr(other, name)
+    wording = rng.randrange(2**62)
+    try:
+        told = triplet | {
+            "input": caption(scene_with(told_before, other), say=set(told_before), wording=wording),
+            "output": caption(scene_with(told_after, other), say=set(told_after), wording=wording),
+        }
+        understood = parse(told["input"]) == told_before and parse(told["output"]) == told_after
+        as_true = lie(triplet["edit"], told_before, told_after) == lie(triplet["edit"], before, after)
+    except ValueError:  # there is no such scene, or no such sentence
+        return triplet
+    return told if understood and as_true else triplet
