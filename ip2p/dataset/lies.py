@@ -1,8 +1,9 @@
 """What an instruction of the miniature world asks for, held against what its two captions say.
 
-An instruction must name exactly the change between its captions. A language model's answers often do not: "daytime, and
-no rabbit", and the rabbit stays; "I'd like to see an owl too", and the duck becomes one. Such lessons teach an editor to
-change what nobody asked for, so they are found here, by the words that a change must and must not have beside it.
+An instruction must name exactly the change between its captions. A language model's answers often do not:
+"daytime, and no rabbit", and the rabbit stays; "I'd like to see an owl too", and the duck becomes one. Such
+lessons teach an editor to change what nobody asked for, so they are found here, by the words that a change must
+and must not have beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ NOT_MEANT = r"time of day|^clear (?!sk|weather)|\bclear (the|away|up)\b|wet brus
 STRICT = ("kind", "colour", "place", "time", "weather", "style", "extra")  # what is never said freely
 # Words directly before a thing that shall not be there any more: "no rabbit", "take away the old flag".
 UNWANTED = (
-    r"(\bno|(?<!could )(?<!would )(?<!can )(?<!why )\bnot|without|remove|delete|erase|drop|lose|rid of|scrap|ditch|take away|take off|take out|instead of|"
+    r"(\bno|(?<!could )(?<!would )(?<!can )(?<!why )\bnot|without|remove|delete|erase|drop|lose|rid of|scrap|"
+    r"ditch|take away|take off|take out|instead of|"
     r"rather than|out with)( more| any| a| an| the| its| his| her| their| that| this| those| these| old)*$"
 )
 KEPT = (
@@ -41,7 +43,7 @@ REPLACED = (
     r"instead|\binto\b|\bswap|\breplac|\btrade|\bexchang|rather than|turn (it|him|her|them|the)|\bbecome"
 )
 ALONE = r"\bonly\b|\bjust\b|\balone\b|by (it|him|her)self|on (its|his|her) own"
-PRONOUN = r"\b(it|its|it's|him|his|her|them|their|they|one|ones|thing|things|everything|this|that|these|those|you)\b"
+PRONOUN = r"\b(its?|it's|him|his|her|them|their|they|ones?|things?|everything|this|that|these|those|you)\b"
 
 
 class Mention(NamedTuple):
@@ -79,10 +81,10 @@ def facts(said: dict[str, object]) -> set[Fact]:
 
 
 def changes(before: dict[str, object], after: dict[str, object]) -> dict[str, tuple[object, object]]:
-    """{attribute: (value said before, value said after)} of what two captions say differently; None: left unsaid.
+    """{attribute: (value said before, value said after)} of what two captions say differently; None: unsaid.
 
-    That a row or a second object moves a single one to the middle, and that a second object has a colour, goes without
-    saying and is left out.
+    That a row or a second object moves a single one to the middle, and that a second object has a colour, goes
+    without saying and is left out.
     """
     changed = {}
     for name in ATTRIBUTES:
@@ -96,8 +98,8 @@ def changes(before: dict[str, object], after: dict[str, object]) -> dict[str, tu
 
 
 def asks_for(text: str, name: str, old: object, new: object, named: set[Fact]) -> bool:
-    """Whether an instruction asks for this change of one attribute: it names the new value, or, where a thing goes, the
-    old one and that it goes; sizes and numbers may be relative."""
+    """Whether an instruction asks for this change of one attribute: it names the new value, or, where a thing
+    goes, the old one and that it goes; sizes and numbers may be relative."""
     slot = "extra" if name in EXTRAS else name.removeprefix("second_")
     if name in EXTRAS:
         old, new = name, new and name
@@ -122,12 +124,12 @@ def begins(text: str, words: str) -> bool:
 
 
 def lie(instruction: str, before: dict[str, object], after: dict[str, object]) -> str | None:
-    """Why an instruction does not name exactly the change between two captions (what `parse` finds in each); None if
-    it may.
+    """Why an instruction does not name exactly the change between two captions (what `parse` finds in each);
+    None if it may.
 
-    "forgotten": the second caption is silent about something that the first one says. "unsaid": the instruction asks
-    for nothing of what changed. "inconsistent": it asks for some of it only, names what neither caption has, or says
-    the opposite.
+    "forgotten": the second caption is silent about something that the first one says. "unsaid": the instruction
+    asks for nothing of what changed. "inconsistent": it asks for some of it only, names what neither caption has,
+    or says the opposite.
     """
     text = instruction.lower().replace("’", "'")
     changed = changes(before, after)

@@ -1,5 +1,5 @@
-"""The same instruction in other captions of the miniature world, so that a few hundred hand-written triplets teach a
-language model to copy captions of every length."""
+"""The same instruction in other captions of the miniature world, so that a few hundred hand-written triplets
+teach a language model to copy captions of every length."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ KIND_REDRAWN = 0.35  # ... and the object, of which it may speak without its nam
 
 
 def scene_with(said: dict[str, object], other: Scene) -> Scene:
-    """A scene of which a caption says `said`; what it leaves open is as in `other`. Raises ValueError if the world
-    holds no such scene."""
+    """A scene of which a caption says `said`; what it leaves open is as in `other`. Raises ValueError if the
+    world holds no such scene."""
     values = {name: said.get(name, getattr(other, name)) for name in ATTRIBUTES if hasattr(other, name)}
     second = None
     if "second_kind" in said:
@@ -28,8 +28,8 @@ def scene_with(said: dict[str, object], other: Scene) -> Scene:
 
 
 def retell(triplet: dict, rng: random.Random) -> dict:
-    """The triplet in other captions: what its edit neither changes nor names is drawn anew, said or left unsaid at
-    random. Returns the triplet as it was where that fails, as for captions that are not of this world."""
+    """The triplet in other captions: what its edit neither changes nor names is drawn anew, said or left unsaid
+    at random. Returns the triplet as it was where that fails, as for captions that are not of this world."""
     try:
         before, after = parse(triplet["input"]), parse(triplet["output"])
     except ValueError:

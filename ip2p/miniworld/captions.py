@@ -1,11 +1,11 @@
-"""The miniature world in words: captions, which say a part of a scene and leave the rest open, as people's captions do.
+"""The miniature world in words: captions, which say a part of a scene and leave the rest open, as people's do.
 
-What a caption is silent about is *unknown*: "a cat at night" may be any cat, anywhere, in any style. Kind and number
-are said almost always, the rest now and then (`what_to_say`). `parse` (in `parsing.py`) reads a caption back.
+What a caption is silent about is *unknown*: "a cat at night" may be any cat, anywhere, in any style. Kind and
+number are always said, the rest now and then (`what_to_say`). `parse` (in `parsing.py`) reads a caption back.
 
-Wordings are templates: "(a|b|)" stands for one of its alternatives (the first one where nothing is random). Every part
-of a caption draws its wording from a seed of its own, so the two captions of an edit (`caption_pair`) are worded alike
-but for what changes.
+Wordings are templates: "(a|b|)" stands for one of its alternatives (the first one where nothing is random). Every
+part of a caption draws its wording from a seed of its own, so the two captions of an edit (`caption_pair`) are
+worded alike but for what changes.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ TAGS = 0.06  # the share of captions that are lists: "red cat, forest, night"
 
 
 def fill(template: str, rng: random.Random | None) -> str:
-    """A template with one alternative of every "(a|b)" chosen, innermost first; blanks and articles are tidied."""
+    """A template with one alternative of every "(a|b)" chosen, innermost first; blanks and articles tidied."""
 
     def choose(match: re.Match) -> str:
         alternatives = match[1].split("|")
@@ -108,7 +108,7 @@ def fill(template: str, rng: random.Random | None) -> str:
 
 
 def what_to_say(scene: Scene, rng: random.Random) -> set[str]:
-    """A random choice of the scene's attributes (names of `ATTRIBUTES`), as a person's caption would mention them.
+    """A random choice of the scene's attributes (names of `ATTRIBUTES`), as people's captions mention them.
 
     Kind and number always are; what is not there (no hat, no second object) never is.
     """
@@ -135,8 +135,8 @@ def caption(
 ) -> str:
     """Words for a scene.
 
-    say: the names of the attributes to say, "kind" and "count" among them. None: a random part of them, as people do,
-    or, without an `rng`, everything. rng: a `random.Random` or a seed; None takes the plain wording.
+    say: the names of the attributes to say, "kind" and "count" among them. None: a random part of them, as people
+    do, or, without an `rng`, everything. rng: a `random.Random` or a seed; None takes the plain wording.
     wording: a seed for the wording alone. Raises ValueError for a name that is no attribute.
     """
     rng = random.Random(rng) if isinstance(rng, int) else rng
@@ -150,7 +150,7 @@ def caption(
 
 
 def caption_pair(before: Scene, after: Scene, rng: random.Random) -> tuple[str, str]:
-    """The captions of an edit, worded alike: the second one says what the first one says, and all that changed.
+    """The captions of an edit, worded alike: the second says what the first one says, and all that changed.
 
     What changed may or may not have been said before. Both are partial (see `what_to_say`).
     """
@@ -166,7 +166,7 @@ def caption_pair(before: Scene, after: Scene, rng: random.Random) -> tuple[str, 
 
 
 class Words:
-    """The parts of one caption. Each part draws its wording from (seed, name of the part); seed None: the plain one."""
+    """The parts of one caption. Each draws its wording from (seed, name of the part); seed None: the plain one."""
 
     def __init__(self, scene: Scene, say: set[str], seed: int | None):
         self.scene = scene
@@ -174,7 +174,7 @@ class Words:
         self.seed = seed
 
     def chance(self, part: str) -> float:
-        """A number in [0, 1) that belongs to the part; the plain caption's is so high that nothing rare happens."""
+        """A number in [0, 1) that belongs to the part; the plain caption's is so high that nothing rare is done."""
         return 0.99 if self.seed is None else random.Random(f"{self.seed} {part}").random()
 
     def fill(self, part: str, template: str) -> str:

@@ -363,15 +363,15 @@ def what_is_said(text: str) -> Said:
     return reader.said
 
 
-# --- what is said, by attribute ------------------------------------------------------------------------------
+# --- what is said, by attribute -----------------------------------------------------------------------------
 
 
 def parse(text: str) -> dict[str, object]:
     """What a caption says, and no more: {attribute: value}, keyed like `ATTRIBUTES`. Silent means unknown.
 
-    "kind" and "count" are always there (a noun in the singular is one object); an extra, or a second object, is
-    there where it is named. Raises ValueError, in one sentence, where a word is not of this world, where no object
-    is named, and where the caption contradicts itself or asks for what the world cannot hold.
+    "kind" and "count" are always there (a noun in the singular is one object); an extra, or a second object,
+    is there where it is named. Raises ValueError, in one sentence, where a word is not of this world, where no
+    object is named, and where the caption contradicts itself or asks for what the world cannot hold.
     """
     said = what_is_said(text)
     if not said.objects:
@@ -394,7 +394,7 @@ def parse(text: str) -> dict[str, object]:
 
 
 def agrees(caption: str, attributes: dict[str, object]) -> bool:
-    """Whether a picture with these attributes (of a scene, or read by the judge) shows all that a caption says."""
+    """Whether a picture with these attributes (a scene's, or as the judge reads them) shows what a caption says."""
     return all(attributes[name] == value for name, value in parse(caption).items())
 
 

@@ -172,6 +172,17 @@ MIXES = {
         second=0.04,
         extra=0.06,
     ),
+    # A fair share of everything: second objects, rows, extras, every style and weather.
+    "wild": Mix(
+        size=(0.20, 0.45, 0.35),
+        count=(0.80, 0.10, 0.10),
+        time=(0.45, 0.25, 0.30),
+        weather=(0.6, 0.2, 0.2),
+        style=(0.40, 0.15, 0.15, 0.15, 0.15),
+        aside=0.25,
+        second=0.18,
+        extra=0.12,
+    ),
     "even": Mix(
         size=(1, 1, 1),
         count=(1, 1, 1),

@@ -4,10 +4,10 @@ a picture.
 Why so: InstructPix2Pix hands *instructions* to a text encoder that Stable Diffusion only ever fed *captions*;
 CLIP ViT-L/14 can do that because it has read 400 million texts. A small encoder trained on captions alone
 would not know what "make it" means. So ours first reads both kinds of text and fills in a form: for a caption
-every attribute that it says (or "unsaid"), for an instruction every one that it changes (or "unchanged"); the
-instructions are those of templates and, a part of them, the hand-written ones that stage 1 learns from. One learned
-query an attribute attends to the token features, just as the UNet's cross-attention will. Then it is frozen,
-the same in both models.
+every attribute that it says (or "unsaid"), for an instruction every one that it changes (or "unchanged");
+some instructions are the hand-written ones that stage 1 learns from, the others come from templates. One
+learned query an attribute attends to the token features, just as the UNet's cross-attention will. Then it is
+frozen, the same in both models.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def classes(attributes: dict) -> list[int]:
 
 def sample_caption(rng: random.Random) -> tuple[str, list[int]]:
     """A caption and the class of each attribute, or the one that means "unsaid"."""
-    scene = random_scene(rng, rng.choice(("plain", "plain", "even")))
+    scene = random_scene(rng, rng.choice(("wild", "wild", "even")))
     say = what_to_say(scene, rng)
     attributes = scene.attributes()
     return caption(scene, rng, say), classes({name: attributes[name] for name in say})
@@ -64,7 +64,7 @@ def sample_instruction(rng: random.Random) -> tuple[str, list[int]]:
     "unchanged"."""
     if rng.random() < HAND_WRITTEN:
         return rng.choice(hand_written())
-    before = random_scene(rng, rng.choice(("plain", "even")))
+    before = random_scene(rng, rng.choice(("wild", "even")))
     after = random_edit(before, rng)
     if rng.random() < 0.1:  # one more change
         after = _edited_again(before, after, rng)
