@@ -109,10 +109,11 @@ def train(a) -> None:
 
 
 def edit(a) -> None:
-    from ip2p.common.images import open_image
+    from ip2p.common.images import open_image, open_mask
     from ip2p.editing import load_editor
 
-    image, mask = open_image(a.image), open_image(a.mask) if a.mask else None
+    image = open_image(a.image)
+    mask = open_mask(a.mask) if a.mask else None
     if not a.instruction.strip():
         raise ValueError('the instruction is empty; say what to change, such as "make it night"')
     editor = load_editor(a.model or a.profile, profile=a.profile)

@@ -113,15 +113,16 @@ def get_profile(profile: str | Profile, **changes) -> Profile:
     return replace(profile, **changes)
 
 
-def _load(cls_name: str, path: str, **kwargs):
+def _load(cls_name: str, path: str, dtype=None, **kwargs):
     import diffusers
     import torch
 
+    dtype = torch.float32 if dtype is None else dtype
     if Path(path).exists() and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{path} is no diffusers model: it has no model_index.json")
     try:
         return getattr(diffusers, cls_name).from_pretrained(
-            path, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **kwargs
+            path, dtype=dtype, safety_checker=None, requires_safety_checker=False, **kwargs
         )
     except OSError as error:
         raise ValueError(
@@ -130,19 +131,22 @@ def _load(cls_name: str, path: str, **kwargs):
         ) from error
 
 
-def load_text_to_image(profile: str | Profile):
-    """The profile's diffusers StableDiffusionPipeline, float32, its scheduler Euler ancestral."""
+def load_text_to_image(profile: str | Profile, device: str = "cpu", dtype=None):
+    """The profile's diffusers StableDiffusionPipeline, its scheduler Euler ancestral. dtype: None for float32."""
     from diffusers import EulerAncestralDiscreteScheduler
 
-    pipe = _load("StableDiffusionPipeline", get_profile(profile).text_to_image)
+    pipe = _load("StableDiffusionPipeline", get_profile(profile).text_to_image, dtype)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
-    return pipe
+    return pipe.to(device)
 
 
-def load_edit_pipeline(path: str):
-    """A diffusers StableDiffusionInstructPix2PixPipeline from a folder or the hub, its scheduler Euler ancestral."""
+def load_edit_pipeline(path: str, dtype=None):
+    """A diffusers StableDiffusionInstructPix2PixPipeline from a folder or the hub, its scheduler Euler ancestral.
+
+    dtype: None for float32.
+    """
     from diffusers import EulerAncestralDiscreteScheduler
 
-    pipe = _load("StableDiffusionInstructPix2PixPipeline", path)
+    pipe = _load("StableDiffusionInstructPix2PixPipeline", path, dtype)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
     return pipe

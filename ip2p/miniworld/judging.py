@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from ip2p.common.images import as_uint8, to_float, to_pil, to_rgb
 from ip2p.miniworld.scene import ATTRIBUTES, Scene, difference
 from ip2p.paths import DATA
 
@@ -94,17 +95,18 @@ def pixels(images) -> torch.Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"give a uint8 tensor (B, 3, h, w), not {images.dtype} {tuple(images.shape)}")
         if images.shape[-2:] == (SIZE, SIZE):
-            return images.float() / 127.5 - 1
-        images = [Image.fromarray(a) for a in images.permute(0, 2, 3, 1).cpu().numpy()]
+            return to_float(images)
+        images = [to_pil(image) for image in images]
     if isinstance(images, Image.Image):
         images = [images]
-    arrays = []
-    for image in images:
-        image = image.convert("RGB")
+    if len(images) == 0:
+        return torch.zeros(0, 3, SIZE, SIZE)
+    squares = []
+    for image in map(to_rgb, images):
         if image.size != (SIZE, SIZE):
             image = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-        arrays.append(np.asarray(image).transpose(2, 0, 1))
-    return torch.from_numpy(np.array(arrays).reshape(-1, 3, SIZE, SIZE)).float() / 127.5 - 1
+        squares.append(image)
+    return to_float(as_uint8(squares)).contiguous()
 
 
 def readings(logits: dict[str, torch.Tensor]) -> list[dict]:
@@ -166,9 +168,9 @@ def outside_distance(image_0: Image.Image, image_1: Image.Image, mask: np.ndarra
     """Mean absolute difference, in [0, 1], of the pixels outside `mask` (that of `render_mask`: what the edit
     changes); 0 where nothing lies outside."""
     height, width = mask.shape
-    a, b = (
-        np.asarray(i.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), np.float32)
-        for i in (image_0, image_1)
-    )
     outside = ~np.asarray(mask, bool)
-    return float(np.abs(a - b)[outside].mean() / 255) if outside.any() else 0.0
+    if not outside.any():
+        return 0.0
+    images = [to_rgb(image).resize((width, height), Image.Resampling.LANCZOS) for image in (image_0, image_1)]
+    first, second = as_uint8(images).permute(0, 2, 3, 1).float().numpy()
+    return float(np.abs(first - second)[outside].mean() / 255)

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import torch
 
-from ip2p.common.diffusion import add_noise, min_snr_loss, stratified_timesteps
+from ip2p.common.diffusion import (
+    add_noise,
+    guided_step,
+    latent_shape,
+    min_snr_loss,
+    seeded,
+    starting_latents,
+    stratified_timesteps,
+)
 from ip2p.common.train_loop import train_loop
 from ip2p.miniworld import caption
 from ip2p.miniworld.held_out import HELD_OUT
@@ -123,16 +131,13 @@ def sample_latents(
     guidance_scale: float = 3.0,
     steps: int = 25,
 ) -> torch.Tensor:
-    """Plain classifier-free guided sampling. cond, uncond: (n, T, d). Returns scaled latents (n, 4, 16, 16)."""
+    """Plain sampling with classifier-free guidance. cond, uncond: (n, T, d). Returns scaled latents."""
     device = cond.device
-    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    text = torch.cat([uncond, cond])
+    scale = torch.full((len(cond),), guidance_scale, device=device)
+    generators = seeded(seeds)
     scheduler.set_timesteps(steps)
-    z = (
-        torch.stack([torch.randn(4, 16, 16, generator=g) for g in generators]).to(device)
-        * scheduler.init_noise_sigma
-    )
+    z = starting_latents(scheduler, latent_shape(unet), generators, device)
     for t in scheduler.timesteps:
-        z_in = scheduler.scale_model_input(z, t)
-        e0, e1 = unet(torch.cat([z_in, z_in]), t, torch.cat([uncond, cond])).sample.chunk(2)
-        z = scheduler.step(e0 + guidance_scale * (e1 - e0), t, z, generator=generators).prev_sample
+        z = guided_step(unet, scheduler, z, t, text, scale, generators)
     return z

@@ -74,7 +74,7 @@ def bench_pairs(n: int = 24, seed: int = 3, profile: str = "mini") -> str:
         pipe.unet.to(memory_format=torch.channels_last if how == "channels_last" else torch.contiguous_format)
         with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=how == "bf16"):
             paint_and_filter(pipe, clip, job, triplets, range(1))  # warm up
-            clip._texts.clear()  # what an earlier way asked
+            clip.known_texts.clear()  # what an earlier way asked
             begin = time.perf_counter()
             kept, counts = paint_and_filter(pipe, clip, job, triplets, range(n))
         rate = 60 * len(kept) / (time.perf_counter() - begin)
@@ -297,7 +297,7 @@ def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> str:
         *(as_tensor([r[name] for r in rows]) for name in ("original_image", "edited_image")),
         *([r[name] for r in rows] for name in ("original_prompt", "edited_prompt")),
     )
-    clip, rough = ClipSimilarity(profile.clip), ClipSimilarity(profile.clip, bf16=True)
+    clip, rough = ClipSimilarity(profile.clip), ClipSimilarity(profile.clip, dtype="bfloat16")
     plain = "one pair at a time"
     ways = {
         plain: lambda: one_by_one(clip, *asked),
@@ -307,8 +307,8 @@ def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> str:
     best, cosines = dict.fromkeys(ways, float("inf")), {}
     for _ in range(rounds):
         for name, way in ways.items():
-            clip._texts.clear()
-            rough._texts.clear()
+            clip.known_texts.clear()
+            rough.known_texts.clear()
             begin = time.perf_counter()
             cosines[name] = torch.stack(way())
             best[name] = min(best[name], time.perf_counter() - begin)
