@@ -93,9 +93,9 @@ class Guidance:
         counts = torch.stack([1 - s_i, s_i - s_t, s_t]) != 0  # (3, n)
         counts[2] |= between
         counts |= whole
-        self.rows = [
-            of_kind.nonzero().flatten().to(image.device) for of_kind in counts
-        ]  # the images of each kind
+        self.rows = []  # the images of each kind
+        for of_kind in counts:
+            self.rows.append(of_kind.nonzero().flatten().to(image.device))
         no_image = torch.zeros_like(self.image)
         no_text = empty.to(dtype)
         self.context = self.chosen(no_image, self.image, self.image)
@@ -110,13 +110,16 @@ class Guidance:
     def three(self, z: torch.Tensor, t) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """z: (n, c, h, w), the UNet's input. Returns Eq. 3 and its predictions (None: it counts nowhere)."""
         x = torch.cat([self.chosen(z, z, z).to(self.image.dtype), self.context], 1)
-        answers = self.unet(x, t, self.prompts).sample.float().split([len(rows) for rows in self.rows])
+        answers = self.unet(x, t, self.prompts).sample.float()
+        computed = []
         predictions = []
-        for rows, answer in zip(self.rows, answers, strict=True):
-            predictions.append(torch.zeros_like(z).index_copy_(0, rows, answer))
+        for rows, answer in zip(self.rows, answers.split([len(rows) for rows in self.rows]), strict=True):
+            prediction = torch.zeros_like(z).index_copy_(0, rows, answer)
+            predictions.append(prediction)
+            computed.append(prediction if len(rows) else None)
         guided = guided_eps(*predictions, self.s_t, self.s_i)
         self.pull = guided - predictions[2]
-        return guided, [p if len(rows) else None for p, rows in zip(predictions, self.rows, strict=True)]
+        return guided, computed
 
     def one(self, z: torch.Tensor, t) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """As `three`, by eps(z, c_I, c_T) alone and what guidance last added to it: faster, and not exact."""
@@ -215,7 +218,7 @@ class Editor:
         callback: Callable | None = None,
         **options,
     ) -> list[Image.Image]:
-        """Edit n images of one size in one batch. `options`: see `sample`. The callback sees the first one."""
+        """Edit n images of one size in one batch. `options`: see `sample`; the callback sees the first."""
         for step in self.sample(images, instructions, masks=masks, size=size, **options):
             if callback is not None:
                 callback(step.index, self.decode(step.x0[:1])[0])
@@ -297,7 +300,7 @@ class Editor:
         return lambda x0: free * x0 + own
 
     def output_size(self, image: Image.Image, size: Size = None) -> tuple[int, int]:
-        """(width, height) of the edit of an image; see `__call__`. Raises ValueError for an impossible size."""
+        """(width, height) of the edit of an image, see `__call__`. ValueError: an impossible size."""
         if size is None:
             return self.resolution, self.resolution
         if size == "keep":
@@ -311,7 +314,7 @@ class Editor:
         return width, height
 
     def size_of_shape(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) that can be painted, of the given shape and about as large as the model's square."""
+        """(width, height) that can be painted, of this shape and about as large as the model's square."""
         ratio = (width / height) ** 0.5
         if not 0.5 <= ratio <= 2:
             raise ValueError(

@@ -1,8 +1,9 @@
 """What InstructPix2Pix is compared with (section 4.1 of the paper), and two bounds of a world that is known.
 
-SDEdit (Meng et al., arXiv 2108.01073) noises a picture part of the way and paints it back by a text. Text2LIVE
-(Bar-Tal et al., arXiv 2204.02491) trains, for one picture, a network that paints a layer of colour and opacity
-over it. The bounds are the picture as it was, and the true edit (`ip2p.miniworld.render` of the edited scene).
+SDEdit (Meng et al., arXiv 2108.01073) noises a picture part of the way and paints it back by a text.
+Text2LIVE (Bar-Tal et al., arXiv 2204.02491) trains, for one picture, a network that paints a layer of colour
+and opacity over it. The bounds are the picture as it was, and the true edit (`ip2p.miniworld.render` of the
+edited scene).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def sdedit(
     """SDEdit with a text-to-image StableDiffusionPipeline, as diffusers' image-to-image pipeline does it.
 
     Noise of `strength` (0: none, 1: nothing is left), then strength * steps denoising steps by the prompt.
-    Picture i has its own noise, of seeds[i] (None: 0, 1, ...). All pictures come out in the size of the first one,
-    cut to what the model can paint. Raises ValueError for a strength that paints nothing.
+    Picture i has its own noise, of seeds[i] (None: 0, 1, ...). All pictures come out in the size of the first
+    one, cut to what the model can paint. Raises ValueError for a strength that paints nothing.
     """
     painted = int(steps * strength)
     if not 0 < strength <= 1 or painted < 1:
@@ -142,11 +143,12 @@ def text2live(
 ) -> Layered:
     """Train a `LayerGenerator` on one square picture until its layer over the picture shows `target`.
 
-    caption: what the picture shows. layer: what the layer alone should show, over a green screen (None: `target`).
-    CLIP sees random crops, `views` of each picture (see `LayerLosses`). Stops early when the smoothed loss has not
-    fallen for `patience` steps. Smaller than the authors' code: a lighter network that sees the whole picture only,
-    no templates around the texts, structure by CLIP's features instead of a ViT's keys, AdamW instead of MADGRAD, no
-    bootstrapping of the opacity, and crops without tilt, jitter or grey, since colours are what many edits are about.
+    caption: what the picture shows. layer: what the layer alone should show, over a green screen (None:
+    `target`). CLIP sees random crops, `views` of each picture (see `LayerLosses`). Stops early when the
+    smoothed loss has not fallen for `patience` steps. Smaller than the authors' code: a lighter network that
+    sees the whole picture only, no templates around the texts, structure by CLIP's features instead of a
+    ViT's keys, AdamW instead of MADGRAD, no bootstrapping of the opacity, and crops without tilt, jitter or
+    grey, since colours are what many edits are about.
     """
     device = clip.mean.device
     generator = torch.Generator().manual_seed(seed)
@@ -187,8 +189,9 @@ class LayerLosses:
     """Text2LIVE's losses of a layer over a picture, weighted as the authors do.
 
     The composite's CLIP features against the target's, the change's direction, the layer over the screen, the
-    composite's structure (self-similarity of CLIP's map of features) against the picture's, and a sparse opacity.
-    picture: (1, 3, H, W) in [0, 1]. texts: what the picture shows, what it should show, and what the layer should.
+    composite's structure (self-similarity of CLIP's map of features) against the picture's, and a sparse
+    opacity. picture: (1, 3, H, W) in [0, 1]. texts: what the picture shows, what it should show, and what the
+    layer should.
     """
 
     def __init__(
