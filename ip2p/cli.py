@@ -78,7 +78,7 @@ def train(a) -> None:
     if a.validate_every:
         from ip2p.dataset.shards import read_pairs
         from ip2p.profiles import get_profile
-        from ip2p.study.measures import hold_out, validation
+        from ip2p.study.validation import hold_out, validation
 
         rows, kept = hold_out(read_pairs(a.pairs))
         look = validation(kept, get_profile(a.profile), a.out / "validation")
