@@ -36,10 +36,13 @@ def instructions(a) -> None:
 
 
 def finetune(a) -> None:
+    from ip2p.backends.local import MAKER
+    from ip2p.common.folders import refuse_foreign
     from ip2p.dataset.triplets import read_triplets
     from ip2p.instructions import load_finetuned, save_language_model
     from ip2p.profiles import get_profile
 
+    refuse_foreign(a.out, MAKER)
     profile = get_profile(a.profile)
     lessons = read_triplets(a.lessons or profile.triplets)
     own = read_triplets(profile.own_triplets) if profile.own_triplets and not a.lessons else ()
@@ -135,7 +138,7 @@ def edit(a) -> None:
 def evaluate(a) -> None:
     from ip2p.study.evaluate import evaluate
 
-    evaluate(a.model, a.out, a.profile, a.n, a.only)
+    evaluate(a.model, a.out, a.profile, a.n, a.only, write=a.write)
 
 
 def models(a) -> None:
@@ -356,6 +359,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--only", nargs="+", metavar="PART", help="without --model: only these parts, such as filter"
     )
+    sub.add_argument("--write", action="store_true", help="also renew README, model cards and data/eval")
     sub = command(models, "build: train every bundled model from nothing")
     sub.add_argument("action", choices=("build",))
     sub.add_argument("--only", nargs="+", metavar="PART", help="only these parts, such as mini-sd")

@@ -200,7 +200,10 @@ def new_editor(profile: str | Profile = "mini"):
 
 
 def same_run(path: Path, settings: dict) -> None:
-    """Note the settings of a run in its folder; raises ValueError if another run is there."""
+    """Note the settings of a run in its folder; raises ValueError if another run is there, or another model."""
+    model = path.parents[1] / "model_index.json"
+    if model.exists() and not path.exists():
+        raise ValueError(f"{model.parent} holds a model that was not trained there; choose another folder")
     if path.exists() and (there := json.loads(path.read_text(encoding="utf-8"))) != settings:
         differ = ", ".join(name for name in settings if there.get(name) != settings[name])
         raise ValueError(f"{path.parent} holds another run, with other {differ}; take another, or delete it")

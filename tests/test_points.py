@@ -91,6 +91,16 @@ def test_a_figure_says_what_made_it_and_other_models_are_refused(small, tmp_path
         measure_figure("small", small.points, MINI, 4)
 
 
+def test_a_file_of_others_is_refused_and_stays(small, tmp_path):
+    foreign = tmp_path / "out" / "small.jsonl"
+    foreign.parent.mkdir()
+    for text in ("shopping list\neggs", '["a", "list"]\n{"half'):
+        foreign.write_text(text)
+        with pytest.raises(ValueError, match="no list of measurements; move it away"):
+            measure_figure("small", small.points, MINI, 4)
+        assert foreign.read_text() == text
+
+
 def test_what_it_will_cost_is_said_first(small, capsys):
     measure_figure("small", small.points, MINI, 4)
     assert "unedited: 4 edits" in capsys.readouterr().out

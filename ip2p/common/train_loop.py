@@ -115,13 +115,18 @@ def save_checkpoint(work: Path, keep: int, model, ema: EMA | None, optimisers: l
     save_tensors(
         tensors, work / f"checkpoint-{rest['step']:08}.safetensors", json.dumps(rest | {"numbers": numbers})
     )
-    for old in sorted(work.glob("checkpoint-*.safetensors"))[:-keep]:
+    for old in checkpoints(work)[:-keep]:
         old.unlink()
+
+
+def checkpoints(work: Path) -> list[Path]:
+    """Those that `save_checkpoint` wrote, the newest last."""
+    return sorted(work.glob(f"checkpoint-{8 * '[0-9]'}.safetensors"))
 
 
 def load_checkpoint(work: Path, model, ema: EMA | None, optimisers: list) -> dict:
     """Go on from the newest checkpoint in `work`; returns its `rest`, or {} if there is none."""
-    paths = sorted(work.glob("checkpoint-*.safetensors"))
+    paths = checkpoints(work)
     if not paths:
         return {}
     with safe_open(paths[-1], "pt") as file:

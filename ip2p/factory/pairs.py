@@ -109,6 +109,7 @@ def make_pairs(
         "triplets": hashlib.sha256(texts.encode()).hexdigest(),
         **{name: Path(getattr(profile, name)).name for name in ("text_to_image", "clip")},
     }
+    Manifest(out).refuse_foreign()  # before the lock, which is a file, too
     with locked(out, "making pairs in"):
         return _make_pairs(triplets, out, profile, job, made_by, executor, workers, pipe, clip)
 

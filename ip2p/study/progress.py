@@ -40,18 +40,21 @@ def model_checksums(profile: Profile) -> dict[str, str]:
 
 
 def begin_or_resume(path: Path, made_by: dict) -> list[dict]:
-    """What an earlier run left in a file of JSON lines, whose first line is `made_by`; a new file gets that
-    line.
+    """What an earlier run left in a file of JSON lines, whose first line is `made_by`; a new file gets that line. A
+    half line at the end, left by a kill, is cut off.
 
-    Raises ValueError if the file was begun with something else.
+    Raises ValueError, and leaves the file as it is, if it was begun with something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.loads(line) for line in whole_lines(path, cut=True)]
-    if not lines:
+    if not path.exists() or path.stat().st_size == 0:
         append_line(path, made_by)
         return []
-    first = lines[0]
-    if first != made_by:
+    try:
+        first, *rows = [json.loads(line) for line in whole_lines(path)]
         changed = [name for name in made_by if made_by[name] != first.get(name)]
+    except (ValueError, AttributeError):
+        raise ValueError(f"{path} is no list of measurements; move it away") from None
+    if first != made_by:
         raise ValueError(f"{path} was begun with other {', '.join(changed)}; delete it, or move it away")
-    return lines[1:]
+    whole_lines(path, cut=True)
+    return rows
