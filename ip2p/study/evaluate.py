@@ -301,7 +301,9 @@ def measure_filter(profile: Profile, n: int, place: Place) -> dict:
 
 
 def measure_editor(profile: Profile, n: int, place: Place) -> dict:
-    editor = load_editor(profile.editor, place.device, profile)
+    editor = load_editor(profile.editor, device=place.device, profile=profile)
+    if place.dtype != torch.float32:
+        editor.pipe.unet.to(place.dtype)
     return editor_figures(editor, profile, n, place)
 
 
