@@ -27,7 +27,7 @@ from ip2p.common.diffusion import (
     to_x0,
 )
 from ip2p.common.images import as_uint8, fit, mask_tensor, to_float, to_mask, to_pil
-from ip2p.profiles import PROFILES, get_profile, load_edit_pipeline
+from ip2p.profiles import PROFILES, Profile, get_profile, load_edit_pipeline
 
 LARGEST_SCALE = 100.0  # far beyond what paints anything, and far from what overflows
 Size = tuple[int, int] | str | None
@@ -463,7 +463,7 @@ def load_editor(
     name: str = "mini",
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
-    profile: str = "mini",
+    profile: str | Profile = "mini",
 ) -> Editor:
     """The editor of a profile ("mini", "sd15"), of a folder saved by stage 4 or a stock pipeline, or of the
     hub.

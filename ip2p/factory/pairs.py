@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
 from ip2p.common.durable import digest, locked
-from ip2p.common.images import encode_image
+from ip2p.common.images import encode_image, quantise
 from ip2p.dataset.shards import Manifest, shard_bytes, write_shard
 from ip2p.factory.candidates import Job, Setting, candidate_settings, paint_candidates
 from ip2p.profiles import Profile, get_profile, load_text_to_image
@@ -56,7 +56,7 @@ def paint_and_filter(
                 seen(asked, chosen, pictures, sim)
             counts["candidates"] += real
             ok = passes(sim, **job.thresholds).tolist()
-            small = [(x * 255).round().to(torch.uint8) for x in pictures]
+            small = [quantise(x) for x in pictures]
             for n, (k, c) in enumerate(which):
                 if ok[n]:
                     values = Similarities(*(x[n].item() for x in sim))
