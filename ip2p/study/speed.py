@@ -340,7 +340,7 @@ def bench_ray(n: int = 16, profile: str = "mini", shard: int = 4) -> str:
     torch.set_num_threads(1)
     ways = {
         "in this process": lambda: ((k, *make_shard(pipe, clip, job, triplets, k)) for k in starts),
-        "one worker on Ray": lambda: make_shards(profile, job, triplets, starts, workers=1, gpu=False),
+        "one worker on Ray": lambda: make_shards(profile, job, triplets, starts, workers=1, device="cpu"),
     }
     done, rates = {}, {name: [] for name in ways}
     for name in (*ways, *ways):  # in turn
@@ -419,7 +419,7 @@ def bench_memory(profile: str = "mini") -> str:
         "as it is": {},
         "--accumulate 4": {"accumulate": 4},
         "--checkpointing": {"checkpointing": True},
-        "--mixed-precision bf16": {"mixed_precision": "bf16"},
+        "--dtype bfloat16": {"dtype": "bfloat16"},
         "--eight-bit": {"eight_bit": True},
         "--lora 16": {"lora": 16},
         "--lora 16 --accumulate 4 --checkpointing": {"lora": 16, "accumulate": 4, "checkpointing": True},
