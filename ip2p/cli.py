@@ -126,10 +126,13 @@ def print_counts(counts: Counter) -> None:
 
 
 def finetune(a) -> None:
+    from ip2p.backends.local import MAKER
+    from ip2p.common.folders import refuse_foreign
     from ip2p.dataset.triplets import read_triplets
     from ip2p.instructions import load_finetuned, save_language_model
     from ip2p.profiles import get_profile
 
+    refuse_foreign(a.out, MAKER)
     profile = get_profile(a.profile)
     lessons = read_triplets(a.lessons or profile.triplets)
     own = ()

@@ -72,7 +72,7 @@ def load_finetuned(
     model, tokenizer = load_language_model(name, device)
     rng = random.Random(0)
     finetune(model, tokenizer, [retell(t, rng) if world else t for _ in range(EPOCHS) for t in triplets])
-    save_language_model(model, tokenizer, folder)
+    save_language_model(model, tokenizer, folder, cache=True)
     return model, tokenizer
 
 

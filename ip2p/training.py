@@ -223,7 +223,10 @@ def run_settings(rows: list[dict], profile: Profile, options: TrainOptions, dtyp
 
 
 def same_run(path: Path, settings: dict) -> None:
-    """Note the settings of a run in its folder; raises ValueError if another run is there."""
+    """Note the settings of a run in its folder; raises ValueError if another run is there, or another model."""
+    model = path.parents[1] / "model_index.json"
+    if model.exists() and not path.exists():
+        raise ValueError(f"{model.parent} holds a model that was not trained there; choose another folder")
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
         differ = [name for name in settings if there.get(name) != settings[name]]

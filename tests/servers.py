@@ -44,11 +44,19 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def openai_server(
-    answer, requests: list, latency: float = 0.0, moderation=None, refuse: str | None = None, batch_status=()
+    answer,
+    requests: list,
+    latency: float = 0.0,
+    moderation=None,
+    refuse: str | None = None,
+    batch_status=(),
+    said: str = "too many tokens in the queue",
+    results=None,
 ):
     """A handler: `answer(caption)` is what the model writes. Models: "text"; "chat", which only chats and takes no
     temperature; "broken". `moderation(text)`: whether it is flagged (None: no such route). Captions with
-    the word `refuse` are answered with 400. Batches are done at once, the first ones as `batch_status` says.
+    the word `refuse` are answered with 400. Batches are done at once, the first ones as `batch_status` says, with the
+    message `said`. `results(data)`: what is handed out in place of a file with these results.
     Every request is noted as (path, key, body)."""
     files, batches, batch_status = {}, [], list(batch_status)
     too_long = 400, {"error": {"message": "this prompt is too long, stop", "param": None, "code": None}}
@@ -148,9 +156,7 @@ def openai_server(
             if batch_status:
                 batches[-1] |= {
                     "status": batch_status.pop(0),
-                    "errors": {
-                        "data": [{"code": "token_limit_exceeded", "message": "too many tokens in the queue"}]
-                    },
+                    "errors": {"data": [{"code": "token_limit_exceeded", "message": said}]},
                 }
                 return batches[-1]
             rows = [json.loads(line) for line in files[body["input_file_id"]].splitlines()]
@@ -181,7 +187,8 @@ def openai_server(
                 return self.reply(
                     200, json.dumps({"object": "list", "data": batches, "has_more": False}).encode()
                 )
-            return self.reply(200, files[name.removesuffix("/content")])
+            data = files[name.removesuffix("/content")]
+            return self.reply(200, results(data) if results else data)
 
     return OpenAI
 
@@ -191,7 +198,7 @@ FAULTS = ("429", "500", "half", "hang", "garbage", "drop")
 
 def faulty(upstream: str, schedule, counts):
     """A handler that hands requests on to `upstream`, and spoils the reply as `schedule(number of the request)` says:
-    one of FAULTS, or None. `counts` is a Counter of what it did."""
+    one of FAULTS, None, or a function of the handler that replies. `counts` is a Counter of what it did."""
     lock, number = threading.Lock(), [0]
 
     class Faulty(Handler):
@@ -200,6 +207,9 @@ def faulty(upstream: str, schedule, counts):
             with lock:
                 fault, number[0] = schedule(number[0]), number[0] + 1
                 counts[fault] += 1
+            if callable(fault):
+                fault(self)
+                return self.close()
             if fault == "429":
                 return self.reply(429, b'{"error": {"message": "slow down"}}', Retry_After_Ms="60")
             if fault == "500":
@@ -231,3 +241,46 @@ def faulty(upstream: str, schedule, counts):
             self.connection.close()
 
     return Faulty
+
+
+def hold(handler) -> None:
+    """Say nothing for a long time."""
+    time.sleep(60)
+
+
+def drip(handler) -> None:
+    """The head of a reply, and then a byte now and then, for ever."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.end_headers()
+    _for_ever(handler, b" ", 0.2)
+
+
+def drip_head(handler) -> None:
+    """A head that does not end."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    _for_ever(handler, b"x", 0.2)
+
+
+def endless(handler) -> None:
+    """A body that does not end, as fast as it can be read."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.end_headers()
+    _for_ever(handler, b" " * 65536, 0.0)
+
+
+def _for_ever(handler, data: bytes, pause: float) -> None:
+    handler.sent = 0
+    try:
+        while handler.sent < 1 << 30:
+            handler.wfile.write(data)
+            handler.sent += len(data)
+            time.sleep(pause)
+    except OSError:
+        pass
+
+
+def saying(status: int, data: bytes):
+    """A fault: this reply."""
+    return lambda handler: handler.reply(status, data)

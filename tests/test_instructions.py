@@ -285,7 +285,11 @@ def test_finetune_learns_and_the_saved_model_runs_the_stage(tiny, tmp_path):
     assert list(map(from_completion, captions, answers)) == [NIGHT, BLUE]
 
     save_language_model(model, tokenizer, tmp_path / "tuned")
+    (tmp_path / "tuned" / "notes.txt").write_text("mine")
     save_language_model(model, tokenizer, tmp_path / "tuned")  # over itself
+    assert (tmp_path / "tuned" / "notes.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="is not empty and was not made by `ip2p finetune`"):
+        save_language_model(model, tokenizer, tmp_path)
     again, _ = load_language_model(tmp_path / "tuned")
     assert all(map(torch.equal, again.parameters(), model.parameters())) and again.dtype == torch.float32
     (tmp_path / "c.txt").write_text("\n".join(captions))

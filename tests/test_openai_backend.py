@@ -1,5 +1,6 @@
 """Servers with OpenAI's API, over real HTTP: what is sent, what comes back, what faults, limits and kills do."""
 
+import base64
 import json
 import os
 import signal
@@ -7,20 +8,22 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from servers import FAULTS, faulty, openai_server, serving
+from servers import FAULTS, drip, drip_head, endless, faulty, hold, openai_server, saying, serving
 
 from ip2p.backends.local import generate
 from ip2p.backends.openai import NO_MODERATION, BatchBackend, OpenAIBackend
-from ip2p.dataset.checks import check
+from ip2p.cli import main
 from ip2p.dataset.triplets import (
     DELIMITER,
     SEED_TRIPLETS,
     STOP,
+    check,
     from_completion,
     read_captions,
     read_triplets,
@@ -226,6 +229,262 @@ def test_the_budget_holds_whatever_form_the_question_takes_and_whatever_gets_los
         assert 0 < paid <= backend.cost + 1e-9 <= 0.03
 
 
+@pytest.mark.parametrize("fault", [drip, drip_head])
+def test_a_reply_that_drips_has_an_end(tmp_path, fault):
+    begin = time.monotonic()
+    with serving(faulty("nobody", lambda number: fault, Counter())) as url:
+        backend = OpenAIBackend("text", base_url=url, timeout=1.0, max_retries=1)
+        with pytest.raises(RuntimeError, match="timed out.*run the same command again"):
+            generate_triplets(CAPTIONS[:4], backend, tmp_path / "t.jsonl")
+    assert time.monotonic() - begin < 6, "two tries of a second each"
+
+
+def test_a_reply_without_end_is_one_rejected_answer(tmp_path):
+    sent = []
+
+    def fault(handler):
+        endless(handler)
+        sent.append(handler.sent)
+
+    with serving(openai_server(night, [])) as url:
+        with serving(faulty(url, lambda number: fault if number == 0 else None, Counter())) as url:
+            backend = OpenAIBackend("text", base_url=url, in_flight=1)
+            backend.moderation = NO_MODERATION
+            counts = generate_triplets(CAPTIONS[:4], backend, tmp_path / "t.jsonl")
+    assert counts == {"accepted": 4, "unreadable reply": 1}
+    assert sent[0] < 64 << 20, "the connection was cut"
+
+
+STOP_JOB = """
+import sys
+from ip2p.cli import main
+sys.exit(main(["instructions", "--captions", sys.argv[1], "--out", sys.argv[2], "--backend", "openai",
+               "--model", "text", "--base-url", sys.argv[3]]))
+"""
+
+
+def stop(tmp_path, url, arrived, pause: float = 0.3):
+    """Ctrl-C for a job, once 32 requests have `arrived()` at the server: (its exit status, seconds, what it said)."""
+    places = ("in a meadow", "in a forest", "in a city", "in the desert", "on a beach")
+    (tmp_path / "c.txt").write_text(
+        "\n".join(c.replace("in a meadow", place) for place in places for c in CAPTIONS)
+    )
+    job = [sys.executable, "-c", STOP_JOB, str(tmp_path / "c.txt"), str(tmp_path / "t.jsonl"), url]
+    process = subprocess.Popen(job, stderr=subprocess.PIPE, text=True)
+    try:
+        while arrived() < 32:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        time.sleep(pause)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+        return process.returncode, time.monotonic() - begin, said
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("fault", [hold, drip, "500", "drop"])
+def test_ctrl_c_ends_the_job_within_two_seconds(tmp_path, fault):
+    """32 questions in flight, at a server that holds them, drips, or has each asked again and again."""
+    requests = []
+
+    def schedule(number):
+        requests.append(number)
+        return fault
+
+    with serving(faulty("nobody", schedule, Counter())) as url:
+        status, seconds, said = stop(tmp_path, url, lambda: len(requests))
+    assert status == 130 and seconds < 2, f"{seconds:.2f} s"
+    assert (
+        "no new questions; waiting 0.4 s for the 32 on their way" in said
+        and "the same command goes on" in said
+    )
+    assert "Traceback" not in said
+    print(f"Ctrl-C to exit, {getattr(fault, '__name__', fault)}: {seconds:.2f} s")
+
+
+def test_answers_that_come_soon_after_ctrl_c_are_kept_and_nothing_more_is_asked(tmp_path):
+    requests = []
+    with serving(openai_server(night, requests, latency=0.2)) as url:
+
+        def paid():
+            return sum(path == "/v1/completions" for path, *_ in requests)
+
+        status, seconds, said = stop(tmp_path, url, paid, pause=0.0)
+    assert status == 130 and seconds < 2
+    assert 16 <= len(lines(tmp_path / "t.jsonl")) <= paid() < 5 * len(CAPTIONS), said
+
+
+# ---------------------------------------------------------------------------- the key, and what a server says
+
+KEY = "sk-a/secret+key=="
+ECHOES = [KEY, urllib.parse.quote(KEY, safe=""), KEY.upper(), base64.b64encode(KEY.encode()).decode()]
+
+
+def told_nothing(capsys, *files):
+    """What was printed, in which the key is not, nor in these files."""
+    printed = "".join(capsys.readouterr())
+    for text in (printed, *(path.read_text() for path in files if path.exists())):
+        for form in ECHOES:
+            assert form.lower() not in text.lower()
+    return printed
+
+
+def ask_for(tmp_path, url, *more):
+    """`ip2p instructions`, all the way from the command line."""
+    (tmp_path / "c.txt").write_text("\n".join(CAPTIONS[:4]))
+    return main(
+        [
+            "instructions",
+            "--captions",
+            str(tmp_path / "c.txt"),
+            "--out",
+            str(tmp_path / "t.jsonl"),
+            "--base-url",
+            url,
+            *more,
+        ]
+    )
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 418])
+@pytest.mark.parametrize("form", ['{"error": {"message": "no: %s"}}', "<html>\n%s\n</html>", '{"%s": 1}'])
+def test_a_server_that_echoes_the_key_does_not_get_it_printed(tmp_path, monkeypatch, capsys, status, form):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    reply = saying(status, (form % " ".join(ECHOES)).encode())
+    with serving(openai_server(night, [])) as url:
+        with serving(faulty(url, lambda number: reply if number % 2 else None, Counter())) as url:
+            status = ask_for(tmp_path, url, "--backend", "openai", "--model", "text", "--in-flight", "1")
+    told_nothing(capsys, tmp_path / "t.jsonl")
+
+
+def test_an_answer_that_holds_the_key_is_not_written_with_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(openai_server(lambda caption: f"write {KEY}{DELIMITER}{caption} with {KEY}", [])) as url:
+        generate_triplets(
+            CAPTIONS[:2], OpenAIBackend("text", base_url=url), tmp_path / "t.jsonl", world=False
+        )
+    assert len(lines(tmp_path / "t.jsonl")) == 2
+    told_nothing(capsys, tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("case", ["failed", "cancelled", "answered nothing", "does not know", "moderation"])
+def test_a_batch_whose_server_echoes_the_key_does_not_get_it_printed(tmp_path, monkeypatch, capsys, case):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    said = f"no {' '.join(ECHOES)} here"
+    options = {
+        "failed": dict(batch_status=["failed"]),
+        "cancelled": dict(batch_status=["cancelled"]),
+        "answered nothing": dict(
+            results=lambda data: b"".join(
+                json.dumps(
+                    {
+                        "custom_id": json.loads(line)["custom_id"],
+                        "response": {"status_code": 500},
+                        "error": {"message": said},
+                    }
+                ).encode()
+                + b"\n"
+                for line in data.splitlines()
+            )
+        ),
+    }.get(case, {})
+
+    class Echo(openai_server(night, [], said=said, **options)):
+        def do_GET(self):
+            if case != "does not know" or "/batches/" not in self.path:
+                return super().do_GET()
+            return self.reply(404, json.dumps({"error": {"message": said}}).encode())
+
+        def moderations(self, body):
+            return (403, {"error": {"message": said}}) if case == "moderation" else None
+
+    with serving(Echo) as url:
+        assert ask_for(tmp_path, url, "--backend", "batch", "--model", "chat") == 1
+    printed = told_nothing(capsys)
+    assert "no *** *** *** *** here" in printed and printed.count("\n") <= 4
+    assert case in printed or case == "moderation"
+
+
+class Hasty:
+    """Does not wait between its tries."""
+
+    def _pause(self, attempt, stopped, seconds=None):
+        super()._pause(attempt, stopped, 0.0)
+
+
+class HastyBackend(Hasty, OpenAIBackend):
+    pass
+
+
+class HastyBatch(Hasty, BatchBackend):
+    pass
+
+
+NOTHING = {
+    "no results": {"results": []},
+    "too few": {"results": [{"flagged": False}]},
+    "an empty object": {},
+    "no object": [],
+    "null": None,
+    "results of null": {"results": None},
+    "no word": {"results": 2 * [{}]},
+    "null words": {"results": 2 * [{"flagged": None}]},
+    "too many": {"results": 9 * [{"flagged": False}]},
+}
+
+
+@pytest.mark.parametrize("reply", NOTHING.values(), ids=NOTHING)
+@pytest.mark.parametrize("backend", ["openai", "batch"])
+def test_moderation_without_a_clear_word_takes_nothing_as_harmless(tmp_path, reply, backend):
+    requests = []
+
+    class Mute(openai_server(night, requests)):
+        def moderations(self, body):
+            return 200, reply
+
+    out = tmp_path / "t.jsonl"
+    with serving(Mute) as url:
+        options = dict(base_url=url, max_retries=2)
+        worker = (
+            HastyBackend("text", **options)
+            if backend == "openai"
+            else HastyBatch("chat", tmp_path / "state", **options)
+        )
+        if backend == "openai" and reply == NOTHING["too few"]:  # a single question has a single result
+            reply = {"results": []}
+        with pytest.raises(RuntimeError, match="no clear word"):
+            generate_triplets(CAPTIONS[:2], worker, out)
+    assert lines(out) == [] and {path for path, *_ in requests} == {"/v1/moderations"}, "nothing was asked"
+
+
+def test_moderation_that_falls_silent_lets_no_answer_through(tmp_path):
+    class Falling(openai_server(night, [])):
+        def moderations(self, body):
+            harmless = {"flagged": False, "categories": {}, "category_scores": {}}
+            return {"results": [harmless] if "make it" not in body["input"][0] else []}
+
+    with serving(Falling) as url, pytest.raises(RuntimeError, match="no clear word"):
+        generate_triplets(
+            CAPTIONS[:2], HastyBackend("text", base_url=url, max_retries=1), tmp_path / "t.jsonl"
+        )
+    assert lines(tmp_path / "t.jsonl") == []
+
+
+def test_a_route_that_politely_is_not_there_is_no_moderation(tmp_path, capsys):
+    class Polite(openai_server(night, [])):
+        def moderations(self, body):
+            return 200, {"error": "Unexpected endpoint or method. (POST /v1/moderations)"}
+
+    with serving(Polite) as url:
+        assert generate_triplets(CAPTIONS, HastyBackend("text", base_url=url), tmp_path / "t.jsonl") == {
+            "accepted": 32
+        }
+    assert capsys.readouterr().err.count(NO_MODERATION) == 1
+
+
 # ---------------------------------------------------------------------------- the Batch API
 
 
@@ -315,6 +574,100 @@ def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, mo
         batch_run(url, tmp_path)
     assert sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS)
     assert [path for path, *_ in requests].count("/v1/batches") == 1
+
+
+def spoilt(line):
+    """The seventh line of the results becomes this."""
+
+    def results(data):
+        rows = data.splitlines()
+        rows[6] = line(rows[6])
+        return b"\n".join(rows)
+
+    return results
+
+
+BAD_LINES = {
+    "half a line": lambda line: line[: len(line) // 2],
+    "a page": lambda line: b"<!doctype html>\n<html>\n<body>502 Bad Gateway</body>\n</html>",
+    "no custom_id": lambda line: json.dumps({"response": json.loads(line)["response"]}).encode(),
+    "a custom_id that is none": lambda line: json.dumps(json.loads(line) | {"custom_id": [1]}).encode(),
+    "no object": lambda line: b"[]",
+    "a number": lambda line: b"5",
+    "no text": lambda line: b"\xff\xfe\x00",
+    "a thousand brackets": lambda line: b"[" * 100_000,
+}
+BAD_REPLIES = {
+    "a reply that is a text": lambda line: json.dumps(json.loads(line) | {"response": "hello"}).encode(),
+    "a body that is a list": lambda line: line.replace(b'"body": {', b'"body": [], "was": {'),
+    "an error that is a text": lambda line: json.dumps(
+        {"custom_id": json.loads(line)["custom_id"], "error": "hello"}
+    ).encode(),
+    "usage that is a text": lambda line: line.replace(b'"choices": [{', b'"choices": [0, {').replace(
+        b'"usage": {', b'"usage": "much", "was": {'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*BAD_LINES, *BAD_REPLIES])
+def test_a_bad_line_in_the_results_is_one_reject_and_the_rest_is_used(tmp_path, name):
+    requests, files = [], []
+
+    def results(data):
+        files.append(data)
+        return spoilt((BAD_LINES | BAD_REPLIES)[name])(data) if len(files) == 1 else data
+
+    with serving(openai_server(night, requests, results=results)) as url:
+        backend, counts = batch_run(url, tmp_path, price=(1.0, 4.0))
+    assert counts.pop("accepted") == 32 == len(set(lines(tmp_path / "t.jsonl"))) and counts.total() == 1, (
+        counts
+    )
+    assert [path for path, *_ in requests].count("/v1/batches") == 2 and not (tmp_path / "state").exists()
+    assert len(files[1].splitlines()) == 1, "only that question was asked, and paid, again"
+    if name in BAD_LINES:
+        assert counts == {"unreadable line": 1}
+
+
+def test_results_that_are_a_page_are_read_again_before_anything_is_paid_again(tmp_path):
+    requests, page = [], ["a page"]
+
+    def results(data):
+        return b"<html>\n<body>502 Bad Gateway</body>\n</html>" if page else data
+
+    with serving(openai_server(night, requests, results=results)) as url:
+        with pytest.raises(
+            RuntimeError, match="results of batch batch-0 are unreadable; run the same command again"
+        ):
+            batch_run(url, tmp_path)
+        page.clear()
+        _, counts = batch_run(url, tmp_path)
+        assert counts == {"accepted": 32} and [path for path, *_ in requests].count("/v1/batches") == 1
+
+
+def test_results_that_stay_a_page_do_not_stop_every_rerun(tmp_path):
+    requests, files = [], set()
+
+    def results(data):
+        files.add(data)
+        return b"<html>\n" * 40 if len(files) == 1 else data
+
+    with serving(openai_server(night, requests, results=results)) as url:
+        with pytest.raises(RuntimeError, match="are unreadable"):
+            batch_run(url, tmp_path)
+        _, counts = batch_run(url, tmp_path)
+    assert counts == {"accepted": 32, "unreadable line": 32}
+    assert [path for path, *_ in requests].count("/v1/batches") == 2
+
+
+def test_a_note_that_is_not_ours_is_left_alone(tmp_path):
+    for text in ("my notes", '{"my": "notes"}', "[]"):
+        (tmp_path / "state").write_text(text)
+        with (
+            serving(openai_server(night, [])) as url,
+            pytest.raises(ValueError, match="does not say which batch"),
+        ):
+            batch_run(url, tmp_path)
+        assert (tmp_path / "state").read_text() == text
 
 
 # ---------------------------------------------------------------------------- a real model behind a real server

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import socket
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -20,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ip2p.backends import local as language_model
 from ip2p.backends.protocol import Ask
+from ip2p.common.folders import fill_cache, fill_folder, refuse_foreign, temporary_folder
 
 # ALIAS ['load_language_model = load']
 # ALIAS ['save_language_model = save']
@@ -48,6 +47,8 @@ class LocalBackend:
                 strict=True,
             )
 
+
+MAKER = "ip2p finetune"  # whose folders may be filled again
 
 BUNDLED, HUB_NAME = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -97,7 +98,7 @@ def load(name: str | Path = BUNDLED, device: str = "cpu", cache: bool = True):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**where))  # one to train
         model.load_state_dict(packed.state_dict())
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        save(model, tokenizer, copy if cache and source == BUNDLED else None)
+        save(model, tokenizer, copy if cache and source == BUNDLED else None, cache=True)
         return model.to(device).eval(), tokenizer
     elif source == BUNDLED:
         source = HUB_NAME
@@ -118,30 +119,33 @@ def load(name: str | Path = BUNDLED, device: str = "cpu", cache: bool = True):
     return model.to(device).eval(), tokenizer
 
 
-def save(model, tokenizer, folder: str | Path | None) -> None:
-    """Save in float16, whole or not at all. The model is rounded too, so it answers alike now and later."""
+def save(model, tokenizer, folder: str | Path | None, cache: bool = False) -> None:
+    """Save in float16, each file whole or not at all. The model is rounded too, so it answers alike now and later.
+
+    A folder that holds anything else than an earlier such model is a ValueError; what the user added to one stays.
+    `cache`: the folder is an entry of our own cache, which is replaced as a whole.
+    """
     import torch
 
+    if folder is not None and not cache:
+        refuse_foreign(folder, MAKER)
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p.half())
     if folder is None:
         return
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     model.generation_config.update(do_sample=True, temperature=0.7)  # for `transformers serve FOLDER`
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        new, halves = Path(temporary) / "new", {}  # tied weights stay one tensor
-        model.save_pretrained(
-            new,
-            state_dict={
-                name: halves.setdefault(p.data_ptr(), p.half()) for name, p in model.state_dict().items()
-            },
-        )
+    with temporary_folder(folder.parent if cache else folder) as temporary:
+        new = temporary / "new"
+        halves: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
+        state = {name: halves.setdefault(p.data_ptr(), p.half()) for name, p in model.state_dict().items()}
+        model.save_pretrained(new, state_dict=state)
         tokenizer.save_pretrained(new)
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.rename(folder)
+        if cache:
+            fill_cache(folder, new, "config.json")
+        else:
+            fill_folder(folder, new, MAKER)
 
 
 def finetune(

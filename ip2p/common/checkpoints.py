@@ -22,14 +22,19 @@ def save_checkpoint(work: Path, step: int, keep: int, state: dict, **rest) -> No
         (tensors if torch.is_tensor(value) else numbers)[name] = value
     about = json.dumps({"step": step, "numbers": numbers} | rest)
     save_tensors(tensors, work / f"checkpoint-{step:08}.safetensors", about)
-    for old in sorted(work.glob("checkpoint-*.safetensors"))[:-keep]:
+    for old in checkpoints(work)[:-keep]:
         old.unlink()
+
+
+def checkpoints(work: Path) -> list[Path]:
+    """Those that `save_checkpoint` wrote, the newest last."""
+    return sorted(work.glob(f"checkpoint-{8 * '[0-9]'}.safetensors"))
 
 
 def load_checkpoint(work: Path) -> tuple[dict, dict]:
     """The newest checkpoint's state, with names like "model.conv_in.weight", and its rest; two empty ones, if
     none."""
-    paths = sorted(work.glob("checkpoint-*.safetensors"))
+    paths = checkpoints(work)
     if not paths:
         return {}, {}
     with safe_open(paths[-1], "pt") as file:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,25 +20,32 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
+TEMPORARY = ".ip2p-tmp"  # how the names of unfinished files and folders end
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that nobody else has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY}")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; what was written there replaces `path` if the block ends without an
     error."""
-    tmp = path.with_name(f".{path.name}.tmp")
+    new = temporary(path)
     try:
-        yield tmp
-        with open(tmp, "rb+") as file:
+        yield new
+        with open(new, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(tmp, path)
+        os.replace(new, path)
     finally:
-        tmp.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file whole or not at all; a text as UTF-8."""
-    with replacing(path) as tmp:
-        tmp.write_bytes(data.encode() if isinstance(data, str) else data)
+    with replacing(path) as new:
+        new.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, about: str = "") -> None:
@@ -48,8 +56,8 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path, about: str = "") 
         x = x.detach().contiguous()
         own[name] = x.clone() if x.data_ptr() in seen else x
         seen.add(x.data_ptr())
-    with replacing(path) as tmp:
-        save_file(own, tmp, {"about": about})
+    with replacing(path) as new:
+        save_file(own, new, {"about": about})
 
 
 def append_line(path: Path, line: str | dict) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ip2p.common.durable import append_line, digest, whole_lines, write_atomically
+from ip2p.common.durable import TEMPORARY, append_line, digest, whole_lines, write_atomically
 from ip2p.common.images import decode_image
 
 TEXT = ("original_prompt", "edit_prompt", "edited_prompt")
@@ -59,6 +59,11 @@ def write_shard(path: Path, rows: list[dict] | bytes) -> None:
     write_atomically(path, rows if isinstance(rows, bytes) else shard_bytes(rows))
 
 
+def is_of_manifest(line: bytes) -> bool:
+    """Whether a line, or half of one, can be of a manifest."""
+    return any(line.startswith(head) or head.startswith(line) for head in (b'{"job": ', b'{"shard": '))
+
+
 class Manifest:
     """`manifest.jsonl` of a folder of pairs: a first line with what made them, then one for each finished
     shard with its name, SHA-256 and counts. A half line at its end, left by a killed job, does not count."""
@@ -67,15 +72,24 @@ class Manifest:
         self.path = folder / "manifest.jsonl"
         self.made_by: dict | None = None
         self.shards: dict[str, dict] = {}
-        for text in whole_lines(self.path):
+        self.foreign = False  # whether the file is another program's
+        if self.path.exists():
+            self.foreign = not all(map(is_of_manifest, self.path.read_bytes().split(b"\n")))
+        for text in [] if self.foreign else whole_lines(self.path):
             line = json.loads(text)
             if "shard" in line:
                 self.shards[line["shard"]] = line
             else:
                 self.made_by = line
 
+    def refuse_foreign(self) -> None:
+        """Raises ValueError if another program wrote the file of this name."""
+        if self.foreign:
+            raise ValueError(f"{self.path} is not a manifest of pairs; choose another folder")
+
     def begin(self, made_by: dict) -> None:
         """Start or go on. A shard that stands there unnoted (the job was killed in between) is made again."""
+        self.refuse_foreign()
         made_by = json.loads(json.dumps(made_by))
         folder = self.path.parent
         unnoted = [path for path in folder.glob("pairs-*.parquet") if path.name not in self.shards]
@@ -96,7 +110,7 @@ class Manifest:
         if self.made_by is None:
             self.made_by = made_by
             append_line(self.path, made_by)
-        for path in (*unnoted, *folder.glob(".pairs-*.tmp")):
+        for path in folder.glob(f".pairs-*{TEMPORARY}"):  # left by a killed job of ours
             path.unlink()
 
     def add(self, line: dict) -> None:

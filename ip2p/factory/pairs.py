@@ -151,6 +151,7 @@ def make_pairs(
     job = Job.of(profile, **options)
     dtype = choose_dtype(dtype, device)
     out.mkdir(parents=True, exist_ok=True)
+    Manifest(out).refuse_foreign()  # before the lock, which is a file, too
     with locked(out, "making pairs in"):
         manifest = Manifest(out)
         manifest.begin(origin(triplets, profile, job, dtype))

@@ -27,6 +27,7 @@ PARTS = (
     "mini-ip2p",
 )
 
+FOLDERS = {"work", "mini-sd", "mini-clip", "mini-judge", "mini-ip2p"}  # one of them tells that OUT is ours
 TRIPLETS = 1536  # that the language model writes: 24 shards of pairs
 
 
@@ -36,6 +37,11 @@ def build(out: str | Path, only: list[str] | None = None, device: str = "cpu", s
     unknown = set(only or ()) - set(PARTS)
     if unknown:
         raise ValueError(f"there is no part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there and not FOLDERS & there:
+        raise ValueError(
+            f"{out} is not empty and was not made by `ip2p models build`; choose a folder that is new or empty"
+        )
     work.mkdir(parents=True, exist_ok=True)
     profile = replace(
         MINI,

@@ -5,7 +5,6 @@ Both will look at what an autoencoder and a diffusion model paint, not at clean 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from ip2p.common.durable import replacing
 from ip2p.miniworld import Scene
 from ip2p.models.renders import cached_edits, cached_renders
 
@@ -50,9 +50,8 @@ def repainted_pairs(
             z = encode(vae, part)
             strength = (torch.rand((len(z), 1, 1, 1), generator=generator) * 2 - 1).clamp_min(0) * noise
             out.append(decode(vae, z + strength / SCALING_FACTOR * torch.randn(z.shape, generator=generator)))
-        tmp = path.with_suffix(".tmp.npy")
-        np.save(tmp, torch.cat(out).numpy())
-        os.replace(tmp, path)
+        with replacing(path) as new, open(new, "wb") as file:
+            np.save(file, torch.cat(out).numpy())
     return rows, torch.from_numpy(np.load(path))
 
 

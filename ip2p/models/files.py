@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import torch
+
+from ip2p.common.folders import temporary_folder
 
 CORES = f"{os.cpu_count()} CPU cores"
 
@@ -22,10 +23,17 @@ def half(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def save_half(pipe, folder: Path) -> None:
     """Write a diffusers pipeline as a folder with fp16 weights that stock diffusers loads in float32."""
+    with temporary_folder(folder) as tmp:
+        _save_half(pipe, tmp)
+        for new in sorted(path for path in tmp.rglob("*") if path.is_file()):
+            target = folder / new.relative_to(tmp)  # what else lies in the folder (its card, its log) stays
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(new, target)
+
+
+def _save_half(pipe, tmp: Path) -> None:
     from safetensors.torch import save_file
 
-    tmp = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(tmp, ignore_errors=True)
     pipe.save_pretrained(tmp)
     for name, file in (
         ("unet", "diffusion_pytorch_model"),
@@ -43,13 +51,6 @@ def save_half(pipe, folder: Path) -> None:
     config = json.loads(index.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     index.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in tmp.iterdir():  # what else lies in the folder (its card, its log) stays
-        target = folder / part.name
-        if part.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-        part.replace(target)
-    tmp.rmdir()
 
 
 def names(sets) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ip2p.common.durable import replacing
 from ip2p.miniworld import Scene, random_edit, random_scene, render
 
 
@@ -38,9 +39,8 @@ def cached_draw(path: Path, todo: list[Scene]) -> torch.Tensor:
     """The scenes' pictures (n, 3, 64, 64) uint8, kept at `path` (.npy)."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = path.with_suffix(".tmp.npy")
-        np.save(tmp, draw(todo))
-        os.replace(tmp, path)
+        with replacing(path) as new, open(new, "wb") as file:
+            np.save(file, draw(todo))
     return torch.from_numpy(np.load(path))
 
 

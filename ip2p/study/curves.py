@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
+from ip2p.common.durable import whole_lines
 from ip2p.miniworld.judging import FOLDER as JUDGE
 from ip2p.paths import DATA
 from ip2p.profiles import Profile
@@ -93,13 +94,15 @@ def run(name: str, points: list[Point] | list[dict], profile: Profile, n: int = 
 
 def resume(path: Path, made_by: dict) -> list[dict]:
     """What a run of this figure left; a half line, left by a killed one, is cut off."""
-    if path.exists():
-        data = path.read_bytes()
-        os.truncate(path, data.rfind(b"\n") + 1)
-        first, *rows = map(json.loads, data[: data.rfind(b"\n") + 1].splitlines())
-        if first != made_by:
+    if path.exists() and path.stat().st_size:
+        try:
+            first, *rows = map(json.loads, whole_lines(path))
             changed = [name for name in made_by if made_by[name] != first.get(name)]
+        except (ValueError, AttributeError):
+            raise ValueError(f"{path} is not a run of this figure; move it away") from None
+        if changed or first != made_by:
             raise ValueError(f"{path} was begun with other {', '.join(changed)}; delete it, or move it away")
+        whole_lines(path, cut=True)
         return rows
     path.write_text(json.dumps(made_by) + "\n", encoding="utf-8")
     return []

@@ -75,15 +75,35 @@ def use_own_kernel() -> None:
         raise RuntimeError(f"the kernel python3 is in {found}, not in {sys.prefix}: install ipykernel there")
 
 
+def refuse_foreign_results(path: Path, out: Path) -> None:
+    """Raises ValueError if running the notebook at `path` would overwrite, in `out`, what no earlier run left there."""
+    target = out / path.name
+    pages = {
+        target.with_suffix(".html"): f"<title>{path.stem}</title>",
+        out / "index.html": "<title>ip2p</title>",
+    }
+    for file, sign in {target: '"papermill": {', **pages}.items():
+        if (
+            file.exists()
+            and file.stat().st_size
+            and sign not in file.read_text(encoding="utf-8", errors="replace")
+        ):
+            raise ValueError(
+                f"{file} is not the result of a run and would be overwritten; choose another folder"
+            )
+
+
 def execute(path: Path, out: Path, values: dict | None = None) -> Path:
     """Run a notebook in its own folder with the parameters `values`; returns the executed one, in `out`.
 
     Its page (.html) lies beside it, what it writes itself (its parameter OUT) in the folder `out`/NAME.
-    Raises papermill's PapermillExecutionError if a cell fails; the two files show how far it came.
+    Raises papermill's PapermillExecutionError if a cell fails; the two files show how far it came. Raises ValueError
+    if they would take the place of files that no run left there.
     """
     import nbformat
     import papermill
 
+    refuse_foreign_results(path, out)
     use_own_kernel()
     for name, value in {
         "PYTHONUNBUFFERED": "1",
@@ -287,6 +307,8 @@ def run_notebooks(
         if not any(name in of_one for of_one in known.values()):
             raise ValueError(f"none of {', '.join(p.stem for p in chosen)} has a parameter {name}")
 
+    for path in chosen:
+        refuse_foreign_results(path, out)
     begin = time.monotonic()
     for path in chosen:
         try:
