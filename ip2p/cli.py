@@ -109,7 +109,7 @@ def instructions_flags(sub: argparse.ArgumentParser) -> None:
 
 
 def one_of_many(text: str) -> tuple[int, int]:
-    """ "2/8" -> (2, 8)."""
+    """The text "2/8" -> (2, 8)."""
     i, n = map(int, text.split("/"))
     return i, n
 

@@ -227,14 +227,10 @@ def same_run(path: Path, settings: dict) -> None:
     model = path.parents[1] / "model_index.json"
     if model.exists() and not path.exists():
         raise ValueError(f"{model.parent} holds a model that was not trained there; choose another folder")
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        differ = [name for name in settings if there.get(name) != settings[name]]
-        if differ:
-            differ = ", ".join(differ)
-            raise ValueError(
-                f"{path.parent} holds another run, with other {differ}; take another, or delete it"
-            )
+    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    differ = ", ".join(name for name in settings if there.get(name) != settings[name])
+    if differ:
+        raise ValueError(f"{path.parent} holds another run, with other {differ}; take another, or delete it")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(settings, indent=1))
 
