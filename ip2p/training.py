@@ -223,14 +223,15 @@ def run_settings(rows: list[dict], profile: Profile, options: TrainOptions, dtyp
 
 
 def same_run(path: Path, settings: dict) -> None:
-    """Note the settings of a run in its folder; raises ValueError if another run is there, or another model."""
+    """Note the settings of a run in its folder; raises ValueError if another run is there, or another
+    model."""
     model = path.parents[1] / "model_index.json"
     if model.exists() and not path.exists():
         raise ValueError(f"{model.parent} holds a model that was not trained there; choose another folder")
     there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
     differ = ", ".join(name for name in settings if there.get(name) != settings[name])
     if differ:
-        raise ValueError(f"{path.parent} holds another run, with other {differ}; take another, or delete it")
+        raise ValueError(f"{path.parent} holds another run, with other {differ}; choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(settings, indent=1))
 
