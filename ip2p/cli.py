@@ -192,6 +192,10 @@ def train(a) -> None:
         from ip2p.study.measures import hold_out, validation
 
         pairs, kept_away = hold_out(read_pairs(a.pairs))
+        if not pairs:
+            raise ValueError(
+                f"all pairs in {a.pairs} would be kept away to validate; make some of more captions"
+            )
         sample = validation(kept_away, get_profile(a.profile), a.out / "validation")
     train(
         pairs,

@@ -2,7 +2,8 @@
 `ip2p`.
 
 A field's metadata holds its help and range; checks, flags and what identifies a run follow from them. No
-heavy imports here: the command line reads this file before it knows what is asked."""
+heavy imports here: the command line reads this file before it knows what is asked.
+"""
 
 from __future__ import annotations
 

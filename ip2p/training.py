@@ -2,7 +2,8 @@
 
 The UNet's first convolution gets extra input channels for the latent of the input image, E(c_I), and learns L
 = E || eps - eps_theta(z_t, t, E(c_I), c_T) ||^2 on the pairs, where z_t is the noisy latent of the *edited*
-image."""
+image.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +153,8 @@ def train(
     worked through in `accumulate` parts. dtype: float32 ("auto" too) or bfloat16, which is mixed precision.
     `sample(pipe, step)` is called now and then, with averaged weights. options: of `TrainOptions`. Returns
     (pipeline, log); the log (see `train_loop`) also holds "image_weights", the norm of the input
-    convolution's new weights as a share of the old."""
+    convolution's new weights as a share of the old.
+    """
     from accelerate import Accelerator
 
     profile = get_profile(profile)
@@ -169,6 +171,8 @@ def train(
         )
     out = Path(out)
     rows = pairs if isinstance(pairs, list) else read_pairs(pairs)
+    if not rows:
+        raise ValueError("there are no pairs to learn from; make some with `ip2p pairs`")
     if accelerator.is_main_process:
         same_run(out / "work" / "settings.json", run_settings(rows, profile, options, dtype))
     accelerator.wait_for_everyone()

@@ -118,7 +118,8 @@ def tiny_world(tiny_pipe, tmp_path_factory):
     """A folder with tiny models, triplets and captions, and the name of a profile of these models."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_pipe.save_pretrained(folder / "sd")
-    write_triplets(folder / "t.jsonl", [TRIPLET, TRIPLET | {"input": "a dog", "output": "a dog at night"}])
+    more = [TRIPLET | {"input": f"{n} dogs", "output": f"{n} dogs at night"} for n in range(8)]
+    write_triplets(folder / "t.jsonl", [TRIPLET, *more])
     (folder / "captions.txt").write_text("a red cat in a meadow\na blue dog on a beach\n")
     Image.new("RGB", (48, 32), "red").save(folder / "red.png")
     profile = replace(
@@ -150,10 +151,10 @@ def test_pairs_then_train_then_edit(tiny_world, tmp_path, capsys):
     tiny = ("--profile", "tiny")
     anything = ("--min-image", -1, "--min-caption", -1, "--min-direction", -1)
     run_command("pairs", "--triplets", tiny_world / "t.jsonl", "--out", pairs, *anything, *tiny)
-    assert "triplets 2, candidates 4, kept 4" in capsys.readouterr().out
+    assert "triplets 9, candidates 18, kept 18" in capsys.readouterr().out
     run_command("pairs", "--triplets", tiny_world / "t.jsonl", "--out", pairs, *anything, *tiny)
     assert "nothing left to do" in capsys.readouterr().out
-    assert len(read_pairs(pairs)) == 4
+    assert len(read_pairs(pairs)) == 18
 
     run_command(
         "train", "--pairs", pairs, "--out", editor, "--dtype", "bfloat16", "--validate-every", 1, *tiny

@@ -94,7 +94,8 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 
     doing: what another job would be doing, such as "making pairs in". Raises ValueError if there is one. The
     lock is a hidden file beside `path` (or inside, if it is a folder) and stays there: a file that is
-    unlinked could be locked twice."""
+    unlinked could be locked twice.
+    """
     lock = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
     try:
         with FileLock(lock, timeout=0):

@@ -2,7 +2,8 @@
 then.
 
 All randomness of a step is drawn from a generator seeded by (seed, step), so a run that is killed and resumed
-takes exactly the steps that an undisturbed run takes."""
+takes exactly the steps that an undisturbed run takes.
+"""
 
 from __future__ import annotations
 
@@ -163,7 +164,8 @@ def train_loop(
     A row of the log (40 or more): step, mean loss since the row before, seconds since the start (of all
     runs). `on_log(row)` sees every new row. `sample(step)` is called now and then, with the averaged weights
     in place. `accelerator`: Hugging Face's, for several processes, each of which must give its share of the
-    batch; the first one writes the files. On return `model` holds the averaged weights. Returns the log."""
+    batch; the first one writes the files. On return `model` holds the averaged weights. Returns the log.
+    """
     from accelerate import Accelerator
 
     o = LoopOptions(**options)

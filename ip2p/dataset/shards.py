@@ -2,7 +2,8 @@
 
 A shard holds the kept pairs of a stretch of triplets. It is written whole or not at all, and noted with its
 checksum in the folder's manifest, so a killed job loses and repeats nothing, and a reader knows a broken
-shard."""
+shard.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +125,8 @@ def read_pairs(folder: str | Path, decode: bool = True, broken: str = "raise") -
 
     Reads Parquet shards (verified, if there is a manifest) and the authors' layout (a folder a prompt with
     prompt.json and SEED_0.jpg, SEED_1.jpg). Raises ValueError with one sentence if there are none or a shard
-    is missing or broken; with broken="skip" such a shard is left out with a warning."""
+    is missing or broken; with broken="skip" such a shard is left out with a warning.
+    """
     folder = Path(folder)
     rows = []
     noted = Manifest(folder).shards

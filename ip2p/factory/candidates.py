@@ -24,7 +24,8 @@ def candidate_settings(job: Job, number: int) -> list[Setting]:
 
     Seed, guidance and, at one candidate a seed, p are random. The p of one seed's candidates are spread
     evenly over their range, alike for all triplets (so that whole batches branch at the same steps), and lie
-    between those of the next seed's."""
+    between those of the next seed's.
+    """
     rng = random.Random(job.seed * 1_000_003 + number)
     low, high = job.share
     families = job.candidates // job.per_seed

@@ -3,13 +3,17 @@
 Ray Data hands stretches of triplets to actors, each of which holds the models once; it starts lost actors
 again and gives their work to others. What comes back are whole shards, and only the driver writes them and
 notes them in the manifest: so nothing is lost or written twice whatever dies, no file system has to be
-shared, and the bytes are those of the local executor at the same number of threads."""
+shared, and the bytes are those of the local executor at the same number of threads.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ip2p.factory.pairs import make_shard
+import torch
+
+from ip2p.clip_filter import ClipSimilarity
+from ip2p.factory.pairs import load_painter, make_shard
 from ip2p.options import Job
 from ip2p.profiles import Profile
 
@@ -17,17 +21,13 @@ from ip2p.profiles import Profile
 class Painter:
     """An actor: the models, loaded once."""
 
-    def __init__(self, profile: Profile, job: Job, triplets, threads: int, device: str, dtype):
+    def __init__(self, profile: Profile, job: Job, triplets, threads: int, device: str, dtype: torch.dtype):
         import ray
-        import torch
-
-        from ip2p.clip_filter import ClipSimilarity
-        from ip2p.profiles import load_text_to_image
 
         torch.set_num_threads(threads)
         self.job = job
         self.triplets = ray.get(triplets)
-        self.pipe = load_text_to_image(profile).to(device, dtype)
+        self.pipe = load_painter(profile, device, dtype)
         self.clip = ClipSimilarity(profile.clip, device)
 
     def __call__(self, batch: dict) -> dict:
@@ -48,14 +48,15 @@ def make_shards(
     starts: list[int],
     workers: int | None = None,
     device: str = "auto",
-    dtype=None,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[int, bytes, dict]]:
     """(start, bytes, counts) of each shard, in the order in which they are done.
 
     workers: actors, each with `job.threads` CPUs or one GPU (None: as many as the cluster has room for).
     device: "auto" is a GPU where the cluster has any, else the CPU. dtype: of PyTorch; None is float32.
     Connects to the cluster of `ray.init` or of the environment variable RAY_ADDRESS, or starts one on this
-    machine."""
+    machine.
+    """
     import json
 
     try:

@@ -133,7 +133,8 @@ def make_pairs(
     holds the same bytes. executor "ray" spreads the shards over `workers` actors of a Ray cluster
     (`ip2p.factory.on_ray`), which load the models themselves and run with `threads` (1) threads each; there,
     dtype "auto" is float32, whatever the machines. Returns the counts of this call. Raises ValueError if
-    `out` was made by another job."""
+    `out` was made by another job.
+    """
     profile = get_profile(profile)
     out = Path(out)
     if executor not in ("local", "ray"):
@@ -160,7 +161,7 @@ def make_pairs(
             return Counter()
         if executor == "local":
             if pipe is None:
-                pipe = load_text_to_image(profile).to(device, dtype)
+                pipe = load_painter(profile, device, dtype)
             if clip is None:
                 clip = ClipSimilarity(profile.clip, device)
             shards = make_shards(pipe, clip, job, triplets, starts)
@@ -169,6 +170,11 @@ def make_pairs(
 
             shards = on_ray.make_shards(profile, job, triplets, starts, workers, device, dtype)
         return write_all(shards, manifest, job, len(starts))
+
+
+def load_painter(profile: Profile, device: str | torch.device, dtype: torch.dtype):
+    pipe = load_text_to_image(profile).to(device)
+    return pipe if dtype == torch.float32 else pipe.to(dtype)
 
 
 def origin(triplets: list[dict], profile: Profile, job: Job, dtype: torch.dtype) -> dict:
