@@ -155,20 +155,10 @@ def train(
     (pipeline, log); the log (see `train_loop`) also holds "image_weights", the norm of the input
     convolution's new weights as a share of the old.
     """
-    from accelerate import Accelerator
-
     profile = get_profile(profile)
     options = TrainOptions.of(profile, **options)
     dtype = training_dtype(dtype)
-    device = choose_device(device)
-    accelerator = Accelerator(mixed_precision="no", device_placement=False)
-    if accelerator.num_processes > 1:
-        device = accelerator.device  # each process has its own
-    parts = accelerator.num_processes * options.accumulate
-    if options.batch % parts:
-        raise ValueError(
-            f"a batch of {options.batch} cannot be split into {parts} equal parts, processes times accumulate"
-        )
+    accelerator, device = set_up_processes(device, options)
     out = Path(out)
     rows = pairs if isinstance(pairs, list) else read_pairs(pairs)
     if not rows:
@@ -202,6 +192,22 @@ def train(
         pipe.save_pretrained(out)
     accelerator.wait_for_everyone()
     return pipe, log
+
+
+def set_up_processes(device: str, options: TrainOptions):
+    """Hugging Face's accelerator, and the device of this process. ValueError if a batch cannot be split."""
+    from accelerate import Accelerator
+
+    device = choose_device(device)
+    accelerator = Accelerator(mixed_precision="no", device_placement=False)  # both are decided here
+    if accelerator.num_processes > 1:
+        device = accelerator.device  # each process of `accelerate launch` has its own
+    parts = accelerator.num_processes * options.accumulate
+    if options.batch % parts:
+        raise ValueError(
+            f"a batch of {options.batch} cannot be split into {parts} equal parts, processes times accumulate"
+        )
+    return accelerator, device
 
 
 def training_dtype(name: str) -> torch.dtype:

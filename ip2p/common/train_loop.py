@@ -55,8 +55,7 @@ class LoopOptions:
 
 
 class Run:
-    """A training run: the model, its optimisers and averages, and the log; goes on from the newest
-    checkpoint."""
+    """The model, its optimisers and averages, and the log; goes on from the newest checkpoint."""
 
     def __init__(self, model: torch.nn.Module, work: Path, options: LoopOptions, accelerator):
         from diffusers.training_utils import EMAModel
@@ -70,9 +69,8 @@ class Run:
             self.ema = EMAModel(self.params, decay=options.ema_decay, foreach=True)
         self.begun = time.monotonic()
         self.resume(optimisers)
-        self.live = accelerator.prepare_model(
-            model
-        )  # what the loss calls: the model, or one of several processes'
+        # what the loss calls: the model itself, or where there are several processes a wrapper
+        self.live = accelerator.prepare_model(model)
         self.optimisers = [accelerator.prepare_optimizer(optimiser) for optimiser in optimisers]
         self.reset_mean()
 
