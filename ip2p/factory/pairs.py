@@ -166,9 +166,7 @@ def make_pairs(
                 clip = ClipSimilarity(profile.clip, device)
             shards = make_shards(pipe, clip, job, triplets, starts)
         else:
-            from ip2p.factory import on_ray
-
-            shards = on_ray.make_shards(profile, job, triplets, starts, workers, device, dtype)
+            shards = make_shards_on_ray(profile, job, triplets, starts, workers, device, dtype)
         return write_all(shards, manifest, job, len(starts))
 
 
@@ -210,6 +208,27 @@ def make_shards(
         torch.set_num_threads(job.threads)
     for start in starts:
         yield start, *make_shard(pipe, clip, job, triplets, start)
+
+
+def make_shards_on_ray(
+    profile: Profile,
+    job: Job,
+    triplets: list[dict],
+    starts: list[int],
+    workers: int | None = None,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[int, bytes, dict]]:
+    """The same on a Ray cluster; see `ip2p.factory.on_ray.spread`."""
+    from ip2p.factory.on_ray import spread
+
+    def load(device: str) -> tuple:
+        return load_painter(profile, device, dtype), ClipSimilarity(profile.clip, device)
+
+    def make(models: tuple, start: int) -> tuple[bytes, dict]:
+        return make_shard(*models, job, triplets, start)
+
+    return spread(load, make, starts, max(1, job.threads), workers, device)
 
 
 def write_all(shards: Iterator[tuple[int, bytes, dict]], manifest: Manifest, job: Job, total: int) -> Counter:

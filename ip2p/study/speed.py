@@ -36,7 +36,7 @@ from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
-from ip2p.factory.pairs import make_shard, paint_and_filter
+from ip2p.factory.pairs import make_shard, make_shards_on_ray, paint_and_filter
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import get_profile, load_text_to_image
 from ip2p.study.evaluate import GENERATED, fresh_captions, judge_answers
@@ -328,8 +328,6 @@ def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> str:
 def bench_ray(n: int = 16, profile: str = "mini", shard: int = 4) -> str:
     """A Markdown table: shards of n caption pairs painted in this process and by one worker on a Ray cluster, one
     thread each; the rate from the first finished shard to the last, so without loading models."""
-    from ip2p.factory.on_ray import make_shards
-
     profile, threads = get_profile(profile), torch.get_num_threads()
     job, triplets = (
         Job.of(profile, threads=1, shard=shard, batch=shard * profile.per_seed),
@@ -340,7 +338,9 @@ def bench_ray(n: int = 16, profile: str = "mini", shard: int = 4) -> str:
     torch.set_num_threads(1)
     ways = {
         "in this process": lambda: ((k, *make_shard(pipe, clip, job, triplets, k)) for k in starts),
-        "one worker on Ray": lambda: make_shards(profile, job, triplets, starts, workers=1, device="cpu"),
+        "one worker on Ray": lambda: make_shards_on_ray(
+            profile, job, triplets, starts, workers=1, device="cpu"
+        ),
     }
     done, rates = {}, {name: [] for name in ways}
     for name in (*ways, *ways):  # in turn
