@@ -1,9 +1,9 @@
 """Work spread over a Ray cluster: `ip2p pairs --executor ray`. Needs `pip install "ray[data]"`.
 
-Ray Data hands the starts of shards to actors, each of which holds the models once; it starts lost actors again and
-gives their work to others. What comes back are whole shards, and only the driver writes them and notes them in the
-manifest: so nothing is lost or written twice whatever dies, no file system has to be shared, and the bytes are
-those of the local executor at the same number of threads.
+Ray Data hands the starts of shards to actors, each of which holds the models once; it starts lost actors
+again and gives their work to others. What comes back are whole shards, and only the driver writes them and
+notes them in the manifest: so nothing is lost or written twice whatever dies, no file system has to be
+shared, and the bytes are those of the local executor at the same number of threads.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def spread(
 ) -> Iterator[tuple[int, bytes, dict]]:
     """(start, bytes, counts) of each shard, in the order in which they are done.
 
-    `load(device)` loads the models in an actor, `make(models, start)` returns a shard's bytes and counts. workers:
-    actors, each with `threads` CPUs or one GPU (None: as many as the cluster has room for). device: "auto" is a
-    GPU where the cluster has any, else the CPU. Connects to the cluster of `ray.init` or of the environment
-    variable RAY_ADDRESS, or starts one on this machine.
+    `load(device)` loads the models in an actor, `make(models, start)` returns a shard's bytes and counts.
+    workers: actors, each with `threads` CPUs or one GPU (None: as many as the cluster has room for). device:
+    "auto" is a GPU where the cluster has any, else the CPU. Connects to the cluster of `ray.init` or of the
+    environment variable RAY_ADDRESS, or starts one on this machine.
     """
     try:
         import ray
