@@ -35,6 +35,10 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
         parser.add_argument("--" + f.name.replace("_", "-"), **about)
 
 
+def add_dtype(parser: argparse.ArgumentParser, help: str = "auto: float32 on a CPU, else float16") -> None:
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help=help)
+
+
 def given(arguments: argparse.Namespace, kind: type[Options]) -> dict:
     """What the flags say, for `kind.of`."""
     return {f.name: getattr(arguments, f.name) for f in fields(kind) if hasattr(arguments, f.name)}
@@ -172,7 +176,7 @@ def pairs(a) -> None:
 
 def pairs_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--triplets", required=True)
-    sub.add_argument("--dtype", default="auto", choices=DTYPES, help="auto: float32 on a CPU, else float16")
+    add_dtype(sub)
     add_flags(sub, Job)
     sub.add_argument(
         "--executor", default="local", choices=("local", "ray"), help="in this process, or on Ray"
@@ -189,7 +193,7 @@ def train(a) -> None:
             raise ValueError(f"validate_every is {a.validate_every}; it must be 1 or more")
         from ip2p.dataset.shards import read_pairs
         from ip2p.profiles import get_profile
-        from ip2p.study.measures import hold_out, validation
+        from ip2p.study.validation import hold_out, validation
 
         pairs, kept_away = hold_out(read_pairs(a.pairs))
         if not pairs:
@@ -212,9 +216,7 @@ def train(a) -> None:
 
 def train_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--pairs", required=True)
-    sub.add_argument(
-        "--dtype", default="auto", choices=DTYPES, help="float32 (auto), or bfloat16 for mixed precision"
-    )
+    add_dtype(sub, "float32 (auto), or bfloat16 for mixed precision")
     add_flags(sub, TrainOptions)
     sub.add_argument(
         "--validate-every",
@@ -275,7 +277,7 @@ def edit_flags(sub: argparse.ArgumentParser) -> None:
 def evaluate(a) -> None:
     from ip2p.study.evaluate import evaluate
 
-    evaluate(a.model, a.out, a.profile, a.n, a.only)
+    evaluate(a.model, a.out, a.profile, a.n, a.only, write=a.write, device=a.device, dtype=a.dtype)
 
 
 def evaluate_flags(sub: argparse.ArgumentParser) -> None:
@@ -284,6 +286,8 @@ def evaluate_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--only", nargs="+", metavar="PART", help="without --model: only these parts, such as filter"
     )
+    sub.add_argument("--write", action="store_true", help="also renew README, model cards and data/eval")
+    add_dtype(sub)
 
 
 def models(a) -> None:
@@ -447,6 +451,7 @@ def parser() -> argparse.ArgumentParser:
         "measure an editor, or every bundled model and the figures of the README",
         evaluate_flags,
         out=None,
+        model=True,
     )
     command(models, "build: train every bundled model from nothing", models_flags, model=True)
     command(hero, "draw the picture at the top of the README")

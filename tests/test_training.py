@@ -24,7 +24,7 @@ from ip2p.common.train_loop import train_loop
 from ip2p.dataset.lessons import SIDES, Cache, paired_augmentation, posteriors
 from ip2p.editing import load_editor
 from ip2p.profiles import get_profile, load_edit_pipeline
-from ip2p.study.measures import hold_out, validation
+from ip2p.study.validation import hold_out, validation
 from ip2p.training import cache_latents, conditioning_dropout, edit_loss, new_editor, train, widen_input
 
 
