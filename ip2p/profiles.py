@@ -132,7 +132,7 @@ def _load(cls_name: str, path: str, dtype=None, **kwargs):
 
 
 def load_text_to_image(profile: str | Profile, device: str = "cpu", dtype=None):
-    """The profile's diffusers StableDiffusionPipeline, its scheduler Euler ancestral. dtype: None for float32."""
+    """The profile's StableDiffusionPipeline, with the Euler ancestral scheduler; dtype None: float32."""
     from diffusers import EulerAncestralDiscreteScheduler
 
     pipe = _load("StableDiffusionPipeline", get_profile(profile).text_to_image, dtype)
@@ -141,7 +141,7 @@ def load_text_to_image(profile: str | Profile, device: str = "cpu", dtype=None):
 
 
 def load_edit_pipeline(path: str, dtype=None):
-    """A diffusers StableDiffusionInstructPix2PixPipeline from a folder or the hub, its scheduler Euler ancestral.
+    """A StableDiffusionInstructPix2PixPipeline, from a folder or the hub, with the Euler ancestral scheduler.
 
     dtype: None for float32.
     """

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.diffusion import decode, embed, guided_step, new_scheduler, seeded
 from ip2p.common.images import as_tensor, as_uint8, fit, to_float, to_pil
-from ip2p.training import SIDES
+from ip2p.dataset.lessons import SIDES
 
 
 @torch.no_grad()
