@@ -389,12 +389,12 @@ def test_an_editor_is_loaded_where_and_in_what_format_it_is_asked_for():
 
 
 def test_bfloat16_paints_nearly_the_same_picture():
-    """On the bundled editor the mean difference was 0.39 to 0.52 of 255, the largest 7."""
+    """Measured on the bundled editor: a mean difference of 0.27 to 0.66 of 255, the largest 7."""
     cat = open_image(DATA / "images" / "cat.png")
     plain, rough = (load_editor("mini", "cpu", dtype) for dtype in ("float32", "bfloat16"))
     assert {rough.pipe.unet.dtype, rough.pipe.vae.dtype} == {torch.bfloat16}
     mask = left(size=cat.size)
-    for options in ({}, {"guidance_every": 2}, {"mask": mask}, {"scheduler": "DDIMScheduler"}):
+    for options in ({}, {"guidance_every": 2}, {"mask": mask}, {"scheduler": "EulerDiscreteScheduler"}):
         asked = {"num_inference_steps": 6, **options}
         a, b = (np.asarray(e(cat, "make it night", **asked), float) for e in (plain, rough))
         assert 0 < np.abs(a - b).mean() < 2
