@@ -39,7 +39,7 @@ from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
-from ip2p.factory.pairs import make_shard, paint_and_filter
+from ip2p.factory.pairs import make_shard, make_shards_on_ray, paint_and_filter
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.answers import fresh_captions, judge_answers
@@ -208,8 +208,6 @@ def early_similarities(
 def bench_ray(n: int = 16, profile: str = "mini", shard: int = 4) -> Table:
     """Shards of n caption pairs painted in this process and by one worker on a Ray cluster, one thread each;
     the rate from the first finished shard to the last, so without loading models."""
-    from ip2p.factory.on_ray import make_shards
-
     profile = get_profile(profile)
     job = Job.of(profile, threads=1, shard=shard, batch=shard * profile.per_seed)
     triplets = read_triplets(GENERATED_TRIPLETS)[:n]
@@ -222,7 +220,7 @@ def bench_ray(n: int = 16, profile: str = "mini", shard: int = 4) -> Table:
             yield start, *make_shard(pipe, clip, job, triplets, start)
 
     def shards_of_ray():
-        return make_shards(profile, job, triplets, starts, workers=1, gpu=False)
+        return make_shards_on_ray(profile, job, triplets, starts, workers=1, device="cpu")
 
     ways = {"in this process": shards_of_this_process, "one worker on Ray": shards_of_ray}
     rates = dict.fromkeys(ways, 0.0)
@@ -483,7 +481,7 @@ MEMORY_OPTIONS = {
     "as it is": {},
     "--accumulate 4": {"accumulate": 4},
     "--checkpointing": {"checkpointing": True},
-    "--mixed-precision bf16": {"mixed_precision": "bf16"},
+    "--dtype bfloat16": {"dtype": "bfloat16"},
     "--eight-bit": {"eight_bit": True},
     "--lora 16": {"lora": 16},
     "--lora 16 --accumulate 4 --checkpointing": {"lora": 16, "accumulate": 4, "checkpointing": True},
