@@ -180,23 +180,23 @@ def bench(a) -> None:
 
 
 def notebooks(a) -> int:
-    from ip2p.teaching import run_notebooks
+    from ip2p.teaching import colab, pages, run_notebooks
 
     if a.readme:
-        run_notebooks.renew_table(a.out)
-    elif a.colab:
+        pages.renew_readme_table(a.out)
+        return 0
+    if a.colab:
         for path in sorted(a.notebooks.glob("*.ipynb")):
-            run_notebooks.for_colab(path, a.colab)
-    else:
-        values = {name: run_notebooks.value_of(value) for name, value in a.p}
-        return 0 if run_notebooks.run_notebooks(a.only, a.out, values, a.notebooks) else 1
-    return 0
+            colab.prepare_for_colab(path, a.colab)
+        return 0
+    values = {name: run_notebooks.value_of(value) for name, value in a.p}
+    return 0 if run_notebooks.run_notebooks(a.only, a.out, values, a.notebooks) else 1
 
 
 def site(a) -> None:
-    from ip2p.teaching.site import build
+    from ip2p.teaching.site import build_site
 
-    print(f"Open this in a browser: {build(a.out).resolve()}")
+    print(f"Open this in a browser: {build_site(a.out).resolve()}")
 
 
 def docs(a) -> None:

@@ -5,8 +5,8 @@ import pytest
 from ip2p import instructions
 from ip2p.cli import main
 from ip2p.dataset.triplets import write_triplets
-from ip2p.teaching import run_notebooks as notebooks
-from ip2p.teaching import site
+from ip2p.paths import ROOT
+from ip2p.teaching.notebook_files import NOTEBOOKS
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_a_build_of_the_models_refuses_a_foreign_folder(thesis, capsys):
 
 def test_the_site_replaces_only_a_site_of_its_own(thesis, monkeypatch, capsys):
     monkeypatch.setattr(site, "collect", no_work)
-    before, sources = contents(thesis), contents(site.ROOT / "site")
-    for out in (".", str(site.ROOT)):
+    before, sources = contents(thesis), contents(ROOT / "site")
+    for out in (".", str(ROOT)):
         assert main(["site", "--out", out]) == 1
         printed = capsys.readouterr().err
         assert "site is not empty and was not made by `ip2p site`" in printed and printed.count("\n") == 1
-    assert contents(thesis) == before and contents(site.ROOT / "site") == sources
+    assert contents(thesis) == before and contents(ROOT / "site") == sources
 
 
 @pytest.mark.parametrize("theirs", ["00_quickstart.ipynb", "00_quickstart.html", "index.html"])
@@ -133,9 +133,9 @@ def test_running_notebooks_overwrites_only_results_of_runs(thesis, monkeypatch, 
 
 
 def test_notebooks_are_not_run_over_themselves(capsys):
-    sources = contents(notebooks.NOTEBOOKS)
-    assert main(["notebooks", "--only", "00", "--out", str(notebooks.NOTEBOOKS)]) == 1
-    assert contents(notebooks.NOTEBOOKS) == sources
+    sources = contents(NOTEBOOKS)
+    assert main(["notebooks", "--only", "00", "--out", str(NOTEBOOKS)]) == 1
+    assert contents(NOTEBOOKS) == sources
 
 
 @pytest.mark.parametrize("options", [[], ["--guidance-every", "2"]])

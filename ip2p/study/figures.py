@@ -16,7 +16,7 @@ from ip2p.common.markdown import fill
 from ip2p.editing import load_editor
 from ip2p.miniworld import Scene, caption, difference, render
 from ip2p.miniworld.held_out import Edit
-from ip2p.paths import DATA, ROOT
+from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.ablations import (
     ABLATION_STEPS,
@@ -148,6 +148,7 @@ def outcomes() -> dict[str, str]:
 
 def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int = 300) -> None:
     """Measure figures (by name; none: all), `n` edits a point of a curve, and write their CSV files and pictures."""
+    need_clone("ip2p figures")
     profile = get_profile(profile)
     for name in names or FIGURES:
         trained = name not in ("figure8", "plane", "selection", "limits")

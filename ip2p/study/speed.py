@@ -37,7 +37,7 @@ from ip2p.dataset.triplets import read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
 from ip2p.factory.pairs import make_shard, paint_and_filter
-from ip2p.paths import DATA, ROOT
+from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import get_profile, load_text_to_image
 from ip2p.study.evaluate import GENERATED, fresh_captions, judge_answers
 from ip2p.study.measures import BATCH, held_out_cases, interval, judge_pairs, measure, run_editor
@@ -456,4 +456,5 @@ BENCHES = {
 
 def run_benchmark(name: str, n: int | None = None) -> None:
     """Run a benchmark and write its table into the README. n: caption pairs, rounds of edits or steps."""
+    need_clone("ip2p bench")
     fill(ROOT / "README.md", {f"bench_{name}": BENCHES[name](*([n] if n else []))})
