@@ -43,7 +43,7 @@ def as_restructured_text(app, what, name, obj, options, lines):
 
 
 def skip_field_numbers(app, what, name, obj, skip, options):
-    """The fields of a named tuple stand in its signature; Python documents them as "Alias for field number 0"."""
+    """Named tuples say "Alias for field number 0" of their fields, which stand in the signature."""
     return skip or (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
 
 

@@ -6,6 +6,7 @@ from ip2p import instructions
 from ip2p.cli import main
 from ip2p.dataset.triplets import write_triplets
 from ip2p.paths import ROOT
+from ip2p.teaching import run_notebooks, site
 from ip2p.teaching.notebook_files import NOTEBOOKS
 
 
@@ -111,7 +112,7 @@ def test_a_build_of_the_models_refuses_a_foreign_folder(thesis, capsys):
 
 
 def test_the_site_replaces_only_a_site_of_its_own(thesis, monkeypatch, capsys):
-    monkeypatch.setattr(site, "collect", no_work)
+    monkeypatch.setattr(site, "collect_sources", no_work)
     before, sources = contents(thesis), contents(ROOT / "site")
     for out in (".", str(ROOT)):
         assert main(["site", "--out", out]) == 1
@@ -122,7 +123,7 @@ def test_the_site_replaces_only_a_site_of_its_own(thesis, monkeypatch, capsys):
 
 @pytest.mark.parametrize("theirs", ["00_quickstart.ipynb", "00_quickstart.html", "index.html"])
 def test_running_notebooks_overwrites_only_results_of_runs(thesis, monkeypatch, capsys, theirs):
-    monkeypatch.setattr(notebooks, "execute", no_work)
+    monkeypatch.setattr(run_notebooks, "execute", no_work)
     for name in {"00_quickstart.ipynb", "00_quickstart.html", "index.html"} - {theirs}:
         (thesis / name).unlink()
     before = contents(thesis)

@@ -215,3 +215,13 @@ def test_colab_fetches_what_is_missing_and_elsewhere_nothing_happens(folder, tmp
 def test_notebooks_refuse_what_is_not_there(folder, wrong, capsys):
     assert main(["notebooks", "--notebooks", str(folder), "--out", str(folder / "out"), *wrong]) == 1
     assert wrong[1] in capsys.readouterr().err
+
+
+def test_notebooks_refuse_a_folder_that_cannot_be_written_before_they_run(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out in ("file", "file/inside"):
+        assert (
+            main(["notebooks", "--notebooks", str(folder), "--only", "00", "--out", str(tmp_path / out)]) == 1
+        )
+        said = capsys.readouterr().err
+        assert said.startswith(f"ip2p: {tmp_path / out} ") and said.count("\n") == 1

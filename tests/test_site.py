@@ -34,6 +34,17 @@ def first_page(tmp_path_factory):
     return build_site(tmp_path_factory.mktemp("site"), NOTEBOOKS)
 
 
+def test_a_site_is_not_made_in_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file/site cannot be written; choose another folder"):
+        build_site(tmp_path / "file", NOTEBOOKS)
+
+
+def test_the_reference_has_the_docstrings_of_the_stages(first_page):
+    for name, said in {"editing": "Eq. 3 of InstructPix2Pix", "shards": "read_pairs"}.items():
+        assert said in (first_page.parent / "reference" / f"{name}.html").read_text(encoding="utf-8")
+
+
 def test_every_link_leads_somewhere(first_page):
     pages = {path.resolve(): Page(path) for path in first_page.parent.rglob("*.html")}
     assert len(pages) > 15

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,23 +22,6 @@ def temporary_folder(parent: str | Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def writable_folder(folder: str | Path) -> Path:
-    """The folder, made if it is missing, for results that lie beside what others keep there.
-
-    Raises ValueError with one sentence if it is a file or cannot be written.
-    """
-    where = Path(folder)
-    if where.exists() and not where.is_dir():
-        raise ValueError(f"{folder} is a file; choose a folder to write into")
-    try:
-        where.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=where):
-            pass
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be written ({error.strerror}); choose another folder") from None
-    return where
 
 
 def refuse_foreign(folder: str | Path, maker: str) -> None:

@@ -6,12 +6,12 @@ import ast
 import os
 import re
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ip2p.common.folders import writable_folder
 from ip2p.paths import ROOT, need_clone
 from ip2p.teaching.notebook_files import NOTEBOOKS, parameters, read
 from ip2p.teaching.pages import write_index, write_page
@@ -38,7 +38,7 @@ def run_notebooks(
         need_clone("ip2p notebooks")
     chosen = choose_notebooks(folder, names)
     values_of = share_out(values or {}, chosen)
-    out = writable_folder(out)
+    refuse_unwritable(out)
     for path in chosen:
         refuse_foreign_results(path, out)
 
@@ -55,6 +55,18 @@ def run_notebooks(
     count = "1 notebook" if len(chosen) == 1 else f"{len(chosen)} notebooks"
     print(f"\n{count} ran in {took:.1f} minutes. Open this in a browser: {out.resolve() / 'index.html'}")
     return True
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises ValueError if `folder` is a file or cannot be written; makes it if it is missing."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose a folder to write into")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror}); choose another folder") from None
 
 
 def choose_notebooks(folder: Path, names: Sequence[str]) -> list[Path]:

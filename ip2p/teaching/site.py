@@ -1,7 +1,7 @@
 """A static site: the executed notebooks, and a reference of the module. `make site`, after `make run`.
 
-The pages are made by Sphinx from a copy of the files they link to, laid out as in the repository, so that
-the same links work. A warning, such as a link that leads nowhere, is an error. Notebooks that were not executed
+The pages are made by Sphinx from a copy of the files they link to, laid out as in the repository, so that the
+same links work. A warning, such as a link that leads nowhere, is an error. Notebooks that were not executed
 yet are executed now. A folder OUT/site that this command did not make is left alone.
 """
 
