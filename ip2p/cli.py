@@ -81,7 +81,7 @@ def train(a) -> None:
     if a.validate_every:
         from ip2p.dataset.shards import read_pairs
         from ip2p.profiles import get_profile
-        from ip2p.study.measures import hold_out, validation
+        from ip2p.study.validation import hold_out, validation
 
         rows, kept = hold_out(read_pairs(a.pairs))
         look = validation(kept, get_profile(a.profile), a.out / "validation")
@@ -138,7 +138,7 @@ def edit(a) -> None:
 def evaluate(a) -> None:
     from ip2p.study.evaluate import evaluate
 
-    evaluate(a.model, a.out, a.profile, a.n, a.only)
+    evaluate(a.model, a.out, a.profile, a.n, a.only, write=a.write)
 
 
 def models(a) -> None:
@@ -359,6 +359,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--only", nargs="+", metavar="PART", help="without --model: only these parts, such as filter"
     )
+    sub.add_argument("--write", action="store_true", help="also renew README, model cards and data/eval")
     sub = command(models, "build: train every bundled model from nothing")
     sub.add_argument("action", choices=("build",))
     sub.add_argument("--only", nargs="+", metavar="PART", help="only these parts, such as mini-sd")

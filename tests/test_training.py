@@ -22,7 +22,7 @@ from ip2p.common.images import as_tensor
 from ip2p.common.train_loop import orthogonal, train_loop
 from ip2p.editing import load_editor
 from ip2p.profiles import get_profile, load_edit_pipeline
-from ip2p.study.measures import hold_out, validation
+from ip2p.study.validation import hold_out, validation
 from ip2p.training import (
     SIDES,
     Cache,
