@@ -29,7 +29,7 @@ FLOORS = (
     STAGES,
     ("backends",),
     ("dataset",),
-    ("profiles",),
+    ("profiles", "options"),
     ("common", "miniworld"),
     ("paths",),
 )

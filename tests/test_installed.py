@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ip2p.common.images import open_image
@@ -48,7 +49,8 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 def call(installed: Path, cwd: Path, *command: str | Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    threads = str(torch.get_num_threads())  # another number has other last bits
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": threads}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 

@@ -16,7 +16,9 @@ from ip2p.paths import DATA
 
 SEED_TRIPLETS = DATA / "triplets" / "mini.jsonl"
 
-GENERATED_TRIPLETS = DATA / "triplets" / "generated.jsonl"  # by stage 1; of them the bundled pairs are painted
+GENERATED_TRIPLETS = (
+    DATA / "triplets" / "generated.jsonl"
+)  # by stage 1; of them the bundled pairs are painted
 
 FIELDS = ("input", "edit", "output")
 
