@@ -119,7 +119,7 @@ def retell(triplet: dict, rng) -> dict:
     from dataclasses import replace
 
     from ip2p.miniworld import difference, parse
-    from ip2p.miniworld.language import STYLE_IN, STYLE_OF, TIME_AT, WEATHER_IN, fill
+    from ip2p.miniworld.language import STYLE_IN, STYLE_OF, TIME_AT, WEATHER_IN, choose_wording
     from ip2p.miniworld.scene import ATTRIBUTES, DEFAULTS
 
     try:
@@ -137,9 +137,9 @@ def retell(triplet: dict, rng) -> dict:
         if name in fixed or getattr(before, name) != DEFAULTS[name] or rng.random() < 0.5:
             continue
         change[name] = rng.choice([value for value in ATTRIBUTES[name] if value != DEFAULTS[name]])
-        said, front = fill(wordings[change[name]], rng), rng.random() < 0.3
+        said, front = choose_wording(wordings[change[name]], rng), rng.random() < 0.3
         if name == "style":
-            start = fill(STYLE_OF[change[name]], rng)
+            start = choose_wording(STYLE_OF[change[name]], rng)
             texts = [f"{start} {text}" if front else f"{text}, {said}" for text in texts]
         else:
             texts = [f"{said}, {text}" if front else f"{text} {said}" for text in texts]
