@@ -15,7 +15,7 @@ END = "<!-- /figures -->"
 def fill(path: str | Path, parts: Mapping[str, str]) -> None:
     """Put each text of `parts` into the part of that name, and leave the rest of the file as it is.
 
-    A text of several lines gets an empty line before and after it. Raises KeyError for a part that is missing.
+    A text of several lines gets an empty line before and after it. Raises KeyError for a part not there.
     """
     path = Path(path)
     page = path.read_text(encoding="utf-8")
