@@ -103,7 +103,8 @@ def test_captions_plain_or_json(tmp_path):
 
 
 def test_hand_written_triplets_are_all_good():
-    """But for a few whose instruction only hints at the change ("it's way past bedtime"), which nobody can check."""
+    """But for a few whose instruction only hints at the change ("it's way past bedtime"), which nobody can
+    check."""
     bad = [(check(t), t) for t in read_triplets(SEED_TRIPLETS) if check(t)]
     assert not [row for row in bad if row[0] != "unsaid"] and len(bad) <= 26
 
@@ -165,7 +166,8 @@ def test_a_retold_lesson_is_the_same_instruction_about_another_scene():
 
 
 def test_the_open_triplets_are_fit_to_learn_from():
-    """700 as the authors', at least 12 kinds, none rare; no duplicate, no no-op, every edited caption follows."""
+    """700 as the authors', at least 12 kinds, none rare; no duplicate, no no-op, every edited caption
+    follows."""
     kinds = mix(OPEN)
     assert kinds.total() == 700 and len(kinds) >= 12 and min(kinds.values()) >= 30
     assert problems(OPEN) == []
