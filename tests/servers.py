@@ -95,10 +95,11 @@ def openai_server(
             requests.append((self.path, self.headers["Authorization"], body))
             time.sleep(latency)
             out = getattr(self, self.path.removeprefix("/v1/").replace("/", "_"))(body)
-            status = 404 if out is None else 200
-            if isinstance(out, tuple):
-                status, out = out
-            self.reply(status, json.dumps(out or {"error": {"message": "no such route"}}).encode())
+            if out is None:
+                status, out = 404, {"error": {"message": "no such route"}}
+            else:
+                status, out = out if isinstance(out, tuple) else (200, out)
+            self.reply(status, json.dumps(out).encode())
 
         def completions(self, body):
             if body["model"] == "broken":

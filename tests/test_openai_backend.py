@@ -1000,7 +1000,7 @@ def test_a_usage_record_of_another_type_counts_as_the_dearest(tmp_path, usage):
         def completions(self, body):
             return super().completions(body) | {"usage": usage}
 
-    counts, backend = ask(tmp_path, Odd, price=(1.0, 4.0), max_cost=1.0)
+    counts, backend = ask(tmp_path, Odd, api="completions", price=(1.0, 4.0), max_cost=1.0)
     assert counts == {"accepted": 2}
     assert backend.cost == pytest.approx(sum(map(backend.dearest, CAPTIONS[:2])))
 

@@ -108,6 +108,14 @@ def retry_after(headers) -> float | None:
     return max(0.0, email.utils.mktime_tz(date) - time.time())
 
 
+def sentence_of(error: Exception) -> str:
+    """What an error says, with the server's own words, which the client leaves out of some."""
+    sentence = str(error)
+    if re.fullmatch(r"Error code: \d+", sentence):
+        sentence += f" - {error.response.text}"
+    return sentence
+
+
 class Connection:
     """A server, as all parts of a backend talk to it. The key comes from the environment (OPENAI_API_KEY)."""
 
@@ -190,7 +198,7 @@ class Connection:
 
     def failure(self, model: str, error: Exception) -> RuntimeError:
         return self.error(
-            f"no answer from {model!r} at {self.where()}: {self.shown(error)}; "
+            f"no answer from {model!r} at {self.where()}: {self.shown(sentence_of(error))}; "
             "run the same command again to go on"
         )
 

@@ -138,7 +138,7 @@ def refuse_table(path: str | Path, first_line: str) -> None:
         raise ValueError(f"{path} is a JSON array; write one caption a line, plain or as JSON with `caption`")
     columns = {column.strip(' "').lower() for column in re.split(r"[,;\t]", start)}
     has_header = bool(columns & COLUMNS) and (len(columns) > 1 or start.lower().strip('"') == "caption")
-    has_quotes = bool(re.match(r'(\d+[,;\t])?"[^"]*"[,;\t]', start))
+    has_quotes = bool(re.match(r'\d+[,;\t]"|"[^"]*"[,;\t]', start))
     if has_header or has_quotes or Path(path).suffix.lower() in (".csv", ".tsv"):
         raise ValueError(
             f"{path} is a table (CSV); write one caption a line, plain or as JSON with `caption`"
