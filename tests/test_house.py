@@ -27,13 +27,14 @@ FLOORS = (
     STAGES,
     ("backends",),
     ("dataset",),
-    ("profiles",),
+    ("profiles", "options"),
     ("common", "miniworld"),
     ("paths",),
 )
 # What the stages cannot run without, beside themselves.
 NEEDED = (
     "profiles",
+    "options",
     "paths",
     "backends.protocol",
     "backends.local",

@@ -2,7 +2,9 @@
 
 - `write_atomically`, `save_tensors`: the whole file, or the old one, and on the disk when the call returns.
 - `append_line`, `whole_lines`: a list of lines that a killed job goes on with; a half line at its end does
-not count. - `locked`: a second job on the same file or folder is refused in one sentence."""
+  not count.
+- `locked`: a second job on the same file or folder is refused in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -94,9 +96,10 @@ def locked(path: Path, doing: str) -> Iterator[None]:
     """Only one job at a time works on the file or folder `path`; the lock ends with its process, however that
     ends.
 
-    doing: what another job would be doing, such as "making pairs in". Raises ValueError if there is one.
-    The lock is a hidden file beside `path` (or inside, if it is a folder) and stays there: a file that is
-    unlinked could be locked twice."""
+    doing: what another job would be doing, such as "making pairs in". Raises ValueError if there is one. The
+    lock is a hidden file beside `path` (or inside, if it is a folder) and stays there: a file that is
+    unlinked could be locked twice.
+    """
     lock = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
     try:
         with FileLock(lock, timeout=0):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator, Sequence
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,18 +24,31 @@ class Edit(NamedTuple):
     kind: str
 
 
-def held_out_edits(n: int, kinds: tuple[str, ...] | None = None, seed: int = 0) -> list[Edit]:
-    """n edits of scenes that were never trained on, all `kinds` (None: all there are) equally often."""
-    kinds, out, i = kinds or EDIT_KINDS, [], 0
-    while len(out) < n:
-        rng = random.Random(HELD_OUT * 7 + seed * 1_000_003 + i)
-        before, i = random_scene(rng), i + 1
+def possible_edits(
+    first_seed: int, kinds: Sequence[str]
+) -> Iterator[tuple[Scene, Scene, str, random.Random]]:
+    """Scenes with a random edit each, the `kinds` in turn, without end: (before, after, kind, what chooses
+    on). The scenes are those of the seeds from `first_seed` on, without those that allow no such edit."""
+    turns = cycle(kinds)
+    kind = next(turns)
+    for seed in count(first_seed):
+        rng = random.Random(seed)
+        before = random_scene(rng)
         try:
-            after = random_edit(before, rng, kinds[len(out) % len(kinds)])
+            after = random_edit(before, rng, kind)
         except ValueError:  # no such edit of this scene: take the next one
             continue
-        out.append(Edit(before, after, instruction(before, after, rng), kinds[len(out) % len(kinds)]))
-    return out
+        yield before, after, kind, rng
+        kind = next(turns)
+
+
+def held_out_edits(n: int, kinds: tuple[str, ...] | None = None, seed: int = 0) -> list[Edit]:
+    """n edits of scenes that were never trained on, all `kinds` (None: all there are) equally often."""
+    first_seed = HELD_OUT * 7 + seed * 1_000_003
+    edits = []
+    for before, after, kind, rng in islice(possible_edits(first_seed, kinds or EDIT_KINDS), n):
+        edits.append(Edit(before, after, instruction(before, after, rng), kind))
+    return edits
 
 
 def reworded_edits(path: str | Path = REWORDED) -> list[Edit]:

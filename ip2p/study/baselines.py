@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.images import as_tensor, to_pil
-from ip2p.training import SIDES
+from ip2p.dataset.lessons import SIDES
 
 
 def sdedit(
