@@ -14,7 +14,8 @@ from ip2p.paths import DATA
 
 SEED_TRIPLETS = DATA / "triplets" / "mini.jsonl"
 
-GENERATED_TRIPLETS = DATA / "triplets" / "generated.jsonl"  # by stage 1; of them the bundled pairs are painted
+# Made by stage 1; the bundled pairs are painted from them.
+GENERATED_TRIPLETS = DATA / "triplets" / "generated.jsonl"
 
 FIELDS = ("input", "edit", "output")
 
