@@ -21,8 +21,9 @@ from ip2p.factory.pairs import make_pairs
 from ip2p.miniworld import difference, edit_kind, edit_success, judge, parse, preservation
 from ip2p.profiles import Profile
 from ip2p.prompt_to_prompt import ATTENTION
+from ip2p.study.measures import column
 from ip2p.study.plots import save_comparison
-from ip2p.study.points import OUT, Case, Point, held_out_cases
+from ip2p.study.points import OUT, Case, Point, held_out_cases, images_of, instructions_of
 from ip2p.training import train
 
 IMAGE_GUIDANCE_SCALES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)  # s_I in figure 8 of the paper
@@ -47,8 +48,8 @@ def edit_function(editor: Callable[[], Editor], **scales: float) -> Callable:
     """A point's `edit` by an editor, which is loaded when it is first needed."""
 
     def edit(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
-        images = [case.image for case in cases]
-        instructions = [case.instruction for case in cases]
+        images = images_of(cases)
+        instructions = instructions_of(cases)
         return editor().many(images, instructions, seeds=seeds, **scales)
 
     return edit
@@ -155,8 +156,8 @@ def dropout(profile: Profile) -> list[Point]:
 def save_dropout_sheet(profile: Profile) -> None:
     """data/images/dropout.jpg: what the two editors of `dropout` make of the same edits, guided and not."""
     cases = held_out_cases(profile, 7)
-    images = [case.image for case in cases]
-    instructions = [case.instruction for case in cases]
+    images = images_of(cases)
+    instructions = instructions_of(cases)
     outputs = {}
     for name, rate in DROPOUT_RATES.items():
         editor = trained_editor(profile, name, partial(random_pairs, profile), dropout=rate)
@@ -195,7 +196,7 @@ def candidates_of_triplets(profile: Profile) -> list[list[dict]]:
 def passing_candidates(candidates: list[dict], profile: Profile) -> list[dict]:
     """Those that pass the profile's filter, best direction first."""
     columns = ("clip_sim_0", "clip_sim_1", "clip_sim_dir", "clip_sim_image")
-    sim = Similarities(*(torch.tensor([row[name] for row in candidates]) for name in columns))
+    sim = Similarities(*(torch.tensor(column(candidates, name)) for name in columns))
     return [candidates[k] for k in best(sim, len(candidates), **Job.of(profile).thresholds)]
 
 
@@ -204,8 +205,8 @@ def judge_candidates(candidates: list[dict]) -> None:
     before = parse(candidates[0]["original_prompt"])
     after = parse(candidates[0]["edited_prompt"])
     asked = difference(before, after)
-    read_before = judge([row["original_image"] for row in candidates])
-    read_after = judge([row["edited_image"] for row in candidates])
+    read_before = judge(column(candidates, "original_image"))
+    read_after = judge(column(candidates, "edited_image"))
     for row, first, second in zip(candidates, read_before, read_after, strict=True):
         row["direction"] = row["clip_sim_dir"]
         row["preservation"] = preservation(first, second, asked)
@@ -242,7 +243,7 @@ def selection(profile: Profile) -> list[dict]:
 def means_of_candidates(candidates: list[dict]) -> dict[str, float]:
     means = {}
     for name in ("valid", "success", "preservation", "direction"):
-        means[name] = float(np.mean([row[name] for row in candidates]))
+        means[name] = float(np.mean(column(candidates, name)))
     return means
 
 

@@ -27,7 +27,7 @@ from ip2p.common.markdown import fill
 from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
-from ip2p.factory.pairs import paint_and_filter
+from ip2p.factory.pairs import load_painter, paint_and_filter
 from ip2p.miniworld import caption, edit_kind, judge, parse, random_scene, render
 from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, reworded_edits
 from ip2p.paths import DATA, ROOT
@@ -62,11 +62,9 @@ class Place(NamedTuple):
 CPU = Place(torch.device("cpu"), torch.float32)
 
 
-def load_painter(profile: Profile, place: Place):
+def quiet_painter(profile: Profile, place: Place):
     """The profile's text-to-image pipeline, without progress bars."""
-    pipe = load_text_to_image(profile).to(place.device)
-    if place.dtype != torch.float32:
-        pipe.to(place.dtype)
+    pipe = load_painter(profile, place.device, place.dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -83,7 +81,7 @@ def text_to_image_figures(profile: Profile, n: int = 500, pipe=None) -> dict:
     """How well the text-to-image model (None: the profile's) paints what n held-out captions state, by the
     judge: shares of right attributes, in the "mean", of each of "attributes", and of pictures with "all" of
     them right."""
-    pipe = pipe or load_painter(profile, CPU)
+    pipe = pipe or quiet_painter(profile, CPU)
     scenes = [random_scene(random.Random(HELD_OUT + i)) for i in range(n)]
     pictures = paint(
         pipe,
@@ -152,7 +150,7 @@ def filter_figures(profile: Profile, n: int = 32, seed: int = 1, place: Place = 
 def judged_candidates(profile: Profile, triplets: list[dict], seed: int, place: Place) -> list[dict]:
     """All candidates of triplets: "kind" of edit, "p", whether they are "valid", by the judge, and whether
     the filter has "kept" them."""
-    pipe = load_painter(profile, place)
+    pipe = quiet_painter(profile, place)
     clip = ClipSimilarity(profile.clip, place.device)
     job = Job.of(profile, seed, enough=False)
     rows: list[dict] = []
@@ -170,7 +168,7 @@ def judged_candidates(profile: Profile, triplets: list[dict], seed: int, place: 
         numbers = range(start, min(start + at_once, len(triplets)))
         first_row = len(rows)
         kept_pairs, _ = paint_and_filter(pipe, clip, job, triplets, numbers, note)
-        kept = {(triplets[number]["input"], setting) for number, _, setting, *_ in kept_pairs}
+        kept = {(triplets[pair.number]["input"], pair.setting) for pair in kept_pairs}
         for k in range(first_row, len(rows)):
             rows[k]["kept"] = candidates[k] in kept
     return rows
@@ -213,7 +211,7 @@ def editor_figures(editor: Editor, profile: Profile, n: int = 300, place: Place 
 def figures_on_samples(editor: Editor, profile: Profile, edits: list[Edit], place: Place) -> dict:
     """`summary` of edits of pictures that the text-to-image model painted, instead of renders."""
     painted = paint(
-        load_painter(profile, place),
+        quiet_painter(profile, place),
         [caption(edit.before, i) for i, edit in enumerate(edits)],
         guidance_scale=profile.paint_guidance,
         steps=profile.steps,
@@ -293,7 +291,7 @@ def measure_clip(profile: Profile, n: int, place: Place) -> dict:
 
 
 def measure_text_to_image(profile: Profile, n: int, place: Place) -> dict:
-    return text_to_image_figures(profile, in_proportion(500, n), load_painter(profile, place))
+    return text_to_image_figures(profile, in_proportion(500, n), quiet_painter(profile, place))
 
 
 def measure_filter(profile: Profile, n: int, place: Place) -> dict:

@@ -34,7 +34,7 @@ from ip2p.study.ablations import (
 from ip2p.study.baselines import sdedit, text2live
 from ip2p.study.limits import BALANCED, INTO_A_HOUSE, SKEWED, bias, limits, repair
 from ip2p.study.plots import plot_planes, read_csv, row_of
-from ip2p.study.points import Case, Point, measure_figure
+from ip2p.study.points import Case, Point, images_of, measure_figure
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
 
@@ -57,7 +57,7 @@ def figure_8(profile: Profile) -> list[Point]:
 
 
 def unedited(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
-    return [case.image for case in cases]
+    return images_of(cases)
 
 
 def true_edit(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
@@ -96,7 +96,7 @@ def sdedit_function(
     """A point's `edit` by SDEdit; `painter()` gives the pipeline when it is first needed."""
 
     def edit(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
-        images = [case.image for case in cases]
+        images = images_of(cases)
         prompts = [prompt_of(case) for case in cases]
         return sdedit(painter(), images, prompts, strength, guidance_scale=guidance_scale, seeds=seeds)
 

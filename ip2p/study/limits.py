@@ -34,7 +34,7 @@ from ip2p.profiles import Profile, load_text_to_image
 from ip2p.study.ablations import random_pairs, trained_editor
 from ip2p.study.measures import run_editor
 from ip2p.study.plots import save_comparison
-from ip2p.study.points import OUT, Case, as_case, labelled, measure_outputs
+from ip2p.study.points import OUT, Case, as_case, images_of, labelled, measure_outputs, truths_of
 
 LIMITS = ("count", "position", "swap", "viewpoint", "size", "add")
 
@@ -83,7 +83,7 @@ def ordinary_cases(profile: Profile, n: int) -> list[Case]:
 
 def edit_cases(editor: Editor, cases: list[Case]) -> list[Image.Image]:
     """The editor's answers to cases of the miniature world."""
-    return run_editor(editor, [case.truth for case in cases], [case.image for case in cases])
+    return run_editor(editor, truths_of(cases), images_of(cases))
 
 
 def true_outputs(cases: list[Case]) -> list[Image.Image]:
@@ -136,18 +136,18 @@ def true_pairs(n: int) -> list[dict]:
     """n rendered pairs of each of LIMITS, as rows of `read_pairs`."""
     pairs = []
     for kind in LIMITS:
-        for hard_edit in hard_edits(kind, n, 0):
-            case = as_case(hard_edit)
-            pairs.append(
-                {
-                    "original_prompt": case.before,
-                    "original_image": case.image,
-                    "edit_prompt": case.instruction,
-                    "edited_prompt": case.after,
-                    "edited_image": render(hard_edit.after),
-                }
-            )
+        pairs += [true_pair(hard_edit) for hard_edit in hard_edits(kind, n, 0)]
     return pairs
+
+
+def true_pair(truth: Edit) -> dict:
+    return {
+        "original_prompt": caption(truth.before),
+        "original_image": render(truth.before),
+        "edit_prompt": truth.instruction,
+        "edited_prompt": caption(truth.after),
+        "edited_image": render(truth.after),
+    }
 
 
 def repair(profile: Profile, n: int = 60) -> list[dict]:

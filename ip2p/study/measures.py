@@ -41,6 +41,7 @@ __all__ = [
     "Edit",
     "bootstrap_interval",
     "clip_of_edits",
+    "column",
     "held_out_edits",
     "interval",
     "judge_pairs",
@@ -57,6 +58,11 @@ __all__ = [
 ]
 
 BATCH = 16  # edits, or pictures, that are denoised together
+
+
+def column(rows: Sequence[dict], name: str) -> list:
+    """One value of each row."""
+    return [row[name] for row in rows]
 
 
 def batches(n: int, size: int, desc: str) -> Iterator[range]:
@@ -112,7 +118,7 @@ def summary(rows: Sequence[dict]) -> dict:
     """Means of `score`'s rows, and their number "n"."""
     means = {}
     for name in ("success", "preservation", "outside"):
-        means[name] = float(np.mean([row[name] for row in rows]))
+        means[name] = float(np.mean(column(rows, name)))
     return means | {"n": len(rows)}
 
 
@@ -234,5 +240,5 @@ def validity_by_p(rows: Sequence[dict], parts: int = 4) -> dict:
             of_part = [(row["p"], row["valid"]) for row in rows if part[0] <= row["p"] <= part[-1]]
             curve.append(np.mean(of_part, 0).tolist())
     best_p, best_share = max(curve, key=lambda point: point[1])
-    share = float(np.mean([row["valid"] for row in rows]))
+    share = float(np.mean(column(rows, "valid")))
     return {"valid": share, "best": best_share, "p": best_p, "n": len(rows), "curve": curve}

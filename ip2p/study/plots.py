@@ -11,6 +11,7 @@ from PIL import Image
 
 from ip2p.common.grids import grid
 from ip2p.paths import DATA
+from ip2p.study.measures import column
 from ip2p.study.points import Case
 
 TEXT_COLUMNS = ("method", "kind", "measure")
@@ -91,8 +92,8 @@ def plot_curve(axes, xs: list[dict], ys: list[dict], label: str | None, colour: 
     """One curve, lines of a CSV for either axis, onto matplotlib axes."""
     is_curve = len(xs) > 1
     axes.errorbar(
-        [row["mean"] for row in xs],
-        [row["mean"] for row in ys],
+        column(xs, "mean"),
+        column(ys, "mean"),
         xerr=error_bars(xs),
         yerr=error_bars(ys),
         fmt="o-" if is_curve else "D",
@@ -135,7 +136,9 @@ def save_comparison(
     rows = [[cases[k].image for k in shown]]
     for pictures in outputs.values():
         rows.append([pictures[k] for k in shown])
-    titles_shown = [[titles_of_row[k] for k in shown] for titles_of_row in titles]
+    titles_shown = []
+    for titles_of_method in titles:
+        titles_shown.append([titles_of_method[k] for k in shown])
     figure = grid(
         rows,
         rows=["input", *(textwrap.fill(method, 14) for method in outputs)],

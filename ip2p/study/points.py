@@ -26,7 +26,7 @@ from ip2p.miniworld import caption, render
 from ip2p.miniworld.held_out import Edit, held_out_edits
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import Profile
-from ip2p.study.measures import BATCH, interval, score
+from ip2p.study.measures import BATCH, column, interval, score
 from ip2p.study.progress import begin_or_resume, model_checksums
 from ip2p.study.validation import hold_out
 
@@ -50,6 +50,18 @@ class Case(NamedTuple):
     after: str
     kind: str
     truth: Edit | None = None
+
+
+def images_of(cases: Sequence[Case]) -> list[Image.Image]:
+    return [case.image for case in cases]
+
+
+def instructions_of(cases: Sequence[Case]) -> list[str]:
+    return [case.instruction for case in cases]
+
+
+def truths_of(cases: Sequence[Case]) -> list[Edit]:
+    return [case.truth for case in cases]
 
 
 class Point(NamedTuple):
@@ -108,9 +120,9 @@ def measure_outputs(
     }
     rows: list[dict] = [{} for _ in cases]
     if cases[0].truth:
-        rows = score([case.truth for case in cases], inputs, outputs)
+        rows = score(truths_of(cases), inputs, outputs)
     for k, row in enumerate(rows):
-        row["kind"] = cases[k].kind  # which a case may call otherwise than its edit does
+        row["kind"] = cases[k].kind  # which may be called otherwise than that of its edit
         for name, values in columns.items():
             row[name] = values[k]
     return rows
@@ -217,7 +229,7 @@ def write_csv(name: str, rows: list[dict], made_by: dict[str, str]) -> Path:
     for (method, setting, kind), group in groups.items():
         for measure in MEASURES if kind == "all" else MEASURES_OF_A_KIND:
             if measure in group[0]:
-                values = [float(row[measure]) for row in group]
+                values = [float(value) for value in column(group, measure)]
                 table.writerow((method, setting, kind, measure, *statistics_of(values), len(values)))
     path = DATA / "eval" / f"{name}.csv"
     write_atomically(path, text.getvalue())

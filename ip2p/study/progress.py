@@ -40,8 +40,8 @@ def model_checksums(profile: Profile) -> dict[str, str]:
 
 
 def begin_or_resume(path: Path, made_by: dict) -> list[dict]:
-    """What an earlier run left in a file of JSON lines, whose first line is `made_by`; a new file gets that line. A
-    half line at the end, left by a kill, is cut off.
+    """What an earlier run left in a file of JSON lines, whose first line is `made_by`; a new file gets that
+    line. A half line at the end, left by a kill, is cut off.
 
     Raises ValueError, and leaves the file as it is, if it was begun with something else.
     """

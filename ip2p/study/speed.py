@@ -39,12 +39,12 @@ from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
-from ip2p.factory.pairs import make_shard, make_shards_on_ray, paint_and_filter
+from ip2p.factory.pairs import Kept, make_shard, make_shards_on_ray, paint_and_filter
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.answers import fresh_captions, judge_answers
-from ip2p.study.measures import BATCH, interval, judge_pairs, run_editor
-from ip2p.study.points import held_out_cases, measure_outputs
+from ip2p.study.measures import BATCH, column, interval, judge_pairs, run_editor
+from ip2p.study.points import held_out_cases, images_of, measure_outputs, truths_of
 from ip2p.training import Cache, cache_latents, edit_loss, new_editor
 
 
@@ -139,11 +139,11 @@ def bench_pairs(n: int = 24, seed: int = 3, profile: str = "mini") -> Table:
     return table
 
 
-def count_valid(triplets: list[dict], kept: list[tuple]) -> int:
+def count_valid(triplets: list[dict], kept: list[Kept]) -> int:
     """How many pairs that `paint_and_filter` kept the judge finds valid."""
-    asked = [triplets[number] for number, *_ in kept]
-    images_0 = torch.stack([pair[3] for pair in kept])
-    images_1 = torch.stack([pair[4] for pair in kept])
+    asked = [triplets[pair.number] for pair in kept]
+    images_0 = torch.stack([pair.image_0 for pair in kept])
+    images_1 = torch.stack([pair.image_1 for pair in kept])
     return sum(verdict["valid"] for verdict in judge_pairs(asked, images_0, images_1))
 
 
@@ -332,8 +332,8 @@ def bench_guidance(n: int = 300) -> Table:
     editor = load_editor(profile.name)
     clip = ClipSimilarity(profile.clip)
     cases = held_out_cases(profile, n)
-    edits = [case.truth for case in cases]
-    inputs = [case.image for case in cases]
+    edits = truths_of(cases)
+    inputs = images_of(cases)
     run_editor(editor, edits[:BATCH], inputs[:BATCH])  # warm up
     table = Table("Guided in", "Times the speed", "Edit success", "Preservation", "Direction, by CLIP")
     plain = None
@@ -378,7 +378,7 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> T
     def encoded_anew(numbers: list[int]):
         chosen = [rows[k] for k in numbers]
         source, target = cache_latents(pipe, chosen)
-        return source, target, embed(pipe, [row["edit_prompt"] for row in chosen])
+        return source, target, embed(pipe, column(chosen, "edit_prompt"))
 
     def from_cache(numbers: list[int]):
         source, mean, std, text = cache.take(numbers, [False] * len(numbers))
@@ -550,10 +550,10 @@ def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> Table:
     rows = read_pairs(profile.pairs)
     rows = sorted(rows, key=lambda row: row["original_prompt"])[:n]  # pairs of a caption side by side
     asked = (
-        as_tensor([row["original_image"] for row in rows]),
-        as_tensor([row["edited_image"] for row in rows]),
-        [row["original_prompt"] for row in rows],
-        [row["edited_prompt"] for row in rows],
+        as_tensor(column(rows, "original_image")),
+        as_tensor(column(rows, "edited_image")),
+        column(rows, "original_prompt"),
+        column(rows, "edited_prompt"),
     )
     plain = "one pair at a time"
     ways = {plain: (one_by_one, False), "in batches, texts remembered": (ClipSimilarity.__call__, False)}

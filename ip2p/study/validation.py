@@ -14,6 +14,7 @@ from ip2p.common.grids import grid
 from ip2p.common.images import as_tensor
 from ip2p.editing import Editor
 from ip2p.profiles import Profile
+from ip2p.study.measures import column
 
 
 def hold_out(rows: list[dict], n: int = 8) -> tuple[list[dict], list[dict]]:
@@ -34,10 +35,10 @@ def validation(rows: list[dict], profile: Profile, folder: Path) -> Callable:
     trained on, and leaves a sheet FOLDER/STEP.png and a line in FOLDER/figures.jsonl: CLIP's image and
     directional similarity, means over the pairs."""
     clip = ClipSimilarity(profile.clip)
-    inputs = [row["original_image"] for row in rows]
-    instructions = [row["edit_prompt"] for row in rows]
-    captions_before = [row["original_prompt"] for row in rows]
-    captions_after = [row["edited_prompt"] for row in rows]
+    inputs = column(rows, "original_image")
+    instructions = column(rows, "edit_prompt")
+    captions_before = column(rows, "original_prompt")
+    captions_after = column(rows, "edited_prompt")
     folder.mkdir(parents=True, exist_ok=True)
 
     def validate(pipe, step: int) -> None:
@@ -55,7 +56,7 @@ def validation(rows: list[dict], profile: Profile, folder: Path) -> Callable:
 def validation_sheet(rows: list[dict], outputs: list[Image.Image], step: int):
     """Inputs, outputs and the pairs' own edited pictures, below each other: a matplotlib figure."""
     return grid(
-        [[row["original_image"] for row in rows], outputs, [row["edited_image"] for row in rows]],
+        [column(rows, "original_image"), outputs, column(rows, "edited_image")],
         rows=["input", f"step {step}", "the pair's own"],
         columns=[textwrap.fill(row["edit_prompt"], 17) for row in rows],
     )
