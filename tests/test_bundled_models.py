@@ -1,4 +1,5 @@
-"""What others rely on: the stock libraries load the bundled models, and both painters read with the same encoder."""
+"""What others rely on: the stock libraries load the bundled models, and both painters read with the same
+encoder."""
 
 import numpy as np
 import pytest

@@ -9,8 +9,7 @@ import pytest
 
 from ip2p.common.durable import digest
 from ip2p.miniworld import EDIT_KINDS, Scene, caption, edit, parse, render
-from ip2p.miniworld.held_out import held_out_edits, reworded_edits
-from ip2p.models.renders import scenes
+from ip2p.miniworld.held_out import held_out_edits, reworded_edits, scenes
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import MINI
 from ip2p.study import evaluate as evaluation

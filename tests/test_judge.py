@@ -38,9 +38,9 @@ def untrained() -> Judge:
 
 def test_one_head_an_attribute(untrained):
     out = untrained(torch.zeros(2, 3, 64, 64))
-    assert {name: tuple(logits.shape) for name, logits in out.items()} == {
-        name: (2, len(values)) for name, values in ATTRIBUTES.items()
-    }
+    assert list(out) == list(ATTRIBUTES)
+    for name, values in ATTRIBUTES.items():
+        assert out[name].shape == (2, len(values))
 
 
 def test_takes_an_image_a_list_or_a_tensor(untrained):
@@ -140,11 +140,11 @@ def test_the_bundled_judge_reads_renders():
     model = load_judge()
     assert load_judge() is model and (FOLDER / "model.safetensors").stat().st_size < 2.5e6
     scenes = [random_scene(10**7 + i) for i in range(100)]
-    truth = [scene.attributes() for scene in scenes]
     seen = judge([render(scene) for scene in scenes])
-    right = {
-        name: np.mean([a[name] == b[name] for a, b in zip(seen, truth, strict=True)]) for name in ATTRIBUTES
-    }
+    right = dict.fromkeys(ATTRIBUTES, 0.0)
+    for reading, scene in zip(seen, scenes, strict=True):
+        for name, value in scene.attributes().items():
+            right[name] += (reading[name] == value) / len(scenes)
     assert np.mean(list(right.values())) > 0.95 and min(right.values()) > 0.9, right
 
 

@@ -17,6 +17,8 @@ from ip2p.miniworld import (
     random_edit,
     random_scene,
 )
+from ip2p.miniworld.held_out import held_out_edits
+from ip2p.miniworld.parsing import Said, what_is_said
 
 CAT = Scene(
     "cat", "red", "forest", time="night", weather="rain", style="watercolour", extras=("hat",), seed=5
@@ -71,6 +73,13 @@ def test_captions_vary():
 )
 def test_other_peoples_wording(text, scene):
     assert parse(text) == scene
+
+
+def test_what_is_said_holds_no_default():
+    cat, dog = {"size": "small", "colour": "red", "kind": "cat"}, {"colour": "blue", "kind": "dog"}
+    assert what_is_said("a tiny red cat and a blue dog on the beach") == Said([cat, dog], {"place": "beach"})
+    assert what_is_said("a cat by day, with a hat") == Said([{"kind": "cat"}], {"time": "day"}, ["hat"])
+    assert what_is_said("a cat to the right of a dog").first_is_right
 
 
 @pytest.mark.parametrize(
@@ -160,6 +169,11 @@ def test_several_changes_are_all_said():
     for seed in range(50):
         text = instruction(CAT, after, seed).lower()
         assert "owl" in text and "hat" in text
+
+
+def test_an_unknown_kind_of_edit_is_refused():
+    with pytest.raises(ValueError, match="no edit of kind 'flavour'"):
+        held_out_edits(3, ("colour", "flavour"))
 
 
 def test_no_change_is_an_error():

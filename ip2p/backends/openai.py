@@ -279,7 +279,7 @@ class Flight:
 
     def send_more(self) -> bool:
         """Send as many questions as may be in flight; returns whether there are any on their way."""
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        if self.time_is_up():
             return False
         while self.may_send():
             caption, seed = self.question
@@ -293,6 +293,12 @@ class Flight:
             self.on_their_way[future] = caption, dearest
             self.question = None
         return bool(self.on_their_way)
+
+    def time_is_up(self) -> bool:
+        """Whether the time after a Ctrl-C is over; answers that have come are paid, and still taken."""
+        if self.deadline is None or time.monotonic() < self.deadline:
+            return False
+        return not any(future.done() for future in self.on_their_way)
 
     def may_send(self) -> bool:
         if self.failure or self.over_budget or len(self.on_their_way) >= self.backend.options.in_flight:

@@ -182,7 +182,7 @@ def with_other_object(texts: list[str], before, after, fixed: set[str], rng) -> 
 def with_other_surroundings(texts: list[str], before, fixed: set[str], rng) -> tuple[list[str], dict]:
     """Texts that also say a time, weather and style, each half of the time, and these, unless they are
     `fixed`."""
-    from ip2p.miniworld.language import STYLE_IN, STYLE_OF, TIME_AT, WEATHER_IN, fill
+    from ip2p.miniworld.language import STYLE_IN, STYLE_OF, TIME_AT, WEATHER_IN, choose_wording
     from ip2p.miniworld.scene import ATTRIBUTES, DEFAULTS
 
     change = {}
@@ -191,10 +191,10 @@ def with_other_surroundings(texts: list[str], before, fixed: set[str], rng) -> t
             continue
         value = rng.choice([value for value in ATTRIBUTES[name] if value != DEFAULTS[name]])
         change[name] = value
-        said = fill(wordings[value], rng)
+        said = choose_wording(wordings[value], rng)
         in_front = rng.random() < 0.3
         if name == "style":
-            start = fill(STYLE_OF[value], rng)
+            start = choose_wording(STYLE_OF[value], rng)
             texts = [f"{start} {text}" if in_front else f"{text}, {said}" for text in texts]
         else:
             texts = [f"{said}, {text}" if in_front else f"{text} {said}" for text in texts]

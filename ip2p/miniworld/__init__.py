@@ -1,5 +1,7 @@
 """The miniature world: scenes that can be drawn, described, edited and judged."""
 
+from importlib import import_module
+
 from ip2p.miniworld.language import caption, instruction, parse
 from ip2p.miniworld.render import render, render_mask
 from ip2p.miniworld.scene import (
@@ -23,6 +25,8 @@ from ip2p.miniworld.scene import (
     random_edit,
     random_scene,
 )
+
+_OF_THE_JUDGE = ("edit_success", "judge", "preservation", "valid_pair")
 
 __all__ = [
     "ATTRIBUTES",
@@ -49,16 +53,12 @@ __all__ = [
     "random_scene",
     "render",
     "render_mask",
-    "edit_success",
-    "judge",
-    "preservation",
-    "valid_pair",
+    *_OF_THE_JUDGE,
 ]
 
 
-def __getattr__(name):
-    if name in ("edit_success", "judge", "preservation", "valid_pair"):  # these import torch
-        from importlib import import_module
-
+def __getattr__(name: str):
+    """What the judge hands out is imported at its first use, as it needs torch."""
+    if name in _OF_THE_JUDGE:
         return getattr(import_module("ip2p.miniworld.judging"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,9 @@
 """The miniature world in words: `caption` describes a scene, `instruction` asks for an edit as people type
 it; `parse` (in `parsing.py`) understands a caption.
 
-Wordings are templates: "(a|b|)" stands for one of its alternatives (the first one where there is no `rng`).
+Wordings are templates: "(a|b|)" stands for one of its alternatives. Everywhere `rng` is a `random.Random`,
+which varies the wording, or None for the plain one: then the first alternative is taken, and nothing rare is
+said.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import random
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from ip2p.miniworld.parsing import parse, plurals
-from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, SIZES, Scene, difference, edit_kind, random_scene
+from ip2p.miniworld.scene import EXTRAS, SIZES, Scene, as_random, difference, edit_kind, random_scene
 
 __all__ = ["caption", "instruction", "parse", "write_captions"]
 
-# ------------------------------------------------------------------------------------- captions
+# --- captions -----------------------------------------------------------------------------------------------
+
 ALIVE = ("cat", "dog", "rabbit", "duck", "owl", "elephant", "robot")
 
 NICKNAMES = {
@@ -87,58 +91,41 @@ STYLE_IN = {
 }
 
 POSITION_AT = {
-    side: f"(on the {side}|on the {side}|on the {side} side|to the {side}|at the {side})"
-    for side in ("left", "right")
-} | {"centre": "in the (middle|centre|center)"}
+    "left": "(on the left|on the left|on the left side|to the left|at the left)",
+    "right": "(on the right|on the right|on the right side|to the right|at the right)",
+    "centre": "in the (middle|centre|center)",
+}
+
+EXTRA_NAMES = {
+    "hat": "a hat",
+    "balloon": "a balloon",
+    "flag": "a flag",
+    "flowers": "flowers",
+    "birds": "birds",
+}
 
 
-def fill(template: str, rng: random.Random | None) -> str:
-    """Choose among every "(a|b)", innermost first; tidy blanks and articles."""
+def choose_wording(template: str, rng: random.Random | None) -> str:
+    """Choose among every "(a|b)", innermost first; tidy blanks and articles ("a owl" -> "an owl")."""
+
+    def choose(brackets: re.Match) -> str:
+        alternatives = brackets[1].split("|")
+        return rng.choice(alternatives) if rng else alternatives[0]
+
     while "(" in template:
-        template = re.sub(
-            r"\(([^()]*)\)",
-            lambda m: (rng.choice if rng else lambda parts: parts[0])(m[1].split("|")),
-            template,
-        )
-    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", re.sub(r" +(?=[ ,.?!])", "", template).strip())
+        template = re.sub(r"\(([^()]*)\)", choose, template)
+    text = re.sub(r" +(?=[ ,.?!])", "", template).strip()
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
 
 
-def _random(rng: random.Random | int | None) -> random.Random | None:
-    return random.Random(rng) if isinstance(rng, int) else rng
+def _generator(rng: random.Random | int | None) -> random.Random | None:
+    return None if rng is None else as_random(rng)
 
 
-def _objects(scene: Scene, rng: random.Random | None) -> str:
-    """ "three tiny blue owls"."""
-    noun = scene.kind
-    if rng and noun in NICKNAMES and rng.random() < 0.1:
-        noun = rng.choice(NICKNAMES[noun].split("|"))
-    noun = plurals(noun)[-1] if scene.count > 1 else noun
-    number = "a" if scene.count == 1 else NUMBERS[scene.count]
-    size = SIZE_WORDS[scene.size] if scene.size != "medium" or rng and rng.random() < 0.06 else ""
-    return f"{number} {size} {scene.colour} {noun}"
-
-
-def _extra(scene: Scene, extra: str) -> str:
-    """A template that says the extra after the object: "wearing a hat"."""
-    many, alive = scene.count > 1, scene.kind in ALIVE
-    hat, balloon = ("hats", "balloons") if many else ("a hat", "a balloon")
-    return {
-        "hat": f"(with {hat}|wearing {hat}|with {hat} on|in {hat})",
-        "flag": "(with a flag|next to a flag|by a flag)",
-        "balloon": f"(with {balloon}|holding {balloon})" if alive else f"with {balloon}",
-        "flowers": "(with flowers|among flowers|surrounded by flowers|with some flowers)",
-        "birds": "(with birds|with birds overhead|with birds in the sky|with some birds)",
-    }[extra]
-
-
-def _extras(scene: Scene, rng: random.Random | None) -> str:
-    if len(scene.extras) < 2:
-        return "".join(_extra(scene, e) for e in scene.extras)
-    if rng and rng.random() < 0.4:
-        return " and ".join(_extra(scene, e) for e in rng.sample(scene.extras, len(scene.extras)))
-    names = {"hat": "a hat", "balloon": "a balloon", "flag": "a flag"}
-    things = [names.get(e, e) for e in (rng.sample(scene.extras, len(scene.extras)) if rng else scene.extras)]
-    return f"with {', '.join(things[:-1])} and {things[-1]}"
+def _chance(rng: random.Random | None) -> float:
+    """A random number in [0, 1), to be compared with how often something rare is said; without `rng`
+    never."""
+    return rng.random() if rng else 1.0
 
 
 def caption(scene: Scene, rng: random.Random | int | None = None) -> str:
@@ -148,74 +135,139 @@ def caption(scene: Scene, rng: random.Random | int | None = None) -> str:
     clear weather, illustration) mostly is not. `rng` (a `random.Random` or a seed) varies the wording;
     None gives the plain one.
     """
-    rng = _random(rng)
-    chance = rng.random if rng else lambda: 0.5  # at 0.5, every choice below is the plain one
-    if chance() < 0.06:
-        return fill(_tags(scene, rng), rng)
-    second = "(next to|beside|and|near|with) a {1} {0}".format(*scene.second) if scene.second else ""
-    after = [_extras(scene, rng), second]
+    rng = _generator(rng)
+    if _chance(rng) < 0.06:
+        return choose_wording(_tags(scene, rng), rng)
+    company = [_extras(scene, rng), _second(scene)]
     where, clause = _setting(scene, rng)
-    style = scene.style != "illustration" or chance() < 0.12
-    style_first = style and chance() < 0.6
-    front = ""
-    if not style_first and chance() < 0.2:
-        front = where.pop(rng.randrange(len(where))) + ", "
-    if scene.position != "centre" or chance() < 0.05:
-        where.insert(0 if chance() < 0.7 else len(where), POSITION_AT[scene.position])
+    style_is_said = scene.style != "illustration" or _chance(rng) < 0.12
+    style_first = style_is_said and (rng is None or rng.random() < 0.6)
+    start = end = ""
+    if style_first:
+        start = f"{STYLE_OF[scene.style]} "
+    elif _chance(rng) < 0.2:
+        start = where.pop(rng.randrange(len(where))) + ", "
+    if scene.position != "centre" or _chance(rng) < 0.05:
+        before_place = rng is None or rng.random() < 0.7
+        where.insert(0 if before_place else len(where), POSITION_AT[scene.position])
     if rng:
-        rng.shuffle(after)
-        if chance() < 0.2:
+        rng.shuffle(company)
+        if rng.random() < 0.2:
             rng.shuffle(where)
-    start = f"{STYLE_OF[scene.style]} " if style_first else front
-    where = ("(|||,) " if rng else " ").join(where)
-    end = clause + (f", {STYLE_IN[scene.style]}" if style and not style_first else "")
-    return fill(f"{start}{_objects(scene, rng)} {' '.join(filter(None, after))} {where}{end}", rng)
+    if style_is_said and not style_first:
+        end = f", {STYLE_IN[scene.style]}"
+    objects = _objects(scene, rng)
+    things = " ".join(filter(None, company))
+    places = ("(|||,) " if rng else " ").join(where)
+    return choose_wording(f"{start}{objects} {things} {places}{clause}{end}", rng)
+
+
+def _objects(scene: Scene, rng: random.Random | None) -> str:
+    """ "three tiny blue owls"."""
+    noun = scene.kind
+    if noun in NICKNAMES and _chance(rng) < 0.1:
+        noun = rng.choice(NICKNAMES[noun].split("|"))
+    number = "a"
+    if scene.count > 1:
+        noun = plurals(noun)[-1]
+        number = NUMBERS[scene.count]
+    size = ""
+    if scene.size != "medium" or _chance(rng) < 0.06:
+        size = SIZE_WORDS[scene.size]
+    return f"{number} {size} {scene.colour} {noun}"
+
+
+def _second(scene: Scene) -> str:
+    """A template for the second object, if there is one."""
+    if scene.second is None:
+        return ""
+    kind, colour = scene.second
+    return f"(next to|beside|and|near|with) a {colour} {kind}"
+
+
+def _extras(scene: Scene, rng: random.Random | None) -> str:
+    """A template for all extras: "with a hat and holding a balloon", "with a hat, a balloon and birds"."""
+    if len(scene.extras) < 2:
+        return "".join(_extra(scene, extra) for extra in scene.extras)
+    one_by_one = _chance(rng) < 0.4
+    extras = list(scene.extras)
+    if rng:
+        extras = rng.sample(extras, len(extras))
+    if one_by_one:
+        return " and ".join(_extra(scene, extra) for extra in extras)
+    *first, last = (EXTRA_NAMES[extra] for extra in extras)
+    return f"with {', '.join(first)} and {last}"
+
+
+def _extra(scene: Scene, extra: str) -> str:
+    """A template that says the extra after the object: "wearing a hat"."""
+    hat, balloon = ("hats", "balloons") if scene.count > 1 else ("a hat", "a balloon")
+    templates = {
+        "hat": f"(with {hat}|wearing {hat}|with {hat} on|in {hat})",
+        "flag": "(with a flag|next to a flag|by a flag)",
+        "balloon": f"with {balloon}",
+        "flowers": "(with flowers|among flowers|surrounded by flowers|with some flowers)",
+        "birds": "(with birds|with birds overhead|with birds in the sky|with some birds)",
+    }
+    if scene.kind in ALIVE:
+        templates["balloon"] = f"(with {balloon}|holding {balloon})"
+    return templates[extra]
 
 
 def _setting(scene: Scene, rng: random.Random | None) -> tuple[list[str], str]:
     """Templates for place, time and weather (merged: "on a rainy beach"), and a clause ", it is raining"."""
-    chance = rng.random if rng else lambda: 0.5
-    time = TIME_AT[scene.time] if scene.time != "day" or chance() < 0.1 else ""
-    weather = WEATHER_IN[scene.weather] if scene.weather != "clear" or chance() < 0.08 else ""
-    adjective = clause = ""
-    if rng and weather and time and chance() < 0.3:
-        time, weather = f"on a {WEATHER_ADJECTIVE[scene.weather]} {TIME_NOUN[scene.time]}", ""
-    elif rng and weather and scene.weather != "clear" and chance() < 0.35:
-        adjective, weather = WEATHER_ADJECTIVE[scene.weather] + " ", ""
-    elif rng and scene.time == "night" and chance() < 0.3:
-        adjective, time = "moonlit ", ""
-    elif rng and weather and chance() < 0.3:
-        weather, clause = "", ", " + WEATHER_CLAUSE[scene.weather]
-    return [s for s in (PLACE_AT[scene.place].replace("{}", adjective), time, weather) if s], clause
+    time = weather = adjective = clause = ""
+    if scene.time != "day" or _chance(rng) < 0.1:
+        time = TIME_AT[scene.time]
+    if scene.weather != "clear" or _chance(rng) < 0.08:
+        weather = WEATHER_IN[scene.weather]
+    if weather and time and _chance(rng) < 0.3:
+        time = f"on a {WEATHER_ADJECTIVE[scene.weather]} {TIME_NOUN[scene.time]}"
+        weather = ""
+    elif weather and scene.weather != "clear" and _chance(rng) < 0.35:
+        adjective = WEATHER_ADJECTIVE[scene.weather] + " "
+        weather = ""
+    elif scene.time == "night" and _chance(rng) < 0.3:
+        adjective = "moonlit "
+        time = ""
+    elif weather and _chance(rng) < 0.3:
+        clause = ", " + WEATHER_CLAUSE[scene.weather]
+        weather = ""
+    place = PLACE_AT[scene.place].replace("{}", adjective)
+    return [words for words in (place, time, weather) if words], clause
 
 
 def _tags(scene: Scene, rng: random.Random) -> str:
     """ "red cat, forest, night, watercolour": a caption as a list."""
-    tags = [
-        *(
-            ["(watercolour|watercolor)" if scene.style == "watercolour" else scene.style]
-            if scene.style != "illustration"
-            else []
-        ),
-        *scene.extras,
-        *([scene.time] if scene.time != "day" else []),
-        *([scene.weather] if scene.weather != "clear" else []),
-        *([f"on the {scene.position}"] if scene.position != "centre" else []),
-    ]
+    tags = []
+    if scene.style != "illustration":
+        tags.append("(watercolour|watercolor)" if scene.style == "watercolour" else scene.style)
+    tags += scene.extras
+    if scene.time != "day":
+        tags.append(scene.time)
+    if scene.weather != "clear":
+        tags.append(scene.weather)
+    if scene.position != "centre":
+        tags.append(f"on the {scene.position}")
     rng.shuffle(tags)
-    second = [f"{scene.second[1]} {scene.second[0]}"] if scene.second else []
-    return ", ".join([_objects(scene, rng).removeprefix("a "), *second, scene.place, *tags])
+    objects = [_objects(scene, rng).removeprefix("a ")]
+    if scene.second:
+        kind, colour = scene.second
+        objects.append(f"{colour} {kind}")
+    return ", ".join([*objects, scene.place, *tags])
 
 
 def write_captions(path: str | Path, n: int = 3000, seed: int = 0) -> None:
     """Write `n` distinct captions of random scenes, one a line (`data/captions/mini.txt` is made so)."""
-    rng, captions = random.Random(seed), {}
+    rng = random.Random(seed)
+    captions = {}  # as keys: each once, in their order
     while len(captions) < n:
         captions[caption(random_scene(rng, "plain"), rng)] = None
     Path(path).write_text("\n".join(captions) + "\n", encoding="utf-8")
 
 
-# ---------------------------------------------------------------------------------------------- instructions
+# --- instructions -------------------------------------------------------------------------------------------
+
 # How a request is put. {do}: an imperative ("make it night"); {s}, {p}: subject and predicate ("it",
 # "night"), {o}: the subject as an object ("them"); {np}: what is wanted ("a night scene").
 DO = "{do}"
@@ -300,15 +352,34 @@ EXTRA_IS = {
     "flowers": "(some |)flowers",
     "birds": "(some |a few |)birds",
 }
-# Edit -> templates for: imperatives; "subject ~ predicate"; what is wanted.
-# {it}, {they}: the object ("it", "the cats"); {the}: by name; {v}: the new value; {n}: the same as a noun.
+SWAP = (
+    "((swap|switch|exchange) the {a} and the {b}|let the {a} and the {b} (change|swap|trade) places|"
+    "(swap|switch) (the positions of the {a} and the {b}|the {a} with the {b})|put the {a} where the {b} is)"
+)
+
 DROP = (
     "(remove|delete|erase|drop|lose) {v}|take away {v}|get rid of {v}|take {v} (away|out|"
     "out of the picture)|leave out {v}|make {v} (disappear|vanish|go away)"
 )
 
-WORDINGS = {
-    "colour": (
+
+class Wording(NamedTuple):
+    """How one kind of change is asked for: templates, separated by "|" (outside of brackets).
+
+    {it}, {they}: the object ("it", "the cats"); {the}: by name; {v}: the new value; {n}: the same as a noun.
+    """
+
+    do: str  # imperatives
+    be: str  # "subject ~ predicate"
+    want: str  # what is wanted
+
+
+NO_WORDING = Wording("", "", "")
+
+# Kind of change -> its wording; with the new value behind it ("time day"), what can be said of this one
+# besides.
+WORDINGS: dict[str, Wording] = {
+    "colour": Wording(
         "(make|turn|paint|paint|colour|color|dye) {it} {v}|change {it} to {v}|"
         "(repaint|recolour|recolor) {it} (in |){v}|"
         "(change|switch|set) (the colour|the color|{its} colour|{its} color) to {v}|"
@@ -317,14 +388,14 @@ WORDINGS = {
         "{they} ~ {v}",
         "{v}|{a} {v} {one}|{a} {v} {thing}|{v} instead of {old}|something {v}",
     ),
-    "kind": (
+    "kind": Wording(
         "(swap|trade|exchange|switch) {the} for {v}|(replace|swap) {the} with {v}|"
         "(turn|transform|change) {it} into {v}|(change|switch) {the} to {v}|make {it} {v}|"
         "(put|draw) {v} instead of {the}",
         "{they} ~ {v}",
         "{v}|{v}|{v} instead of {the}|{v} rather than {the}|{v}, not {the}",
     ),
-    "place": (
+    "place": Wording(
         "(move|take|bring|send|transport) {it} to {v}|(put|place|set|show) {it} {at}|set the scene {at}|"
         "go to {v}|(change|switch|set) the (place|background|scene|setting|location) to {v}|"
         "make the background {v}|(swap|change|replace|switch) the (background|{old}) (for|with) {v}|"
@@ -332,138 +403,140 @@ WORDINGS = {
         "{they} ~ {at}",
         "{v}|{v} in the background|{v} as the background|{v} behind {it}|{at}",
     ),
-    "time": (
+    "time": Wording(
         "make it {v}|turn it (in|)to {v}|(change|switch|set) the time (of day |)to {v}|"
         "turn {old} into {v}|show {it} {at}|set (it|the scene) {at}|turn (this|it) into a {n} scene",
         "it ~ {v}",
         "{v}|a {n} scene|a {n} sky|the same {at}|{at}",
     ),
-    "time day": (
+    "time day": Wording(
         "let the sun come up|bring (back |)the daylight|make the sun rise|turn on the daylight|"
         "make the sky bright",
         "",
         "",
     ),
-    "time sunset": (
+    "time sunset": Wording(
         "let the sun (set|go down)|add a sunset (sky|)|make the sun (set|go down)|paint a sunset sky|"
         "give it a sunset sky",
         "",
         "",
     ),
-    "time night": (
+    "time night": Wording(
         "let (night fall|it get dark)|make it dark (out|outside|)|turn off the daylight|make the sky dark|"
         "put the moon in the sky|bring on the night",
         "it ~ dark",
         "",
     ),
-    "weather": ("change the weather to {n}|make the weather {adjective}", "it ~ {v}|the weather ~ {v}", ""),
-    "weather clear": (
+    "weather": Wording(
+        "change the weather to {n}|make the weather {adjective}", "it ~ {v}|the weather ~ {v}", ""
+    ),
+    "weather clear": Wording(
         "(stop|end|remove|take away|get rid of|turn off) the {old}|make it stop {old}ing|"
         "clear (up |)the (weather|sky)|let (the sky|the weather|it) clear up|make the {old} stop|"
         "make the weather (clear|fine|dry)",
         "the {old} ~ gone",
         "no (more |){old}|clear weather|a clear sky",
     ),
-    "weather rain": (
+    "weather rain": Wording(
         "(make|have|let) it (rain|rain|pour)|add (some |a little |)rain|start the rain|make the rain fall|"
         "bring (on |in )the rain|make it a rainy scene|put {it} in the rain|let the rain fall",
         "it ~ pouring",
         "(some |a bit of |)rain|rainy weather|a rainy sky",
     ),
-    "weather snow": (
+    "weather snow": Wording(
         "(make|have|let) it (snow|snow)|add (some |a little |)snow|start the snow|make the snow fall|"
         "bring (on |in )the snow|make it a snowy scene|put {it} in the snow|let the snow fall",
         "it ~ winter",
         "(some |a bit of |)snow|snowy weather|a snowy sky",
     ),
-    "style": (
+    "style": Wording(
         "(paint|draw|render|redraw|repaint|do) (it|this) as {v}|turn (it|this|the picture) into {v}|"
         "make (it|this) {v}|(change|convert) (it|this|the picture|the style) to {v}|make it look like {v}|"
         "give it the look of {v}|change the style to {n}|use a {n} style|make it {n} style",
         "(it|this|the picture) ~ {v}",
         "{v}|as {v}|in the style of {v}|{n} style|like {v}",
     ),
-    "size up": (
+    "size up": Wording(
         "make {it} {v}|enlarge {it} {far}|scale {it} up {far}|let {it} grow {far}|"
         "change {its} size to {n}|increase {its} size {far}|blow {it} up {far}",
         "{they} ~ {v}",
         "{v}|{a} {v} {thing}|{a} {v} {one}",
     ),
-    "size down": (
+    "size down": Wording(
         "make {it} {v}|(shrink|reduce) {it} {far}|scale {it} down {far}|let {it} shrink {far}|"
         "change {its} size to {n}|(reduce|decrease) {its} size {far}",
         "{they} ~ {v}",
         "{v}|{a} {v} {thing}|{a} {v} {one}",
     ),
-    "add": (
+    "add": Wording(
         "add {v}|(put in|include|bring in|draw|paint) {v}|add {v} to (it|the picture|the scene)|"
         "give {it} {v}",
         "there ~ {v}",
         "{v}|{v} too|{v} as well|also {v}|(it|the same|{the}) with {v}",
     ),
-    "add hat": (
+    "add hat": Wording(
         "put {v} on {it}|let {it} wear {v}|have {it} wear {v}|dress {it} in {v}",
         "{they} ~ wearing {v}",
         "",
     ),
-    "add balloon": ("tie {v} to {it}|hand {it} {v}|let {it} have {v}", "", "{v} for {it}"),
-    "add flag": (
+    "add balloon": Wording("tie {v} to {it}|hand {it} {v}|let {it} have {v}", "", "{v} for {it}"),
+    "add flag": Wording(
         "put (up |){v} (beside {it}|next to {it}|)|plant {v} (by {it}|)|raise {v}",
         "",
         "{v} beside {it}",
     ),
-    "add flowers": (
+    "add flowers": Wording(
         "(plant|put) {v} (around|near|by) {it}|let flowers grow (around {it}|)|surround {it} with flowers",
         "",
         "{v} around {it}",
     ),
-    "add birds": (
+    "add birds": Wording(
         "put {v} in the sky|let {v} fly (by|past|overhead)|fill the sky with birds",
         "there ~ {v} overhead",
         "{v} overhead|{v} in the sky",
     ),
-    "add second": (
+    "add second": Wording(
         "(add|put|place|draw|include) {v} (next to|beside|by) {it}|add {v}|give {it} {v} for company|"
         "bring in {v}|have {v} stand (next to|beside) {it}|put {v} (on|to) the right of {it}",
         "there ~ {v} (next to|beside) {it}|{they} ~ next to {v}",
         "{v} (next to|beside) {it}|{v} too|also {v}",
     ),
-    "remove": (DROP, "{v} ~ gone", "no {n}|no more {n}|it without {v}|the same without {v}"),
-    "remove hat": (
+    "remove": Wording(DROP, "{v} ~ gone", "no {n}|no more {n}|it without {v}|the same without {v}"),
+    "remove hat": Wording(
         "take off the hat|take the hat off (of |){it}|make {it} take off the hat",
         "",
         "no hat on {it}",
     ),
-    "remove balloon": ("let go of the balloon|let the balloon (fly away|go)|pop the balloon", "", ""),
-    "remove flag": ("take down the flag|lower the flag", "", ""),
-    "remove flowers": ("pick the flowers", "", ""),
-    "remove birds": (
+    "remove balloon": Wording("let go of the balloon|let the balloon (fly away|go)|pop the balloon", "", ""),
+    "remove flag": Wording("take down the flag|lower the flag", "", ""),
+    "remove flowers": Wording("pick the flowers", "", ""),
+    "remove birds": Wording(
         "clear the birds from the sky|let the birds fly (away|off)|scare (off|away) the birds",
         "",
         "",
     ),
-    "count up": (
+    "count up": Wording(
         "add {gap} more(| of them)|make it {v}|make it {n} {things}|(have|draw|show) {n} {things}|"
         "change the number (of {things} |)to {n}|put {gap} more {more} in|make {n} of (them|it)|"
         "add {gap} more {more}",
         "there ~ {n} (of them|{things})",
         "{n} {things}|{n} of them|{n} {things} in all|{gap} more|{gap} more {more}",
     ),
-    "count down": (
+    "count down": Wording(
         "(remove|take away|delete|drop|erase) {gap} of (them|{the})|take out {gap} of {the}|"
         "(keep|leave|have|draw|show) (only|just) {n} {things}|make it (only |just |){n}|"
         "(keep|leave) (only|just) {n}|change the number (of {many} |)to {n}",
         "there ~ (only|just) {n} (of them|{things})",
         "(just|only) {n} (of them|{things})|{n} {things}|{gap} less|{gap} fewer",
     ),
-    "position side": (
+    "position side": Wording(
         "(move|shift|slide|bring|push) {it} to the {v}|(put|place|set) {it} on the {v}|"
         "(move|shift) {it} {v}|(put|place) {it} on the {v} side|have {it} stand on the {v}|"
         "let {it} (go|move) to the {v}|move {it} over to the {v} side",
         "{they} ~ on the {v} (side|)",
         "on the {v}|further {v}|more to the {v}|on the {v} side|{a} {thing} on the {v}",
     ),
-    "position centre": (
+    "position centre": Wording(
         "(move|shift|slide|bring|push) {it} to the {v}|(put|place|set) {it} in the {v}|"
         "(centre|center) {it}|have {it} stand in the {v}|bring {it} (back |)to the {v}",
         "{they} ~ in the {v}|{they} ~ centred",
@@ -485,99 +558,138 @@ SIZE_PLAIN = {
 }
 
 
-def _changes(before: Scene, after: Scene) -> list[tuple[str, str, dict]]:
-    """The changes between two scenes: (key of `WORDINGS`, key of its special case, names for its text)."""
-    was, changed, out = before.attributes(), difference(before, after), []
-    if changed.keys() & {"count", "second_kind"} and after.position == "centre":
+# --- parts of an instruction --------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """One thing that an instruction asks for."""
+
+    wording: str  # key of `WORDINGS`
+    special: str  # key of what else can be said, if it is in `WORDINGS`
+    words: dict  # for the names in the templates
+
+
+def _changes(before: Scene, after: Scene) -> list[Change]:
+    """What an instruction has to say; what follows from something else by itself is left out."""
+    changed = difference(before, after)
+    if after.position == "centre" and ("count" in changed or "second_kind" in changed):
         changed.pop("position", None)  # a row, or a second object, moves a single object to the middle
-    for name, v in changed.items():
-        old = was[name]
-        if name in EXTRAS:
-            verb, said = ("add", EXTRA_IS[name]) if v else ("remove", f"the {name}")
-            out.append((verb, f"{verb} {name}", {"v": said, "n": name}))
-        elif name.startswith("second"):
-            out += _second_changes(before, after, name)
-        else:
-            values = ATTRIBUTES[name]
-            up = values.index(v) > values.index(old)
-            key = {
-                "size": "size up" if up else "size down",
-                "count": "count up" if up else "count down",
-                "position": "position centre" if v == "centre" else "position side",
-            }.get(name, name)
-            out.append((key, f"{name} {v}", {"v": v, "n": v, "old": old} | _names(before, after, name)))
-    return out
-
-
-def _second_changes(before: Scene, after: Scene, name: str) -> list[tuple[str, str, dict]]:
-    """`_changes` of the second object: it comes, goes, or gets another kind or colour."""
     if before.second is None or after.second is None:
-        if name == "second_colour":  # said along with its kind
-            return []
-        if after.second is None:
-            return [("remove", "", {"v": f"the {before.second[0]}", "n": before.second[0]})]
-        return [("add second", "", {"v": f"a {after.second[1]} {after.second[0]}"})]
-    kind, was = before.second
-    own = {
-        "it": f"the {kind}",
-        "they": f"the {kind}",
-        "the": f"the {kind}",
+        changed.pop("second_colour", None)  # said along with its kind
+    return [_change(before, after, name) for name in changed]
+
+
+def _change(before: Scene, after: Scene, name: str) -> Change:
+    """The change of one attribute."""
+    if name in EXTRAS:
+        if name in after.extras:
+            return Change("add", f"add {name}", {"v": EXTRA_IS[name], "n": name})
+        return Change("remove", f"remove {name}", {"v": f"the {name}", "n": name})
+    if name.startswith("second"):
+        return _second_change(before, after, name)
+    value = getattr(after, name)
+    words = {"v": value, "n": value, "old": getattr(before, name)}
+    words |= _value_names(before, after, name)
+    return Change(_wording_key(before, after, name), f"{name} {value}", words)
+
+
+def _wording_key(before: Scene, after: Scene, name: str) -> str:
+    """The key of `WORDINGS` for the change of an attribute of the first object or of the setting."""
+    if name == "size":
+        return "size up" if SIZES.index(after.size) > SIZES.index(before.size) else "size down"
+    if name == "count":
+        return "count up" if after.count > before.count else "count down"
+    if name == "position":
+        return "position centre" if after.position == "centre" else "position side"
+    return name
+
+
+def _second_change(before: Scene, after: Scene, name: str) -> Change:
+    """The second object comes, goes, or gets another kind or colour."""
+    if after.second is None:
+        kind = before.second[0]
+        return Change("remove", "", {"v": f"the {kind}", "n": kind})
+    new_kind, new_colour = after.second
+    if before.second is None:
+        return Change("add second", "", {"v": f"a {new_colour} {new_kind}"})
+    kind, colour = before.second
+    named = f"the {kind}"
+    words = {
+        "it": named,
+        "they": named,
+        "the": named,
         "its": "its",
         "a": "a",
         "one": "one",
         "thing": kind,
-        "old": was,
+        "old": colour,
     }
     if name == "second_kind":
-        return [("kind", "", own | {"v": f"a {after.second[0]}"})]
-    return [("colour", "", own | {"v": after.second[1]})]
+        return Change("kind", "", words | {"v": f"a {new_kind}"})
+    return Change("colour", "", words | {"v": new_colour})
 
 
-def _names(before: Scene, after: Scene, name: str) -> dict:
-    """How the templates call the new value of an attribute."""
-    v, old, many = getattr(after, name), getattr(before, name), before.count > 1
+def _value_names(before: Scene, after: Scene, name: str) -> dict:
+    """How the templates call the new value of an attribute, where it is not called by its own name."""
+    value = getattr(after, name)
     if name == "kind":
-        return {"v": plurals(v)[-1] if many else f"a {v}"}
+        return {"v": plurals(value)[-1] if before.count > 1 else f"a {value}"}
     if name == "place":
-        return {"v": PLACE_TO[v], "at": PLACE_AT[v].replace("{}", "")}
+        return {"v": PLACE_TO[value], "at": PLACE_AT[value].replace("{}", "")}
     if name == "time":
-        return {"v": TIME_IS[v], "at": TIME_AT[v]}
+        return {"v": TIME_IS[value], "at": TIME_AT[value]}
     if name == "weather":
-        return {"v": WEATHER_IS[v], "adjective": WEATHER_ADJECTIVE[v]}
+        return {"v": WEATHER_IS[value], "adjective": WEATHER_ADJECTIVE[value]}
     if name == "style":
-        return {"v": STYLE_IS[v]}
+        return {"v": STYLE_IS[value]}
     if name == "size":
-        far = SIZE_FAR.get((old, v), "")
-        more = f"{far} {'(bigger|larger)' if SIZES.index(v) > SIZES.index(old) else 'smaller'}"
-        return {"v": f"({more}|{more}|{SIZE_PLAIN[v]})", "far": far}
+        return _size_names(before.size, after.size)
     if name == "count":
-        gap, one, several = abs(v - old), after.kind, plurals(after.kind)[-1]
-        return {
-            "v": NUMBERS[v],
-            "n": NUMBERS[v],
-            "gap": NUMBERS[gap],
-            "things": several if v > 1 else one,
-            "more": several if gap > 1 else one,
-            "many": plurals(before.kind)[-1],
-        }
-    if name == "position":
-        return {"v": "(middle|centre|center)" if v == "centre" else v}
+        return _count_names(before, after)
+    if name == "position" and value == "centre":
+        return {"v": "(middle|centre|center)"}
     return {}
 
 
-def _references(before: Scene, after: Scene, many_changes: bool) -> dict:
-    """How to speak of the first object: by name, or "it" where nothing else could be meant."""
-    many, alone = before.count > 1, before.second is None and after.second is None
-    thing = plurals(before.kind)[-1] if many else before.kind
-    named = f"(the {thing}|the {thing}|{'these' if many else 'this'} {thing}|the {before.colour} {thing})"
-    if before.colour != after.colour:
-        named = f"the {thing}"
-    it, they = ("them", "they") if many else ("it", "it")
-    if many_changes and before.kind != after.kind:  # said after the new kind
-        named = f"the {plurals(after.kind)[-1] if many else after.kind}"
+def _size_names(old: str, new: str) -> dict:
+    far = SIZE_FAR.get((old, new), "")
+    bigger = "(bigger|larger)" if SIZES.index(new) > SIZES.index(old) else "smaller"
+    return {"v": f"({far} {bigger}|{far} {bigger}|{SIZE_PLAIN[new]})", "far": far}
+
+
+def _count_names(before: Scene, after: Scene) -> dict:
+    gap = abs(after.count - before.count)
+    one = after.kind
+    several = plurals(after.kind)[-1]
     return {
-        "it": f"({named}|{it})" if alone else named,
-        "they": f"({named}|{they})" if alone else named,
+        "v": NUMBERS[after.count],
+        "n": NUMBERS[after.count],
+        "gap": NUMBERS[gap],
+        "things": several if after.count > 1 else one,
+        "more": several if gap > 1 else one,
+        "many": plurals(before.kind)[-1],
+    }
+
+
+def _references(before: Scene, after: Scene, after_new_kind: bool) -> dict:
+    """How to speak of the first object: by name, or "it" where nothing else could be meant.
+
+    after_new_kind: the instruction has said the object's new kind already.
+    """
+    many = before.count > 1
+    thing = plurals(before.kind)[-1] if many else before.kind
+    this = "these" if many else "this"
+    pronoun, subject_pronoun = ("them", "they") if many else ("it", "it")
+    if after_new_kind:
+        named = f"the {plurals(after.kind)[-1] if many else after.kind}"
+    elif before.colour != after.colour:
+        named = f"the {thing}"
+    else:
+        named = f"(the {thing}|the {thing}|{this} {thing}|the {before.colour} {thing})"
+    alone = before.second is None and after.second is None
+    return {
+        "it": f"({named}|{pronoun})" if alone else named,
+        "they": f"({named}|{subject_pronoun})" if alone else named,
         "the": f"the {thing}",
         "its": "their" if many else "its",
         "thing": thing,
@@ -586,50 +698,55 @@ def _references(before: Scene, after: Scene, many_changes: bool) -> dict:
     }
 
 
-def _request(change: tuple[str, str, dict], names: dict, rng: random.Random | None, only_do=False) -> str:
-    """One change in words, as an imperative or in one of the frames."""
-    name, special, own = change
-    do, be, want = (
-        "|".join(filter(None, parts))
-        for parts in zip(WORDINGS[name], WORDINGS.get(special, ("", "", "")), strict=True)
-    )
-    frame = "do"
-    if rng and not only_do:
-        frame = rng.choices(("do", "politely", "be", "want"), (50, 18, 15, 17))[0]
-    words = names | own
-
-    def choose(templates: str) -> str:
-        parts = _alternatives(templates)
-        return (rng.choice(parts) if rng else parts[0]).format(**words)
-
-    if frame == "be":
-        s, p = choose(be).split(" ~ ")
-        s = fill(s, rng)
-        o = "them" if s == "they" else s
-        return fill(BE.format(s=s, o=o, p=p), rng)
-    if frame == "want":
-        np = choose(want)
-        return fill((FRAGMENT if np.split()[0] in BARE else WANT).format(np=np), rng)
-    return fill((DO_POLITELY if frame == "politely" else DO).format(do=choose(do)), rng)
-
-
 @lru_cache
 def _alternatives(templates: str) -> tuple[str, ...]:
     """Split at every "|" outside of brackets."""
-    depth, parts = 0, [""]
-    for c in templates:
-        depth += (c == "(") - (c == ")")
-        if c == "|" and depth == 0:
+    depth = 0
+    parts = [""]
+    for character in templates:
+        if character == "|" and depth == 0:
             parts.append("")
-        else:
-            parts[-1] += c
+            continue
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        parts[-1] += character
     return tuple(parts)
 
 
-SWAP = (
-    "((swap|switch|exchange) the {a} and the {b}|let the {a} and the {b} (change|swap|trade) places|"
-    "(swap|switch) (the positions of the {a} and the {b}|the {a} with the {b})|put the {a} where the {b} is)"
-)
+class Speaker:
+    """Chooses wordings: at random, or, without `rng`, the first of each."""
+
+    def __init__(self, rng: random.Random | None):
+        self.rng = rng
+
+    def template(self, change: Change, frame: str, references: dict) -> str:
+        """One of the templates of a change for a frame of `Wording`, with its names filled in."""
+        general = getattr(WORDINGS[change.wording], frame)
+        special = getattr(WORDINGS.get(change.special, NO_WORDING), frame)
+        templates = _alternatives("|".join(filter(None, (general, special))))
+        template = self.rng.choice(templates) if self.rng else templates[0]
+        return template.format(**references | change.words)
+
+    def imperative(self, change: Change, references: dict) -> str:
+        """ "make the cat red"."""
+        return choose_wording(self.template(change, "do", references), self.rng)
+
+    def request(self, change: Change, references: dict) -> str:
+        """One change in words: as an imperative, or, with `rng`, in one of the frames."""
+        frame = "do"
+        if self.rng:
+            frame = self.rng.choices(("do", "politely", "be", "want"), (50, 18, 15, 17))[0]
+        if frame == "do":
+            return self.imperative(change, references)
+        if frame == "politely":
+            return choose_wording(DO_POLITELY.format(do=self.template(change, "do", references)), self.rng)
+        if frame == "be":
+            subject, predicate = self.template(change, "be", references).split(" ~ ")
+            subject = choose_wording(subject, self.rng)
+            as_object = "them" if subject == "they" else subject
+            return choose_wording(BE.format(s=subject, o=as_object, p=predicate), self.rng)
+        wanted = self.template(change, "want", references)
+        stands_alone = wanted.split()[0] in BARE
+        return choose_wording((FRAGMENT if stands_alone else WANT).format(np=wanted), self.rng)
 
 
 def instruction(before: Scene, after: Scene, rng: random.Random | int | None = None) -> str:
@@ -637,32 +754,49 @@ def instruction(before: Scene, after: Scene, rng: random.Random | int | None = N
 
     Several changes are joined by "and". Raises ValueError if nothing changes.
     """
-    rng = _random(rng)
+    rng = _generator(rng)
     changes = _changes(before, after)
     if not changes:
         raise ValueError("nothing changes between these two scenes")
     if edit_kind(before, after) == "swap":
-        return _typed(fill(SWAP.format(a=before.kind, b=before.second[0]), rng), rng)
-    names = _references(before, after, len(changes) > 1)
-    if len(changes) == 1:
-        return _typed(_request(changes[0], names, rng), rng)
-    if rng and before.kind == after.kind:  # else the new kind comes first, and the rest speaks of it
+        text = choose_wording(SWAP.format(a=before.kind, b=before.second[0]), rng)
+    elif len(changes) == 1:
+        text = Speaker(rng).request(changes[0], _references(before, after, after_new_kind=False))
+    else:
+        text = _several(before, after, changes, rng)
+    return _typed(text, rng)
+
+
+def _several(before: Scene, after: Scene, changes: list[Change], rng: random.Random | None) -> str:
+    """Several changes in one sentence."""
+    new_kind = before.kind != after.kind
+    if rng and not new_kind:  # else the new kind comes first, and the rest speaks of it
         rng.shuffle(changes)
-    one = _references(before, after, False)
-    parts = [_request(c, one if c[0] == "kind" else names, rng, only_do=True) for c in changes]
-    joint = rng.choice((" and ", " and ", ", and ", ", then ", " and also ")) if rng else " and "
-    do = ", ".join(parts[:-1]) + joint + parts[-1]
-    return _typed(fill(DO_POLITELY.format(do=do), rng) if rng and rng.random() < 0.25 else do, rng)
+    speaker = Speaker(rng)
+    parts = []
+    for change in changes:
+        after_new_kind = new_kind and change.wording != "kind"
+        parts.append(speaker.imperative(change, _references(before, after, after_new_kind)))
+    joint = " and "
+    if rng:
+        joint = rng.choice((" and ", " and ", ", and ", ", then ", " and also "))
+    text = ", ".join(parts[:-1]) + joint + parts[-1]
+    if _chance(rng) < 0.25:
+        text = choose_wording(DO_POLITELY.format(do=text), rng)
+    return text
 
 
 def _typed(text: str, rng: random.Random | None) -> str:
-    """Case and final punctuation as people type them."""
+    """Case and final punctuation as people type them; without `rng` none."""
     text = re.sub(r" +", " ", text)
     if rng is None:
         return text
-    if text.endswith("?"):
-        text = text if rng.random() < 0.75 else text[:-1]
-    else:
+    if not text.endswith("?"):
         text += rng.choices(("", ".", "!"), (70, 24, 6))[0]
-    text = re.sub(r"\bi\b", "I", text) if rng.random() < 0.6 else text
-    return text[0].upper() + text[1:] if rng.random() < 0.4 else text
+    elif rng.random() >= 0.75:
+        text = text[:-1]
+    if rng.random() < 0.6:
+        text = re.sub(r"\bi\b", "I", text)
+    if rng.random() < 0.4:
+        text = text[0].upper() + text[1:]
+    return text

@@ -1,8 +1,20 @@
-"""What a caption says of the miniature world: `parse` turns words into a scene, or says why not."""
+"""What a caption says of the miniature world: `parse` turns words into a scene, or says why not.
+
+It goes in three steps. For "a tiny red cat and a blue dog on the beach":
+
+1. `concepts` finds the words of this world: size small, colour red, kind cat, "and", colour blue, kind dog,
+   "on", place beach.
+2. `what_is_said` puts them together from left to right (`CaptionReader`): a small red cat, a blue dog, a
+   beach.
+3. `parse` makes a scene of it and fills in what nobody said: one of each, by day, in clear weather ...
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ip2p.miniworld.scene import COLOURS, KINDS, PLACES, Scene
 
@@ -131,53 +143,227 @@ SPELLINGS = {
 
 
 def plurals(name: str) -> list[str]:
-    return [name + "s", *([name[:-1] + "ies"] if name.endswith("y") else [])]
+    """The plurals of a noun that people write: "bunny" -> ["bunnys", "bunnies"], the right one last."""
+    if name.endswith("y"):
+        return [name + "s", name[:-1] + "ies"]
+    return [name + "s"]
 
 
 def _lexicon() -> dict[tuple[str, ...], tuple[str, object]]:
-    """{words of a phrase: (slot, value)}."""
-    table = {
-        tuple(name.split()): (slot, value)
-        for slot, values in NAMES.items()
-        for value, names in values.items()
-        for name in names.split("|")
-    }
+    """{words of a phrase: (slot, value)}; the slot of a plural is "kinds"."""
+    lexicon = {}
+
+    def add(phrase: str, slot: str, value: object) -> None:
+        lexicon[tuple(phrase.split())] = (slot, value)
+
+    for slot, values in NAMES.items():
+        for value, names in values.items():
+            for name in names.split("|"):
+                add(name, slot, value)
     for kind, names in NAMES["kind"].items():
-        table |= {tuple(many.split()): ("kinds", kind) for name in names.split("|") for many in plurals(name)}
+        for name in names.split("|"):
+            for plural in plurals(name):
+                add(plural, "kinds", kind)
     for side in ("left", "right"):  # "on the right of the picture" is a position, not a neighbour
-        table |= {
-            (*start.split(), side, "of", "the", frame): ("position", side)
-            for frame in FRAME.split("|")
-            for start in ("", "on the", "to the", "at the")
-        }
-    return table
+        for frame in FRAME.split("|"):
+            for start in ("", "on the", "to the", "at the"):
+                add(f"{start} {side} of the {frame}", "position", side)
+    return lexicon
 
 
 LEXICON = _lexicon()
 
-LONGEST = max(map(len, LEXICON))
+LONGEST = max(map(len, LEXICON))  # words of the longest phrase
 
 
-def _concepts(text: str) -> list[tuple[str, object, str]]:
-    """The text as (slot, value, words); longest phrase first; "comma" and "ignored" say nothing."""
-    words = re.findall(r"[a-z0-9]+|[,.;:]", text.lower().replace("’", "'").replace("n't", " not"))
-    words = [SPELLINGS.get(word, word) for word in words]
-    out, unknown, i = [], [], 0
-    while i < len(words):
-        n = next((n for n in range(LONGEST, 0, -1) if tuple(words[i : i + n]) in LEXICON), 0)
-        phrase = " ".join(words[i : i + max(n, 1)])
-        if n:
-            out.append((*LEXICON[tuple(words[i : i + n])], phrase))
-        elif not phrase.isalnum():
-            out.append(("comma", None, phrase))
-        elif phrase in IGNORED:
-            out.append(("ignored", None, phrase))
-        else:
-            unknown.append(repr(phrase))
-        i += max(n, 1)
+# --- words to concepts --------------------------------------------------------------------------------------
+
+
+class Concept(NamedTuple):
+    """A phrase that the world knows."""
+
+    slot: str  # a key of NAMES, "kinds" (a plural), "comma" (any punctuation) or "filler" (a word of IGNORED)
+    value: object  # of that slot; None for "comma" and "filler"
+    words: str  # as they stand in the caption
+
+    @property
+    def first_word(self) -> str:
+        """It tells whether the phrase begins with a link, as "on the right" does."""
+        return self.words.split()[0]
+
+
+def split_words(text: str) -> list[str]:
+    """The words and punctuation marks of a text, in lower case and British spelling."""
+    text = text.lower().replace("’", "'").replace("n't", " not")
+    words = re.findall(r"[a-z0-9]+|[,.;:]", text)
+    return [SPELLINGS.get(word, word) for word in words]
+
+
+def phrases(words: list[str]) -> Iterator[tuple[str, ...]]:
+    """Cut words into phrases of the lexicon, the longest that fits first; a word of none stands alone."""
+    start = 0
+    while start < len(words):
+        length = 1
+        for n in range(LONGEST, 1, -1):
+            if tuple(words[start : start + n]) in LEXICON:
+                length = n
+                break
+        phrase = tuple(words[start : start + length])
+        yield phrase
+        start += len(phrase)
+
+
+def concepts(text: str) -> list[Concept]:
+    """What a text names, in its order. Raises ValueError with all words that are not of this world."""
+    found, unknown = [], []
+    for phrase in phrases(split_words(text)):
+        words = " ".join(phrase)
+        if phrase in LEXICON:
+            found.append(Concept(*LEXICON[phrase], words))
+        elif not words.isalnum():
+            found.append(Concept("comma", None, words))
+        elif words in IGNORED:
+            found.append(Concept("filler", None, words))
+        elif repr(words) not in unknown:
+            unknown.append(repr(words))
     if unknown:
-        raise ValueError(f"not in the miniature world: {', '.join(dict.fromkeys(unknown))}")
-    return out
+        raise ValueError(f"not in the miniature world: {', '.join(unknown)}")
+    return found
+
+
+# --- concepts to what is said -------------------------------------------------------------------------------
+
+
+@dataclass
+class Said:
+    """What a caption says, and nothing else: what is not in here was left unsaid."""
+
+    # "kind" and, where said, "colour", "size" and "count" of each object, as they are named
+    objects: list[dict] = field(default_factory=list)
+    # Where said: "place", "time", "weather", "style", "position"
+    setting: dict = field(default_factory=dict)
+    # Those that are named, in any order
+    extras: list[str] = field(default_factory=list)
+    # The object named first stands to the right of the second
+    first_is_right: bool = False
+
+
+def _agree(target: dict, slot: str, value: object, owner: str) -> None:
+    """Note one more thing about `owner`. Raises ValueError where something else has been said before."""
+    before = target.setdefault(slot, value)
+    if before != value:
+        raise ValueError(f"{owner} is both {before} and {value}; say one {slot}")
+
+
+class CaptionReader:
+    """Takes concepts from left to right and gathers in `said` what they mean together.
+
+    Adjectives (colour, size, count) wait for their noun: "a red cat". Where none follows, because an article,
+    a link ("in"), a comma or the end comes first, they belong to the noun before them: "the cat is red".
+    """
+
+    def __init__(self):
+        self.said = Said()
+        self.adjectives: dict = {}  # those whose noun has not come yet
+        self.links: set[str] = set()  # "in", "under", ... directly before the noun phrase
+        self.after_article = False  # "a big, red cat": here a comma separates adjectives
+
+    def read(self, concept: Concept) -> None:
+        """Take the next concept. Raises ValueError where it contradicts what came before."""
+        if concept.slot in ("colour", "size", "count"):
+            _agree(self.adjectives, concept.slot, concept.value, "one object")
+        elif concept.slot == "filler":
+            self.read_filler(concept.words)
+        elif concept.slot == "beside":
+            self.read_beside(concept)
+        else:
+            if concept.slot in ("kind", "kinds"):
+                self.read_noun(concept)
+            elif concept.slot == "comma":
+                self.read_comma()
+            else:
+                self.read_setting(concept)
+            self.links = set()
+
+    def read_noun(self, noun: Concept) -> None:
+        """The next object, with the adjectives before it."""
+        objects = self.said.objects
+        if objects and self.links:
+            raise ValueError(f"two objects stand side by side, not one {max(self.links)} the other")
+        if noun.value in [known["kind"] for known in objects]:
+            raise ValueError(f"the {noun.value} is named twice; say how many there are instead")
+        if noun.slot == "kinds" and "count" not in self.adjectives:
+            raise ValueError(f"say how many {noun.words} there are: two or three")
+        objects.append({**self.adjectives, "kind": noun.value})
+        self.adjectives = {}
+        self.after_article = False
+
+    def read_comma(self) -> None:
+        """A comma ends a noun phrase, except among its adjectives."""
+        if not self.after_article:
+            self.settle_adjectives()
+
+    def read_filler(self, word: str) -> None:
+        """A word without a value: an article begins a noun phrase, a link ends the one before."""
+        article = word in ("a", "an", "the")
+        if article or word in LINKS:
+            self.settle_adjectives()
+        if article:
+            self.after_article = True
+        if word in LINKS:
+            self.links.add(word)
+
+    def read_beside(self, concept: Concept) -> None:
+        """ "next to", "and": another object follows; "red and white" is still one run of adjectives."""
+        if concept.words != "and":
+            self.settle_adjectives()
+        if concept.value:
+            self.said.first_is_right = True
+        self.links = set()
+
+    def read_setting(self, concept: Concept) -> None:
+        """Place, time, weather, style, position or an extra."""
+        slot, value, words = concept
+        if concept.first_word in LINKS or concept.first_word == "after":
+            self.settle_adjectives()
+        if self.adjectives:
+            adjectives = " and ".join(map(str, self.adjectives.values()))
+            raise ValueError(
+                f"{words!r} cannot be {adjectives} here; only objects have a colour, a size and a count"
+            )
+        if slot == "extra":
+            self.said.extras.append(value)
+        elif slot == "sunny":
+            _agree(self.said.setting, "time", "day", "the scene")
+            _agree(self.said.setting, "weather", "clear", "the scene")
+        else:
+            _agree(self.said.setting, slot, value, "the scene")
+        self.after_article = False
+
+    def settle_adjectives(self) -> None:
+        """Adjectives that no noun has followed belong to the noun before them, if there is one."""
+        if not self.said.objects:
+            return
+        noun = self.said.objects[-1]
+        for slot, value in self.adjectives.items():
+            _agree(noun, slot, value, f"the {noun['kind']}")
+        self.adjectives = {}
+
+
+def what_is_said(text: str) -> Said:
+    """What a caption says of objects, setting and extras, without any default.
+
+    Raises ValueError where a word is not of this world, where the caption contradicts itself, and where it
+    puts one object into another.
+    """
+    reader = CaptionReader()
+    for concept in concepts(text):
+        reader.read(concept)
+    reader.settle_adjectives()
+    return reader.said
+
+
+# --- what is said to a scene --------------------------------------------------------------------------------
 
 
 def parse(text: str) -> Scene:
@@ -186,86 +372,44 @@ def parse(text: str) -> Scene:
     Raises ValueError, in one sentence, where a word is not of this world, where the kind, colour or place is
     missing, and where the caption contradicts itself or asks for what the world cannot hold.
     """
-    objects: list[dict] = []  # {kind, colour, size, count} of the first and the second object
-    said: dict = {}  # place, time, ...
-    extras: list[str] = []
-    waiting: dict = {}  # adjectives whose noun has not come yet
-    links: set[str] = set()  # "in", "under", ... directly before the noun phrase
-    open_phrase = False  # after an article: a comma may separate adjectives
-    swap = False
-
-    def put(target: dict, slot: str, value, of: str):
-        if target.setdefault(slot, value) != value:
-            raise ValueError(f"{of} is both {target[slot]} and {value}; say one {slot}")
-
-    def settle():  # "the cat is red": adjectives belong to the noun before them
-        if objects:
-            for slot, value in waiting.items():
-                put(objects[-1], slot, value, f"the {objects[-1]['kind']}")
-            waiting.clear()
-
-    for slot, value, words in _concepts(text):
-        first = words.split()[0]
-        if slot in ("colour", "size", "count"):
-            put(waiting, slot, value, "one object")
-            continue
-        elif slot in ("kind", "kinds"):
-            if objects and links & LINKS:
-                raise ValueError(f"two objects stand side by side, not one {max(links & LINKS)} the other")
-            if value in [o["kind"] for o in objects]:
-                raise ValueError(f"the {value} is named twice; say how many there are instead")
-            if slot == "kinds" and "count" not in waiting:
-                raise ValueError(f"say how many {words} there are: two or three")
-            objects.append({**waiting, "kind": value})
-            waiting, open_phrase = {}, False
-        elif slot == "comma":
-            if not open_phrase:
-                settle()
-        elif slot == "ignored" or slot == "beside":
-            article = first in ("a", "an", "the")
-            if article or first in LINKS or slot == "beside" and first != "and":
-                settle()
-            open_phrase |= article
-            swap |= slot == "beside" and value
-            links = links | {first} if slot == "ignored" else {"beside"}
-            continue
-        else:
-            if first in LINKS | {"after"}:
-                settle()
-            if waiting:
-                raise ValueError(
-                    f"{words!r} cannot be {' and '.join(map(str, waiting.values()))} here; "
-                    "only objects have a colour, a size and a count"
-                )
-            if slot == "extra":
-                extras.append(value)
-            elif slot == "sunny":
-                put(said, "time", "day", "the scene")
-                put(said, "weather", "clear", "the scene")
-            else:
-                put(said, slot, value, "the scene")
-            open_phrase = False
-        links = set()
-    settle()
-    return _scene(objects, said, extras, waiting, swap)
+    return _scene(what_is_said(text))
 
 
-def _scene(objects: list[dict], said: dict, extras: list[str], waiting: dict, swap: bool) -> Scene:
-    """What `parse` understood, checked and put together."""
-    if not objects or waiting:
+def _scene(said: Said) -> Scene:
+    """The scene of what is said: checked, and what is unsaid filled in by the defaults of `Scene`."""
+    _check_enough_is_said(said)
+    first, *others = said.objects
+    if others and said.first_is_right:
+        first, *others = others[0], first
+    second = others[0] if others else None
+    _check_the_world_holds(first, second, said.setting)
+    return Scene(
+        **first,
+        **said.setting,
+        extras=tuple(said.extras),
+        second=(second["kind"], second["colour"]) if second else None,
+    )
+
+
+def _check_enough_is_said(said: Said) -> None:
+    """One or two objects, a colour for each, and a place; else ValueError."""
+    if not said.objects:
         raise ValueError(f"no object is named; say one of {', '.join(KINDS)}")
-    for o in objects:
-        if "colour" not in o:
-            raise ValueError(f"what colour is the {o['kind']}? Say one of {', '.join(COLOURS)}")
-    if "place" not in said:
-        raise ValueError(f"where is the {objects[0]['kind']}? Say one of {', '.join(PLACES)}")
-    if len(objects) > 2:
+    for thing in said.objects:
+        if "colour" not in thing:
+            raise ValueError(f"what colour is the {thing['kind']}? Say one of {', '.join(COLOURS)}")
+    if "place" not in said.setting:
+        raise ValueError(f"where is the {said.objects[0]['kind']}? Say one of {', '.join(PLACES)}")
+    if len(said.objects) > 2:
         raise ValueError("more than two different objects; a scene holds at most two")
-    first, second = (objects[::-1] if swap else objects) if len(objects) == 2 else (objects[0], None)
-    if second and (second.get("count", 1) > 1 or first.get("count", 1) > 1):
+
+
+def _check_the_world_holds(first: dict, second: dict | None, setting: dict) -> None:
+    """ValueError for a combination that no scene can hold."""
+    several = first.get("count", 1) > 1
+    if second and (second.get("count", 1) > 1 or several):
         raise ValueError("beside a second object there is only one of each")
     if second and "size" in second:
         raise ValueError(f"only the first object has a size, not the {second['kind']} beside it")
-    if said.get("position", "centre") != "centre" and (second or first.get("count", 1) > 1):
+    if setting.get("position", "centre") != "centre" and (second or several):
         raise ValueError("only a single object can stand left or right")
-    return Scene(**first, **said, extras=tuple(extras), second=second and (second["kind"], second["colour"]))

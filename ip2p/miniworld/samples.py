@@ -10,6 +10,7 @@ from ip2p.paths import DATA
 
 IMAGES = DATA / "images"
 
+# name -> the scene that is drawn as NAME.png
 SAMPLES = {
     "cat": Scene("cat", "orange", "meadow", size="large", seed=3),
     "house": Scene("house", "yellow", "mountains", size="large", seed=11),

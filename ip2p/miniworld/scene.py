@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 KINDS = (
     "cat",
@@ -47,6 +48,7 @@ STYLES = ("illustration", "pencil sketch", "watercolour", "mosaic", "comic")
 EXTRAS = ("hat", "balloon", "flag", "flowers", "birds")
 
 # Attribute -> its possible values, in the order in which the judge's classes are numbered.
+# The first nine are fields of `Scene`; each extra is there or not; the second object has a kind and a colour.
 ATTRIBUTES: dict[str, tuple] = {
     "kind": KINDS,
     "colour": COLOURS,
@@ -76,13 +78,19 @@ EDIT_KINDS = (
     "position",
 )
 
+# The attributes that are fields of `Scene` by the same name, in the order in which they are checked.
+FIELDS = ("kind", "colour", "place", "size", "count", "position", "time", "weather", "style")
+
+COMPANY_SHARE = 0.15  # of the random "add" edits of a single object that add a second one, not an extra
+
 
 @dataclass(frozen=True)
 class Scene:
     """One scene. `seed` sets what words do not say (hill lines, cloud shapes, a little jitter of the object).
 
-    A single object stands at `position`; several of a kind stand in a row (position "centre"); a second, different
-    object stands to the right of the first (both then count 1, position "centre").
+    A single object stands at `position`; several of a kind stand in a row (position "centre"); a second,
+    different object stands to the right of the first (both then count 1, position "centre"). Raises
+    ValueError for a value that is not in `ATTRIBUTES` and for a combination that cannot be.
     """
 
     kind: str
@@ -99,31 +107,35 @@ class Scene:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("kind", "colour", "place", "size", "count", "position", "time", "weather", "style"):
-            if getattr(self, name) not in ATTRIBUTES[name]:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {ATTRIBUTES[name]}")
-        if unknown := set(self.extras) - set(EXTRAS):
+        for name in FIELDS:
+            value = getattr(self, name)
+            if value not in ATTRIBUTES[name]:
+                raise ValueError(f"{name} is {value!r}; choose one of {ATTRIBUTES[name]}")
+        unknown = set(self.extras) - set(EXTRAS)
+        if unknown:
             raise ValueError(f"unknown extras {sorted(unknown)}; choose from {EXTRAS}")
-        object.__setattr__(
-            self, "extras", tuple(e for e in EXTRAS if e in self.extras)
-        )  # one order, so == works
+        in_order = tuple(extra for extra in EXTRAS if extra in self.extras)  # so that == works
+        object.__setattr__(self, "extras", in_order)
         if self.second is not None:
-            if self.second[0] not in KINDS or self.second[1] not in COLOURS or self.second[0] == self.kind:
+            kind, colour = self.second
+            if kind not in KINDS or colour not in COLOURS or kind == self.kind:
                 raise ValueError(f"second is {self.second!r}; give (another kind than {self.kind!r}, colour)")
             if self.count != 1:
                 raise ValueError("a scene with a second object has count 1")
-        if (self.count > 1 or self.second) and self.position != "centre":
+        if not self.is_single and self.position != "centre":
             raise ValueError("only a single object can stand left or right")
+
+    @property
+    def is_single(self) -> bool:
+        """One object, and no other beside it."""
+        return self.count == 1 and self.second is None
 
     def attributes(self) -> dict:
         """All attributes as one flat dict, keyed like `ATTRIBUTES` (the judge's answer has the same form)."""
-        out = {
-            name: getattr(self, name)
-            for name in ("kind", "colour", "size", "count", "position", "place", "time", "weather", "style")
-        }
-        out |= {extra: extra in self.extras for extra in EXTRAS}
-        out["second_kind"], out["second_colour"] = self.second or (None, None)
-        return out
+        values = {name: getattr(self, name) for name in FIELDS}
+        values |= {extra: extra in self.extras for extra in EXTRAS}
+        values["second_kind"], values["second_colour"] = self.second or (None, None)
+        return {name: values[name] for name in ATTRIBUTES}
 
 
 # What a caption leaves unsaid; kind, colour and place are always said.
@@ -133,82 +145,106 @@ DEFAULTS = {
     if name not in ("kind", "colour", "place")
 }
 
-# How often each rarer thing is drawn. mini-sd is trained on "plain": mostly one object, as its small size can paint.
+
+class Mix(NamedTuple):
+    """How often random scenes hold each rarer thing: weights in the order of the values, or a chance in [0,
+    1]."""
+
+    size: tuple[float, ...]
+    count: tuple[float, ...]
+    time: tuple[float, ...]
+    weather: tuple[float, ...]
+    style: tuple[float, ...]
+    aside: float  # chance that a single object stands left or right
+    second: float  # chance of a second object, where there is one of the first
+    extra: float  # chance of each extra
+
+
 MIXES = {
-    "plain": dict(
+    # What mini-sd learns to paint: mostly one object, as its small size can.
+    "plain": Mix(
         size=(0.10, 0.50, 0.40),
         count=(0.90, 0.05, 0.05),
-        side=0.2,
-        second=0.04,
-        extra=0.06,
         time=(0.5, 0.25, 0.25),
         weather=(0.7, 0.15, 0.15),
         style=(0.56, 0.11, 0.11, 0.11, 0.11),
+        aside=0.2,
+        second=0.04,
+        extra=0.06,
     ),
-    "even": dict(
+    "even": Mix(
         size=(1, 1, 1),
         count=(1, 1, 1),
-        side=0.66,
-        second=0.2,
-        extra=0.3,
         time=(1, 1, 1),
         weather=(1, 1, 1),
         style=(1, 1, 1, 1, 1),
+        aside=0.66,
+        second=0.2,
+        extra=0.3,
     ),
 }
 
 
+def as_random(rng: random.Random | int) -> random.Random:
+    """The generator itself, or one with this seed."""
+    return random.Random(rng) if isinstance(rng, int) else rng
+
+
+def _others(values: tuple, *taken) -> list:
+    """The values that are not taken."""
+    return [value for value in values if value not in taken]
+
+
 def random_scene(rng: random.Random | int, mix: str = "plain") -> Scene:
     """A random scene. `rng` is a `random.Random` or a seed; `mix` a key of `MIXES`."""
-    rng = random.Random(rng) if isinstance(rng, int) else rng
-    m = MIXES[mix]
-
-    def pick(values, weights):
-        return rng.choices(values, weights)[0]
-
-    kind, colour = rng.choice(KINDS), rng.choice(COLOURS)
+    rng = as_random(rng)
+    weights = MIXES[mix]
+    kind = rng.choice(KINDS)
+    colour = rng.choice(COLOURS)
+    count = rng.choices(COUNTS, weights.count)[0]
     second = None
-    count = pick(COUNTS, m["count"])
-    if count == 1 and rng.random() < m["second"]:
-        second = (rng.choice([k for k in KINDS if k != kind]), rng.choice(COLOURS))
-    single = count == 1 and second is None
-    position = rng.choice(("left", "right")) if single and rng.random() < m["side"] else "centre"
+    if count == 1 and rng.random() < weights.second:
+        second = (rng.choice(_others(KINDS, kind)), rng.choice(COLOURS))
+    position = "centre"
+    if count == 1 and second is None and rng.random() < weights.aside:
+        position = rng.choice(("left", "right"))
     return Scene(
         kind=kind,
         colour=colour,
         place=rng.choice(PLACES),
-        size=pick(SIZES, m["size"]),
+        size=rng.choices(SIZES, weights.size)[0],
         count=count,
         position=position,
-        time=pick(TIMES, m["time"]),
-        weather=pick(WEATHERS, m["weather"]),
-        style=pick(STYLES, m["style"]),
-        extras=tuple(e for e in EXTRAS if rng.random() < m["extra"]),
+        time=rng.choices(TIMES, weights.time)[0],
+        weather=rng.choices(WEATHERS, weights.weather)[0],
+        style=rng.choices(STYLES, weights.style)[0],
+        extras=tuple(extra for extra in EXTRAS if rng.random() < weights.extra),
         second=second,
         seed=rng.randrange(2**31),
     )
 
 
-def edit(scene: Scene, **change) -> Scene:
-    """The true edited scene: same seed, same everything but what `change` asks for.
+def edit(scene: Scene, *, add=None, remove: str | None = None, swap: bool = False, **change) -> Scene:
+    """The true edited scene: same seed, same everything but what is asked for.
 
     One or several of `kind=, colour=, size=, count=, position=, place=, time=, weather=, style=` (a value of
-    `ATTRIBUTES`), `add="hat"` or `remove="hat"` (one of `EXTRAS`), `add=("dog", "red")` (a second object) and
-    `remove="dog"` (the second object); `swap=True` (the two objects change places). Raises ValueError for what the
-    world cannot hold and for an edit that changes nothing.
+    `ATTRIBUTES`), `add="hat"` or `remove="hat"` (one of `EXTRAS`), `add=("dog", "red")` (a second object),
+    `remove="dog"` (the second object) and `swap=True` (the two objects change places). Several objects, or a
+    second one, move a single object to the centre. Raises ValueError for what the world cannot hold and for
+    an edit that changes nothing.
     """
-    change = dict(change)
-    add, remove, swap = (change.pop(name, None) for name in ("add", "remove", "swap"))
-    if unknown := set(change) - set(ATTRIBUTES) | set(change) & {*EXTRAS, "second_kind", "second_colour"}:
+    unknown = set(change) - set(FIELDS)
+    if unknown:
         raise ValueError(f"cannot edit {sorted(unknown)}; see ip2p.miniworld.edit")
     if change.get("count", 1) > 1:
-        change = {"position": "centre", **change}
+        change.setdefault("position", "centre")
     if isinstance(add, str):
         change["extras"] = (*scene.extras, add)
     elif add is not None:
-        change = {"second": tuple(add), "position": "centre", **change}
+        change["second"] = tuple(add)
+        change.setdefault("position", "centre")
     if remove in EXTRAS:
-        change["extras"] = tuple(e for e in change.get("extras", scene.extras) if e != remove)
+        change["extras"] = tuple(_others(change.get("extras", scene.extras), remove))
     elif remove is not None:
         if scene.second is None or scene.second[0] != remove:
             raise ValueError(f"there is no second object {remove!r} to remove")
@@ -216,7 +252,8 @@ def edit(scene: Scene, **change) -> Scene:
     if swap:
         if scene.second is None:
             raise ValueError("there are no two objects to change places")
-        change |= {"kind": scene.second[0], "colour": scene.second[1], "second": (scene.kind, scene.colour)}
+        change["kind"], change["colour"] = scene.second
+        change["second"] = (scene.kind, scene.colour)
     edited = replace(scene, **change)
     if edited == scene:
         raise ValueError("this edit changes nothing")
@@ -224,13 +261,17 @@ def edit(scene: Scene, **change) -> Scene:
 
 
 def difference(before: Scene, after: Scene) -> dict:
-    """Which attributes differ, as {name: value after}; the seed is no attribute."""
-    a, b = before.attributes(), after.attributes()
-    return {name: b[name] for name in ATTRIBUTES if a[name] != b[name]}
+    """Which attributes differ, as {name: value after}, in the order of ATTRIBUTES; the seed is no
+    attribute."""
+    old, new = before.attributes(), after.attributes()
+    return {name: new[name] for name in ATTRIBUTES if old[name] != new[name]}
 
 
 def edit_kind(before: Scene, after: Scene) -> str:
-    """The edit's kind, one of `EDIT_KINDS`, "swap", or, if it changes more than one thing, "several"."""
+    """The edit's kind: one of `EDIT_KINDS`, "swap", or, if it changes more than one thing, "several".
+
+    Raises ValueError if nothing changes.
+    """
     changed = difference(before, after)
     if not changed:
         raise ValueError("this edit changes nothing")
@@ -238,41 +279,56 @@ def edit_kind(before: Scene, after: Scene) -> str:
         return "swap"
     kinds = set()
     for name, value in changed.items():
-        if name in EXTRAS or name.startswith("second"):
-            kinds.add("remove" if value in (False, None) else "add")
-        else:
+        if name in FIELDS:
             kinds.add(name)
-    if len(kinds) > 1:  # a count or a second object moves a single object to the middle by itself
-        kinds -= {"position"} if kinds & {"count", "add"} else set()
+        else:  # an extra or the second object
+            kinds.add("remove" if value in (False, None) else "add")
+    if "count" in kinds or "add" in kinds:  # these move a single object to the centre by themselves
+        kinds.discard("position")
     return kinds.pop() if len(kinds) == 1 else "several"
 
 
+def fitting_kinds(scene: Scene) -> list[str]:
+    """Those of `EDIT_KINDS` that can be done to a scene."""
+    fits = {
+        "remove": bool(scene.extras or scene.second),
+        "count": scene.second is None,
+        "position": scene.is_single,
+        "add": len(scene.extras) < len(EXTRAS),
+    }
+    return [kind for kind in EDIT_KINDS if fits.get(kind, True)]
+
+
 def random_edit(scene: Scene, rng: random.Random | int, kind: str | None = None) -> Scene:
-    """A random edit of `scene`, of the given kind, "swap" among them (or one of EDIT_KINDS that fits the scene, each
-    equally likely)."""
-    rng = random.Random(rng) if isinstance(rng, int) else rng
-    single = scene.count == 1 and scene.second is None
-    fits = [
-        k
-        for k in EDIT_KINDS
-        if {
-            "remove": bool(scene.extras or scene.second),
-            "count": scene.second is None,
-            "position": single,
-            "add": len(scene.extras) < len(EXTRAS),
-        }.get(k, True)
-    ]
-    if kind == "swap":  # only when it is asked for: it is in no lesson
+    """A random edit of a scene.
+
+    kind: one of EDIT_KINDS or "swap"; None: one of EDIT_KINDS that fits the scene, each equally likely (so
+    two objects change places only when that is asked for: it is in no lesson). Raises ValueError for a kind
+    that does not fit.
+    """
+    rng = as_random(rng)
+    if kind == "swap":
         return edit(scene, swap=True)
+    fits = fitting_kinds(scene)
     if kind is None:
         kind = rng.choice(fits)
     elif kind not in fits:
         raise ValueError(f"a {kind!r} edit does not fit this scene")
     if kind == "add":
-        if single and rng.random() < 0.15:
-            return edit(scene, add=(rng.choice([k for k in KINDS if k != scene.kind]), rng.choice(COLOURS)))
-        return edit(scene, add=rng.choice([e for e in EXTRAS if e not in scene.extras]))
+        return _random_addition(scene, rng)
     if kind == "remove":
-        return edit(scene, remove=rng.choice([*scene.extras, *([scene.second[0]] if scene.second else [])]))
-    taken = {getattr(scene, kind)} | ({scene.second[0]} if kind == "kind" and scene.second else set())
-    return edit(scene, **{kind: rng.choice([v for v in ATTRIBUTES[kind] if v not in taken])})
+        things = list(scene.extras)
+        if scene.second:
+            things.append(scene.second[0])
+        return edit(scene, remove=rng.choice(things))
+    taken = [getattr(scene, kind)]
+    if kind == "kind" and scene.second:
+        taken.append(scene.second[0])
+    return edit(scene, **{kind: rng.choice(_others(ATTRIBUTES[kind], *taken))})
+
+
+def _random_addition(scene: Scene, rng: random.Random) -> Scene:
+    """An extra that the scene does not have, or now and then a second object beside a single one."""
+    if scene.is_single and rng.random() < COMPANY_SHARE:
+        return edit(scene, add=(rng.choice(_others(KINDS, scene.kind)), rng.choice(COLOURS)))
+    return edit(scene, add=rng.choice(_others(EXTRAS, *scene.extras)))

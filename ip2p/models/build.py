@@ -1,223 +1,264 @@
 """`ip2p models build`: every bundled model, from nothing, in the order in which they need each other.
 
-Each part keeps its checkpoint in OUT/work and is skipped once its folder is there, so a killed build goes on where it
-was. With OUT = data/models (and data/pairs, data/triplets beside it) the shipped files themselves are made again.
+Each part keeps its checkpoint in OUT/work and is skipped once its folder is there, so a killed build goes on
+where it was. With OUT = data/models (and data/pairs, data/triplets beside it) the shipped files themselves
+are made again.
 """
 
 from __future__ import annotations
 
-import json
 import textwrap
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from ip2p.models.files import CORES, minutes, save_half
+from ip2p import instructions
+from ip2p.common.devices import choose_device
+from ip2p.common.grids import grid
+from ip2p.dataset.triplets import read_triplets
+from ip2p.editing import Editor
+from ip2p.factory.pairs import make_pairs
+from ip2p.miniworld import EDIT_KINDS, render
+from ip2p.miniworld.held_out import held_out_edits
+from ip2p.models import autoencoder, clip, judge, text_encoder, text_to_image
+from ip2p.models.files import CORES, filling, minutes, save_half, write_log
 from ip2p.profiles import MINI, Profile
-
-PARTS = (
-    "autoencoder",
-    "text-encoder",
-    "mini-sd",
-    "mini-clip",
-    "mini-judge",
-    "triplets",
-    "pairs",
-    "mini-ip2p",
-)
+from ip2p.training import train
 
 FOLDERS = {"work", "mini-sd", "mini-clip", "mini-judge", "mini-ip2p"}  # one of them tells that OUT is ours
+
 TRIPLETS = 1536  # that the language model writes: 24 shards of pairs
 
 
-def build(out: str | Path, only: list[str] | None = None, device: str = "cpu", seed: int = 0) -> None:
-    """Make the parts in `only` (None: all) in the folder `out`, on `device`."""
-    out, work = Path(out), Path(out) / "work"
-    unknown = set(only or ()) - set(PARTS)
-    if unknown:
-        raise ValueError(f"there is no part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if there and not FOLDERS & there:
-        raise ValueError(
-            f"{out} is not empty and was not made by `ip2p models build`; choose a folder that is new or empty"
+@dataclass(frozen=True)
+class Build:
+    """Where one build puts its parts, and how it makes them."""
+
+    out: Path
+    device: torch.device
+    seed: int = 0
+    base: Profile = MINI
+    settings: dict[str, dict] = field(default_factory=dict)  # part -> what differs from the defaults
+
+    @property
+    def work(self) -> Path:
+        return self.out / "work"
+
+    @property
+    def mini_sd(self) -> Path:
+        return self.out / "mini-sd"
+
+    @property
+    def triplets(self) -> Path:
+        """Those that stage 1 writes."""
+        return self.out.parent / "triplets" / "generated.jsonl"
+
+    @property
+    def profile(self) -> Profile:
+        """The base profile with the models and pairs of this build."""
+        return replace(
+            self.base,
+            text_to_image=str(self.mini_sd),
+            editor=str(self.out / "mini-ip2p"),
+            clip=str(self.out / "mini-clip"),
+            pairs=str(self.out.parent / "pairs"),
         )
-    work.mkdir(parents=True, exist_ok=True)
-    profile = replace(
-        MINI,
-        text_to_image=str(out / "mini-sd"),
-        editor=str(out / "mini-ip2p"),
-        clip=str(out / "mini-clip"),
-        pairs=str(out.parent / "pairs"),
-    )
-    makers = {
-        "autoencoder": autoencoder,
-        "text-encoder": text_encoder,
-        "mini-sd": mini_sd,
-        "mini-clip": mini_clip,
-        "mini-judge": mini_judge,
-        "triplets": triplets,
-        "pairs": pairs,
-        "mini-ip2p": mini_ip2p,
-    }
-    for part in only or PARTS:
-        makers[part](out, work, profile, device, seed)
+
+    def of(self, part: str) -> dict:
+        """Keywords of a part's training."""
+        return {"device": self.device, "seed": self.seed} | self.settings.get(part, {})
+
+    def load_vae(self) -> AutoencoderKL:
+        """As it lies on the disk: before mini-sd is written in float32, afterwards rounded to fp16."""
+        return AutoencoderKL.from_pretrained(self.mini_sd / "vae", dtype=torch.float32).eval()
+
+    def load_text(self) -> tuple[CLIPTokenizer, CLIPTextModel]:
+        tokenizer = CLIPTokenizer.from_pretrained(self.mini_sd / "tokenizer")
+        encoder = CLIPTextModel.from_pretrained(self.mini_sd / "text_encoder", dtype=torch.float32)
+        return tokenizer, encoder.eval()
 
 
-def load_vae(out: Path):
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL.from_pretrained(out / "mini-sd" / "vae", dtype=torch.float32).eval()
-
-
-def load_text(out: Path):
-    """Tokenizer and text encoder."""
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    return (
-        CLIPTokenizer.from_pretrained(out / "mini-sd" / "tokenizer"),
-        CLIPTextModel.from_pretrained(out / "mini-sd" / "text_encoder", dtype=torch.float32).eval(),
-    )
+def make_autoencoder(build: Build) -> None:
+    vae = autoencoder.build(build.work, **build.of("autoencoder"))
+    with filling(build.mini_sd / "vae", last="config.json") as tmp:
+        vae.save_pretrained(tmp)
 
 
-def autoencoder(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p.models.autoencoder import build
-
-    if not (out / "mini-sd" / "vae").exists():
-        build(work, device=device, seed=seed).save_pretrained(out / "mini-sd" / "vae")
-
-
-def text_encoder(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p.models.text_encoder import build
-
-    if not (out / "mini-sd" / "text_encoder").exists():
-        tokenizer, model, figures = build(work, device=device, seed=seed)
-        print("text encoder:", figures)
-        tokenizer.save_pretrained(out / "mini-sd" / "tokenizer")
-        model.save_pretrained(out / "mini-sd" / "text_encoder")
+def make_text_encoder(build: Build) -> None:
+    tokenizer, model, figures = text_encoder.build(build.work, **build.of("text-encoder"))
+    print("text encoder:", figures)
+    tokenizer.save_pretrained(build.mini_sd / "tokenizer")
+    with filling(build.mini_sd / "text_encoder", last="config.json") as tmp:
+        model.save_pretrained(tmp)
 
 
-def mini_sd(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from diffusers import StableDiffusionPipeline
-
-    from ip2p.models import text_to_image
-
-    if (out / "mini-sd" / "model_index.json").exists():
-        return
-    vae, (tokenizer, encoder) = load_vae(out), load_text(out)
-    unet, log = text_to_image.build(work, vae, tokenizer, encoder, device=device, seed=seed)
-    save_half(
-        StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=text_to_image.new_scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ),
-        out / "mini-sd",
-    )
-    write_card(out / "mini-sd", log, SD_CARD)
+def make_mini_sd(build: Build) -> None:
+    vae = build.load_vae()
+    tokenizer, encoder = build.load_text()
+    size = build.base.resolution
+    unet, log = text_to_image.build(build.work, vae, tokenizer, encoder, size=size, **build.of("mini-sd"))
+    card = SD_CARD.format(run=run_in_words(log), size=size)
+    text_to_image.save(vae, tokenizer, encoder, unet, log, build.mini_sd, card)
 
 
-def mini_clip(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p.models import clip
-
-    if not (out / "mini-clip" / "README.md").exists():
-        vae, (tokenizer, _) = load_vae(out), load_text(out)
-        model, log = clip.build(work, tokenizer, vae, device=device, seed=seed)
-        clip.save(model, tokenizer, log, out / "mini-clip", work, vae)
-
-
-def mini_judge(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p.models import judge as judge_training
-
-    if not (out / "mini-judge" / "README.md").exists():
-        vae = load_vae(out)
-        model, log = judge_training.build(work, vae, device=device, seed=seed)
-        judge_training.save(model, log, out / "mini-judge", work, vae)
+def make_mini_clip(build: Build) -> None:
+    vae = build.load_vae()
+    tokenizer, _ = build.load_text()
+    settings = build.of("mini-clip")
+    model, log = clip.build(build.work, tokenizer, vae, size=build.base.resolution, **settings)
+    clip.save(model, tokenizer, log, build.out / "mini-clip", build.work, vae, **of_the_card(settings))
 
 
-def triplets(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p import instructions
+def make_mini_judge(build: Build) -> None:
+    vae = build.load_vae()
+    settings = build.of("mini-judge")
+    model, log = judge.build(build.work, vae, size=build.base.resolution, **settings)
+    judge.save(model, log, build.out / "mini-judge", build.work, vae, **of_the_card(settings))
 
-    counts = instructions.run(profile.captions, generated(out), TRIPLETS, seed=seed, device=device)
+
+def of_the_card(settings: dict) -> dict:
+    """What a card tells of the settings of a training."""
+    return {name: settings[name] for name in ("sets", "held_out") if name in settings}
+
+
+def make_triplets(build: Build) -> None:
+    settings = {"n": TRIPLETS, "device": str(build.device), "seed": build.seed}
+    settings |= build.settings.get("triplets", {})
+    counts = instructions.run(build.base.captions, build.triplets, **settings)
     print("triplets:", dict(counts))
 
 
-def generated(out: Path) -> Path:
-    """Where the triplets are that stage 1 writes."""
-    return out.parent / "triplets" / "generated.jsonl"
-
-
-def pairs(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p.dataset.triplets import read_triplets
-    from ip2p.factory.pairs import make_pairs
-
+def make_triplet_pairs(build: Build) -> None:
     # four candidates of a triplet, each of its own seed: so the shipped pairs were made
-    print(
-        "pairs:",
-        dict(
-            make_pairs(
-                read_triplets(generated(out)), profile.pairs, profile, seed=seed, candidates=4, per_seed=1
-            )
-        ),
-    )
+    settings = {"candidates": 4, "per_seed": 1, "seed": build.seed, "device": str(build.device)}
+    settings |= build.settings.get("pairs", {})
+    counts = make_pairs(read_triplets(build.triplets), build.profile.pairs, build.profile, **settings)
+    print("pairs:", dict(counts))
 
 
-def mini_ip2p(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
-    from ip2p.common.grids import grid
-    from ip2p.editing import Editor
-    from ip2p.miniworld import EDIT_KINDS, render
-    from ip2p.miniworld.held_out import held_out_edits
-    from ip2p.training import train
-
-    if (out / "mini-ip2p" / "model_index.json").exists():
-        return
+def make_mini_ip2p(build: Build) -> None:
+    folder, work = build.out / "mini-ip2p", build.work / "mini-ip2p"
+    profile = build.profile
     edits = held_out_edits(len(EDIT_KINDS), seed=5)  # one of each kind, to look at; measured are others
-    inputs, asked = [render(e.before) for e in edits], [e.instruction for e in edits]
+    images = [render(edit.before, profile.resolution) for edit in edits]
+    asked = [edit.instruction for edit in edits]
 
-    def sample(pipe, step):
+    def save_samples(pipe, step):
         editor = Editor(pipe, profile.guidance_scale, profile.image_guidance_scale, profile.steps)
-        sheet = grid(
-            [inputs, editor.many(inputs, asked)], columns=[textwrap.fill(text, 17) for text in asked]
+        columns = [textwrap.fill(text, 17) for text in asked]
+        sheet = grid([images, editor.many(images, asked)], columns=columns)
+        sheet.savefig(work / f"sheet-{step:06d}.png")
+
+    settings = build.of("mini-ip2p") | {"device": str(build.device)}
+    pipe, log = train(profile.pairs, work, profile, sample=save_samples, **settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_log(folder, log)
+    (folder / "README.md").write_text(IP2P_CARD.format(run=run_in_words(log)), encoding="utf-8")
+    save_half(pipe, folder)
+
+
+def run_in_words(log: list[dict]) -> str:
+    """Steps, time and hardware of a training run, for a card."""
+    return f"{log[-1]['step']:,} steps, about {minutes(log):.0f} minutes on {CORES}"
+
+
+class Part(NamedTuple):
+    """One thing to make."""
+
+    make: Callable[[Build], None]
+    done: str | None  # the file in OUT that is written last; None: `make` itself sees what is left to do
+    hours: float  # that it takes on two CPU cores, measured or (autoencoder, triplets) guessed
+
+
+PARTS = {
+    "autoencoder": Part(make_autoencoder, "mini-sd/vae/config.json", 1.0),
+    "text-encoder": Part(make_text_encoder, "mini-sd/text_encoder/config.json", 0.3),
+    "mini-sd": Part(make_mini_sd, "mini-sd/model_index.json", 2.2),
+    "mini-clip": Part(make_mini_clip, "mini-clip/README.md", 0.4),
+    "mini-judge": Part(make_mini_judge, "mini-judge/README.md", 0.7),
+    "triplets": Part(make_triplets, None, 0.5),
+    "pairs": Part(make_triplet_pairs, None, 0.6),
+    "mini-ip2p": Part(make_mini_ip2p, "mini-ip2p/model_index.json", 0.7),
+}
+
+
+def build(
+    out: str | Path,
+    only: list[str] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    *,
+    profile: Profile = MINI,
+    settings: dict[str, dict] | None = None,
+) -> None:
+    """Make the parts in `only` (None: all) in the folder `out`, on `device`; pairs and triplets lie beside
+    it.
+
+    profile: how stages 2 to 5 are run, and the side of the pictures; settings: for each part, what differs
+    from the keywords of its `build`. Raises ValueError for a part or a device that there is not, and for a
+    folder of somebody else.
+    """
+    unknown = set(only or ()) - set(PARTS)
+    if unknown:
+        raise ValueError(f"there is no part {min(unknown)!r}; choose from {', '.join(PARTS)}")
+    out = Path(out)
+    refuse_foreign(out)
+    job = Build(out, choose_device(device), seed, profile, settings or {})
+    job.work.mkdir(parents=True, exist_ok=True)
+    todo = [name for name in only or PARTS if not is_done(job, PARTS[name])]
+    print(forecast(todo), flush=True)
+    for name in todo:
+        PARTS[name].make(job)
+
+
+def refuse_foreign(out: Path) -> None:
+    """ValueError for a folder that holds something, but nothing of ours."""
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there and not FOLDERS & there:
+        raise ValueError(
+            f"{out} is not empty and was not made by `ip2p models build`; "
+            "choose a folder that is new or empty"
         )
-        sheet.savefig(work / "mini-ip2p" / f"sheet-{step:06d}.png")
-
-    pipe, log = train(profile.pairs, work / "mini-ip2p", profile, seed=seed, device=device, sample=sample)
-    save_half(pipe, out / "mini-ip2p")
-    write_card(out / "mini-ip2p", log, IP2P_CARD)
 
 
-def write_card(folder: Path, log: list[dict], card: str) -> None:
-    """The curve of the training run (JSON lines of step, loss, seconds) and the model card, beside the model."""
-    (folder / "training_log.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in log), encoding="utf-8"
-    )
-    run = f"{log[-1]['step']:,} steps, about {minutes(log):.0f} minutes on {CORES}"
-    (folder / "README.md").write_text(card.format(run=run), encoding="utf-8")
+def is_done(build: Build, part: Part) -> bool:
+    return part.done is not None and (build.out / part.done).exists()
+
+
+def forecast(names: list[str]) -> str:
+    """One sentence on how long these parts take."""
+    if not names:
+        return "everything is there already"
+    each = ", ".join(f"{name} {PARTS[name].hours:.1f}" for name in names)
+    total = sum(PARTS[name].hours for name in names)
+    return f"about {total:.1f} hours on two CPU cores, if all begin anew: {each}"
 
 
 SD_CARD = """# mini-sd
 
-A small Stable Diffusion for pictures of the miniature world (64 px, 16x16 latents): autoencoder, text encoder and
-UNet, trained from nothing. Stock diffusers loads it:
+A small Stable Diffusion for pictures of the miniature world ({size} px, 16x16 latents): autoencoder, text
+encoder and UNet, trained from nothing. Stock diffusers loads it:
 
     from diffusers import StableDiffusionPipeline
     pipe = StableDiffusionPipeline.from_pretrained("data/models/mini-sd")
     pipe("a red cat on the beach at night", guidance_scale=3, num_inference_steps=25).images[0]
 
-- Data: renders and captions by `ip2p.miniworld`, of the mix "plain": mostly one object, and plain illustrations more
-  often than the other styles. Two objects, rows of two or three and extras are rare in it, so they come out worse.
-- Autoencoder: every latent channel is normalised to a standard deviation of 1 / 0.18215, folded into the 1x1 quant
-  convolutions, so that stock pipelines, which multiply by the scaling factor 0.18215, feed the UNet unit variance.
-- Text encoder: a CLIP text transformer, trained before the UNet to fill in a form with all attributes from a caption,
-  and, with another head, what an instruction asks to change and to what. So it knows instructions as people type them
-  before any editor is trained; it is frozen from then on, and the same in mini-ip2p.
-- UNet: {run}. Epsilon prediction, min-SNR weights, 10% empty captions; Muon for the weights of hidden layers and AdamW
-  for the rest; averaged weights (EMA). The loss is in training_log.jsonl.
+- Data: renders and captions by `ip2p.miniworld`, of the mix "plain": mostly one object, and plain
+  illustrations more often than the other styles. Two objects, rows of two or three and extras are rare in it,
+  so they come out worse.
+- Autoencoder: every latent channel is normalised to a standard deviation of 1 / 0.18215, folded into the 1x1
+  quant convolutions, so that stock pipelines, which multiply by the scaling factor 0.18215, feed the UNet
+  unit variance.
+- Text encoder: a CLIP text transformer, trained before the UNet to fill in a form with all attributes from a
+  caption, and, with another head, what an instruction asks to change and to what. So it knows instructions as
+  people type them before any editor is trained; it is frozen from then on, and the same in mini-ip2p.
+- UNet: {run}. Epsilon prediction, min-SNR weights, 10% empty captions; Muon for the weights of hidden layers
+  and AdamW for the rest; averaged weights (EMA). The loss is in training_log.jsonl.
 - Made by `ip2p models build`; public domain (CC0), like all files here.
 
 ## What it reaches
@@ -229,9 +270,9 @@ Written by `ip2p evaluate`: held-out captions, read by the judge.
 
 IP2P_CARD = """# mini-ip2p
 
-Edits pictures of the miniature world as a sentence says: mini-sd, its UNet's first convolution widened for the input
-picture, trained by this project's stage 4 on the pairs in data/pairs, which its stages 1 to 3 made. It has seen no
-rendered truth. Stock diffusers loads it:
+Edits pictures of the miniature world as a sentence says: mini-sd, its UNet's first convolution widened for
+the input picture, trained by this project's stage 4 on the pairs in data/pairs, which its stages 1 to 3 made.
+It has seen no rendered truth. Stock diffusers loads it:
 
     from diffusers import StableDiffusionInstructPix2PixPipeline
     pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained("data/models/mini-ip2p")

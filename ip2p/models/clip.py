@@ -7,132 +7,166 @@ batch are hard negatives, a scene beside one edit of it, so that the similarity 
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from pathlib import Path
 
+import open_clip
 import torch
+import torch.nn.functional as F
+from open_clip.loss import ClipLoss
+from open_clip.model import CLIP
 from safetensors.torch import save_file
 
+from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.images import to_float
 from ip2p.common.train_loop import train_loop
 from ip2p.miniworld import Scene, caption
 from ip2p.miniworld.held_out import HELD_OUT
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
-from ip2p.models.files import CORES, half, minutes, names
+from ip2p.models.files import CORES, filling, half, minutes, names, write_json
 from ip2p.models.judge import SETS as JUDGE_SETS
 from ip2p.models.renders import cached_edits, cached_renders
 from ip2p.models.text_encoder import MAX_TOKENS, tokenise
 
 SETS = (*JUDGE_SETS, (5000, 2, "plain"))  # (renders, seed, mix), and an edit of each
 
-PREPROCESS = {
-    "size": 64,
-    "mode": "RGB",
-    "mean": [0.5] * 3,
-    "std": [0.5] * 3,
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}  # [-1, 1], as everywhere here
+SIZE = 64  # pixels a side of the pictures that the bundled one reads
 
 
-def model_config(tokenizer) -> dict:
-    """The model's configuration, as open_clip reads it."""
+def preprocess_config(size: int = SIZE) -> dict:
+    """What open_clip does to a picture first: to [-1, 1], as everywhere here."""
     return {
-        "embed_dim": 128,
-        "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 1], "width": 14, "head_width": 64},
-        "text_cfg": {
-            "context_length": MAX_TOKENS,
-            "vocab_size": len(tokenizer),
-            "width": 96,
-            "heads": 4,
-            "layers": 2,
-            "pool_type": "eos",
-            "eos_id": tokenizer.eos_token_id,
-            "hf_tokenizer_name": "data/models/mini-clip",
-        },  # "local-dir:" takes its own folder instead
+        "size": size,
+        "mode": "RGB",
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
     }
 
 
-def new_clip(tokenizer):
-    from open_clip.model import CLIP
+def model_config(tokenizer, size: int = SIZE) -> dict:
+    """The model's configuration, as open_clip reads it. size: pixels a side of its pictures."""
+    vision = {"image_size": size, "layers": [2, 2, 2, 1], "width": 14, "head_width": 64}
+    text = {
+        "context_length": MAX_TOKENS,
+        "vocab_size": len(tokenizer),
+        "width": 96,
+        "heads": 4,
+        "layers": 2,
+        "pool_type": "eos",
+        "eos_id": tokenizer.eos_token_id,
+        "hf_tokenizer_name": "data/models/mini-clip",  # "local-dir:" takes its own folder instead
+    }
+    return {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text}
 
-    return CLIP(**model_config(tokenizer))
+
+def new_clip(tokenizer, size: int = SIZE) -> CLIP:
+    """An open_clip model for this tokenizer, not trained."""
+    return CLIP(**model_config(tokenizer, size))
 
 
 @torch.no_grad()
-def image_features(model, pictures: torch.Tensor, batch: int = 256) -> torch.Tensor:
-    """(n, 3, 64, 64) uint8 -> (n, 128), of unit length."""
+def image_features(model: CLIP, pictures: torch.Tensor, batch: int = 256) -> torch.Tensor:
+    """(n, 3, size, size) uint8 -> (n, 128), of unit length."""
     device = model.logit_scale.device
-    return torch.cat(
-        [model.encode_image(to_float(p.to(device)), normalize=True).cpu() for p in pictures.split(batch)]
-    )
+    features = []
+    for part in pictures.split(batch):
+        features.append(model.encode_image(to_float(part.to(device)), normalize=True).cpu())
+    return torch.cat(features)
 
 
 @torch.no_grad()
-def text_features(model, tokenizer, texts: list[str], batch: int = 256) -> torch.Tensor:
+def text_features(model: CLIP, tokenizer, texts: list[str], batch: int = 256) -> torch.Tensor:
     """n texts -> (n, 128), of unit length."""
     device = model.logit_scale.device
-    return torch.cat(
-        [
-            model.encode_text(ids.to(device), normalize=True).cpu()
-            for ids in tokenise(tokenizer, texts).split(batch)
-        ]
-    )
+    features = []
+    for ids in tokenise(tokenizer, texts).split(batch):
+        features.append(model.encode_text(ids.to(device), normalize=True).cpu())
+    return torch.cat(features)
+
+
+def distinct_groups(scenes: list[Scene], group: int) -> list[list[int]]:
+    """Rows in groups of `group`, in their order; no two of a group show the same. What is left over is in
+    none."""
+    groups, current, seen = [], [], set()
+    for row, scene in enumerate(scenes):
+        shown = tuple(scene.attributes().items())
+        if shown not in seen:
+            current.append(row)
+            seen.add(shown)
+        if len(current) == group:
+            groups.append(current)
+            current, seen = [], set()
+    return groups
 
 
 def retrieval(images: torch.Tensor, texts: torch.Tensor, scenes: list[Scene], group: int = 100) -> dict:
-    """How often the own one is the most similar of `group` distinct scenes, over all full groups of rows."""
-    groups, current, seen = [], [], set()
-    for i, scene in enumerate(scenes):
-        key = tuple(scene.attributes().items())
-        if key not in seen:
-            current, seen = [*current, i], seen | {key}
-        if len(current) == group:
-            groups, current, seen = [*groups, current], [], set()
-    right = torch.tensor(
-        [
-            [(s.argmax(d) == torch.arange(group)).float().mean() for d in (1, 0)]
-            for s in (images[g] @ texts[g].T for g in groups)
-        ]
-    )
+    """How often the own one is the most similar of `group` distinct scenes, over all full groups of rows.
+
+    images, texts: features (n, d) of the n scenes. Returns the number of groups and both shares.
+    """
+    group = min(group, len(scenes))
+    own = torch.arange(group)
+    groups = distinct_groups(scenes, group)
+    to_text, to_image = [], []
+    for rows in groups:
+        similarities = images[rows] @ texts[rows].T
+        to_text.append((similarities.argmax(1) == own).float().mean())
+        to_image.append((similarities.argmax(0) == own).float().mean())
     return {
         "groups": len(groups),
-        "image_to_text": right[:, 0].mean().item(),
-        "text_to_image": right[:, 1].mean().item(),
+        "image_to_text": torch.tensor(to_text).mean().item(),
+        "text_to_image": torch.tensor(to_image).mean().item(),
     }
 
 
 def edits_told(before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor]) -> dict:
     """On true edits, (image, text) features before and after: how often the edited picture is more similar to
     its own caption than to the one before; directional similarity, and that with another edit's captions."""
-    (i0, t0), (i1, t1) = before, after
-    images, texts = (torch.nn.functional.normalize(d, dim=-1) for d in (i1 - i0, t1 - t0))
-    told = ((i1 * t1).sum(-1) > (i1 * t0).sum(-1)).float().mean().item()
+    image_0, text_0 = before
+    image_1, text_1 = after
+    image_change = F.normalize(image_1 - image_0, dim=-1)
+    text_change = F.normalize(text_1 - text_0, dim=-1)
+    own_preferred = (image_1 * text_1).sum(-1) > (image_1 * text_0).sum(-1)
     return {
-        "edits": len(i0),
-        "own_caption_preferred": told,
-        "direction": (images * texts).sum(-1).mean().item(),
-        "direction_shuffled": (images * texts.roll(1, 0)).sum(-1).mean().item(),
+        "edits": len(image_0),
+        "own_caption_preferred": own_preferred.float().mean().item(),
+        "direction": (image_change * text_change).sum(-1).mean().item(),
+        "direction_shuffled": (image_change * text_change.roll(1, 0)).sum(-1).mean().item(),
     }
 
 
-def measure(model, tokenizer, work: Path, vae=None, n: int = 2000, n_edits: int = 500) -> dict:
-    """Retrieval and edits on held-out scenes of the mix "plain"; retrieval also after the autoencoder."""
-    scenes, pictures = cached_renders(work, n, HELD_OUT)
-    edited, edited_pictures = cached_edits(work, n_edits, HELD_OUT)
-    texts = text_features(model, tokenizer, [caption(s, i) for i, s in enumerate(scenes)])
+def picture_size(model: CLIP) -> int:
+    """Pixels a side of the pictures that a model reads."""
+    size = model.visual.image_size
+    return size if isinstance(size, int) else size[0]
+
+
+def seeded_captions(scenes: list[Scene]) -> list[str]:
+    """One caption a scene, worded at random, and always alike."""
+    return [caption(scene, i) for i, scene in enumerate(scenes)]
+
+
+def measure(model: CLIP, tokenizer, work: Path, vae=None, n: int = 2000, n_edits: int = 500) -> dict:
+    """Retrieval and edits on held-out scenes of the mix "plain"; retrieval also after the autoencoder `vae`.
+
+    n: scenes; n_edits: how many of them are edited, at most n.
+    """
+    size = picture_size(model)
+    n_edits = min(n, n_edits)
+    scenes, pictures = cached_renders(work, n, HELD_OUT, size=size)
+    edited, edited_pictures = cached_edits(work, n_edits, HELD_OUT, size=size)
+    texts = text_features(model, tokenizer, seeded_captions(scenes))
     images = image_features(model, pictures)
-    after = (
-        image_features(model, edited_pictures),
-        text_features(model, tokenizer, [caption(s, i) for i, s in enumerate(edited)]),
-    )
+    edited_texts = text_features(model, tokenizer, seeded_captions(edited))
+    edited_images = image_features(model, edited_pictures)
     figures = {
         "held_out": n,
         "renders": retrieval(images, texts, scenes),
-        "edits": edits_told((images[:n_edits], texts[:n_edits]), after),
+        "edits": edits_told((images[:n_edits], texts[:n_edits]), (edited_images, edited_texts)),
     }
     if vae is not None:
         repainted = image_features(model, decode(vae, encode(vae, pictures, 64), 64))
@@ -140,69 +174,93 @@ def measure(model, tokenizer, work: Path, vae=None, n: int = 2000, n_edits: int 
     return figures
 
 
+class Lessons:
+    """Pictures and their scenes, half of them pairs: a scene beside one edit of it.
+
+    The autoencoder repaints pairs of the first sets alone, those that the judge learns from, too.
+    """
+
+    def __init__(self, work: Path, vae, sets: tuple, size: int, seed: int):
+        self.scenes, self.pictures, _ = training_pairs(work, sets, size)
+        if vae is not None:
+            of_judge = 2 * sum(n for n, *_ in sets[: len(JUDGE_SETS)])
+            pictures = self.pictures[:of_judge]
+            self.repainted_rows, self.repainted = repainted_pairs(work, vae, pictures, seed=seed)
+
+    def take(
+        self, n: int, generator: torch.Generator, half_repainted: bool
+    ) -> tuple[torch.Tensor, list[Scene]]:
+        """Pictures (n, 3, size, size) uint8 and their scenes, in random order."""
+        if half_repainted:
+            rows = pairs_and_others(len(self.pictures), n // 8, generator)
+            again = pairs_and_others(len(self.repainted), n // 8, generator)
+            x = torch.cat([self.pictures[rows], self.repainted[again]])
+            rows = torch.cat([rows, self.repainted_rows[again]])
+        else:
+            rows = pairs_and_others(len(self.pictures), n // 4, generator)
+            x = self.pictures[rows]
+        order = torch.randperm(len(rows), generator=generator)
+        return x[order], [self.scenes[row] for row in rows[order].tolist()]
+
+
+def pairs_and_others(n: int, pairs: int, generator: torch.Generator) -> torch.Tensor:
+    """4 * `pairs` of n rows: so many pairs of neighbours (a scene and its edit), and as many rows from
+    anywhere."""
+    first = torch.randint(n // 2, (pairs,), generator=generator) * 2
+    others = torch.randint(n, (2 * pairs,), generator=generator)
+    return torch.cat([torch.stack([first, first + 1], 1).flatten(), others])
+
+
+def similarity_inputs(model: CLIP, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What open_clip's loss takes: image features, text features, and the scale, at most 100 as in the
+    paper."""
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(100))
+    images = model.encode_image(x, normalize=True)
+    texts = model.encode_text(ids, normalize=True)
+    return images, texts, model.logit_scale.exp()
+
+
 def build(
     work: Path,
     tokenizer,
     vae=None,
     *,
-    device: str = "cpu",
+    size: int = SIZE,
+    device: str | torch.device = "cpu",
     steps: int = 1280,
     batch: int = 128,
+    held_out: int = 2000,
     seed: int = 0,
     sets=SETS,
-    stop_after: int | None = None,
-):
+) -> tuple[CLIP, list[dict]]:
     """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample
-    has been through the autoencoder `vae` (None: stop there). Returns the open_clip model and the log."""
-    from open_clip.loss import ClipLoss
+    has been through the autoencoder `vae` (None: stop there). Returns the open_clip model and the log.
 
+    size: pixels a side of the pictures; batch: pictures with captions in a step, a multiple of 8; held_out:
+    renders to be measured on later, some of which are looked at now and then; sets: as of `training_pairs`.
+    """
     torch.manual_seed(seed)
-    model, clip_loss = new_clip(tokenizer).to(device, memory_format=torch.channels_last), ClipLoss()
-    scenes, pictures, _ = training_pairs(work, sets)
+    model = new_clip(tokenizer, size).to(device, memory_format=torch.channels_last)
+    clip_loss = ClipLoss()
+    lessons = Lessons(work, vae, sets, size, seed)
     repaint_from = steps // 2
-    if vae is None:
-        stop_after = min(stop_after or steps, repaint_from)
-    else:
-        of_judge = 2 * sum(n for n, *_ in sets[: len(JUDGE_SETS)])
-        painted, paint = repainted_pairs(work, vae, pictures[:of_judge], seed=seed)
-    test, held_out = cached_renders(work, 2000, HELD_OUT)
-    test, held_out = test[:500], held_out[:500]
-    words = [caption(s, i) for i, s in enumerate(test)]
-
-    def draw_rows(n, pairs, generator):
-        """Half of the batch in pairs of neighbours (a scene and its edit), the rest from anywhere."""
-        some = torch.randint(n // 2, (pairs,), generator=generator) * 2
-        rest = torch.randint(n, (2 * pairs,), generator=generator)
-        return torch.cat([torch.stack([some, some + 1], 1).flatten(), rest])
+    scenes, pictures = cached_renders(work, held_out, HELD_OUT, size=size)
+    scenes, pictures = scenes[:500], pictures[:500]
+    texts = seeded_captions(scenes)
 
     def step_loss(model, generator, step):
         rng = random.Random(seed * 1_000_003 + step)
-        if step < repaint_from:
-            rows = draw_rows(len(pictures), batch // 4, generator)
-            x = pictures[rows]
-        else:
-            own = draw_rows(len(pictures), batch // 8, generator)
-            again = draw_rows(len(paint), batch // 8, generator)
-            rows, x = torch.cat([own, painted[again]]), torch.cat([pictures[own], paint[again]])
-        mixed = torch.randperm(len(rows), generator=generator)
-        rows, x = rows[mixed], corrupt(to_float(x[mixed]), generator)
-        ids = tokenise(tokenizer, [caption(scenes[i], rng) for i in rows.tolist()])
-        x = x.to(device, memory_format=torch.channels_last)
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(100))  # as in the paper
-        return clip_loss(
-            model.encode_image(x, normalize=True),
-            model.encode_text(ids.to(device), normalize=True),
-            model.logit_scale.exp(),
-        )
+        x, shown = lessons.take(batch, generator, half_repainted=step >= repaint_from)
+        x = corrupt(to_float(x), generator).to(device, memory_format=torch.channels_last)
+        ids = tokenise(tokenizer, [caption(scene, rng) for scene in shown]).to(device)
+        return clip_loss(*similarity_inputs(model, x, ids))
 
-    def sample(step):
-        found = retrieval(image_features(model, held_out), text_features(model, tokenizer, words), test)
-        print(
-            f"mini-clip, step {step}: image to text {found['image_to_text']:.3f}, "
-            f"text to image {found['text_to_image']:.3f}",
-            flush=True,
-        )
+    def report(step):
+        images = image_features(model, pictures)
+        found = retrieval(images, text_features(model, tokenizer, texts), scenes)
+        shares = f"image to text {found['image_to_text']:.3f}, text to image {found['text_to_image']:.3f}"
+        print(f"mini-clip, step {step}: {shares}", flush=True)
 
     log = train_loop(
         step_loss,
@@ -211,26 +269,29 @@ def build(
         steps=steps,
         lr=2e-3,
         seed=seed,
-        sample=sample,
+        sample=report,
         sample_minutes=3,
         desc="mini-clip",
         decay=0.5,
         weight_decay=0.05,
-        stop_after=stop_after,
+        stop_after=repaint_from if vae is None else None,
         save_minutes=2,
     )
     return model, log
 
 
-def calibrate(folder: str | Path, work: Path, vae, n: int = 500, share: float = 0.05) -> dict[str, float]:
-    """The filter's thresholds: what all but `share` of held-out true edits reach, each criterion on its own, after
-    the autoencoder. A good pair is as alike and as well pointed as a true one; the judge is not asked."""
-    from ip2p.clip_filter import ClipSimilarity
-
-    (before, a), (after, b) = cached_renders(work, n, HELD_OUT), cached_edits(work, n, HELD_OUT)
-    images = (decode(vae, encode(vae, x, 64), 64).float() / 255 for x in (a, b))
-    sim = ClipSimilarity(str(folder))(*images, *([caption(s) for s in scenes] for scenes in (before, after)))
-    low = {name: x.quantile(share).item() for name, x in zip(sim._fields, sim, strict=True)}
+def calibrate(
+    folder: str | Path, work: Path, vae, n: int = 500, share: float = 0.05, size: int = SIZE
+) -> dict[str, float]:
+    """The filter's thresholds: what all but `share` of held-out true edits reach, each criterion on its own,
+    after the autoencoder. A good pair is as alike and as well pointed as a true one; the judge is not
+    asked."""
+    scenes_0, pictures_0 = cached_renders(work, n, HELD_OUT, size=size)
+    scenes_1, pictures_1 = cached_edits(work, n, HELD_OUT, size=size)
+    images = [decode(vae, encode(vae, x, 64), 64).float() / 255 for x in (pictures_0, pictures_1)]
+    captions = [[caption(scene) for scene in scenes] for scenes in (scenes_0, scenes_1)]
+    similarities = ClipSimilarity(str(folder))(*images, *captions)
+    low = {name: x.quantile(share).item() for name, x in similarities._asdict().items()}
     return {
         "min_image": low["sim_image"],
         "min_caption": min(low["sim_0"], low["sim_1"]),
@@ -238,46 +299,61 @@ def calibrate(folder: str | Path, work: Path, vae, n: int = 500, share: float = 
     }
 
 
-def load(folder: str | Path):
+def load(folder: str | Path) -> tuple:
     """The model in a folder, by stock open_clip: (model, its tokenizer as of transformers)."""
-    import open_clip
-
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     return model.eval(), open_clip.get_tokenizer(f"local-dir:{folder}").tokenizer
 
 
-def save(model, tokenizer, log: list[dict], folder: Path, work: Path, vae, hardware: str = CORES) -> dict:
+def save(
+    model: CLIP,
+    tokenizer,
+    log: list[dict],
+    folder: Path,
+    work: Path,
+    vae,
+    *,
+    sets=SETS,
+    held_out: int = 2000,
+    hardware: str = CORES,
+) -> dict:
     """Write data/models/mini-clip as open_clip's hub folders are, a card with figures measured on what was
     written. Returns the figures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = model_config(tokenizer)
-    full = {"model_cfg": config, "preprocess_cfg": PREPROCESS}
-    (folder / "open_clip_config.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
-    (folder / "mini-clip.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    tokenizer.save_pretrained(folder)
-    save_file(half(model), folder / "open_clip_model.safetensors")
-    figures = measure(*load(folder), work, vae)
-    edits = figures["edits"]
-    (folder / "README.md").write_text(
-        CARD.format(
-            parameters=sum(p.numel() for p in model.parameters()),
-            steps=log[-1]["step"],
-            minutes=minutes(log),
-            hardware=hardware,
-            n=figures["held_out"],
-            renders=2 * sum(n for n, *_ in SETS),
-            clean=figures["renders"],
-            again=figures["after_autoencoder"],
-            n_edits=edits["edits"],
-            told=edits["own_caption_preferred"],
-            direction=edits["direction"],
-            shuffled=edits["direction_shuffled"],
-            sets=names(SETS),
-            **calibrate(folder, work, vae),
-        ),
-        encoding="utf-8",
-    )
+    size = picture_size(model)
+    config = model_config(tokenizer, size)
+    with filling(folder, last="README.md") as tmp:
+        both = {"model_cfg": config, "preprocess_cfg": preprocess_config(size)}
+        write_json(tmp / "open_clip_config.json", both, indent=1)
+        write_json(tmp / "mini-clip.json", config, indent=1)
+        tokenizer.save_pretrained(tmp)
+        save_file(half(model), tmp / "open_clip_model.safetensors")
+        figures = measure(*load(tmp), work, vae, held_out)
+        thresholds = calibrate(tmp, work, vae, min(500, held_out), size=size)
+        parameters = sum(p.numel() for p in model.parameters())
+        card = model_card(figures, thresholds, parameters, log, sets, hardware)
+        (tmp / "README.md").write_text(card, encoding="utf-8")
     return figures
+
+
+def model_card(figures: dict, thresholds: dict, parameters: int, log: list[dict], sets, hardware: str) -> str:
+    """The text of the folder's README.md. figures: those of `measure`; thresholds: those of `calibrate`."""
+    edits = figures["edits"]
+    return CARD.format(
+        parameters=parameters,
+        steps=log[-1]["step"],
+        minutes=minutes(log),
+        hardware=hardware,
+        n=figures["held_out"],
+        renders=2 * sum(n for n, *_ in sets),
+        clean=figures["renders"],
+        again=figures["after_autoencoder"],
+        n_edits=edits["edits"],
+        told=edits["own_caption_preferred"],
+        direction=edits["direction"],
+        shuffled=edits["direction_shuffled"],
+        sets=names(sets),
+        **thresholds,
+    )
 
 
 CARD = """# mini-clip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -13,10 +12,10 @@ from ip2p.common.images import to_float
 from ip2p.common.train_loop import train_loop
 from ip2p.miniworld import ATTRIBUTES, Scene
 from ip2p.miniworld.held_out import HELD_OUT
-from ip2p.miniworld.judging import Judge, judge, load_judge
+from ip2p.miniworld.judging import SIZE, Judge, judge, load_judge
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
-from ip2p.models.files import CORES, half, minutes, names
+from ip2p.models.files import CORES, filling, half, minutes, names, write_json
 from ip2p.models.renders import cached_renders
 
 SETS = ((6000, 1, "plain"), (5000, 3, "even"))  # (renders, seed, mix), and an edit of each
@@ -24,78 +23,105 @@ SETS = ((6000, 1, "plain"), (5000, 3, "even"))  # (renders, seed, mix), and an e
 EVEN_SHARE = 0.3  # of the samples; the rest are of the mix "plain"
 
 
+HALF_WAY = 0.5  # share of the steps after which every second sample has been through the autoencoder
+
+
 def classes(scenes: list[Scene]) -> torch.Tensor:
     """The number of each attribute's value: (n, attributes) int64."""
-    todo = (scene.attributes() for scene in scenes)
-    return torch.tensor([[values.index(a[name]) for name, values in ATTRIBUTES.items()] for a in todo])
+    rows = []
+    for scene in scenes:
+        attributes = scene.attributes()
+        rows.append([values.index(attributes[name]) for name, values in ATTRIBUTES.items()])
+    return torch.tensor(rows)
 
 
 def accuracy(model: Judge, pictures: torch.Tensor, scenes: list[Scene]) -> dict[str, float]:
-    """Share read right, by attribute."""
-    seen = judge(pictures, model)
-    truth = [scene.attributes() for scene in scenes]
-    return {
-        name: sum(a[name] == b[name] for a, b in zip(seen, truth, strict=True)) / len(truth)
-        for name in ATTRIBUTES
-    }
+    """Share read right, by attribute. pictures: (n, 3, h, w) uint8."""
+    right = dict.fromkeys(ATTRIBUTES, 0)
+    for reading, scene in zip(judge(pictures, model), scenes, strict=True):
+        truth = scene.attributes()
+        for name in ATTRIBUTES:
+            right[name] += reading[name] == truth[name]
+    return {name: count / len(scenes) for name, count in right.items()}
 
 
 def measure(model: Judge, work: Path, vae=None, n: int = 2000) -> dict:
-    """Accuracy on held-out renders of the mix "plain", and on the same after the autoencoder."""
-    scenes, pictures = cached_renders(work, n, HELD_OUT)
+    """Accuracy on `n` held-out renders of the mix "plain", and on the same after the autoencoder."""
+    scenes, pictures = cached_renders(work, n, HELD_OUT, size=model.size)
     figures = {"held_out": n, "renders": accuracy(model, pictures, scenes)}
     if vae is not None:
-        figures["after_autoencoder"] = accuracy(model, decode(vae, encode(vae, pictures, 64), 64), scenes)
+        repainted = decode(vae, encode(vae, pictures, 64), 64)
+        figures["after_autoencoder"] = accuracy(model, repainted, scenes)
     return figures
+
+
+class Lessons:
+    """Pictures and the classes of their attributes, drawn at random from renders and, later, from repainted
+    ones."""
+
+    def __init__(self, work: Path, vae, sets: tuple, size: int, seed: int):
+        scenes, self.pictures, even = training_pairs(work, sets, size)
+        self.truth = classes(scenes)
+        self.plain = torch.nonzero(~even).flatten()  # rows of either mix
+        self.even = torch.nonzero(even).flatten()
+        if vae is not None:
+            self.repainted_rows, self.repainted = repainted_pairs(work, vae, self.pictures, seed=seed)
+
+    def take(
+        self, n: int, generator: torch.Generator, half_repainted: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures (n, 3, size, size) uint8 and classes (n, attributes)."""
+        from_even = torch.rand(n, generator=generator) < EVEN_SHARE
+        places = torch.rand(n, generator=generator)
+        plain = self.plain[(places * len(self.plain)).long()]
+        even = self.even[(places * len(self.even)).long()]
+        rows = torch.where(from_even, even, plain)
+        x, y = self.pictures[rows], self.truth[rows]
+        if half_repainted:
+            again = torch.randint(len(self.repainted), (n // 2,), generator=generator)
+            x[::2] = self.repainted[again]
+            y[::2] = self.truth[self.repainted_rows[again]]
+        return x, y
 
 
 def build(
     work: Path,
     vae=None,
     *,
-    device: str = "cpu",
+    size: int = SIZE,
+    device: str | torch.device = "cpu",
     steps: int = 4000,
     batch: int = 64,
+    held_out: int = 2000,
     seed: int = 0,
     sets=SETS,
-    stop_after: int | None = None,
 ) -> tuple[Judge, list[dict]]:
     """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample
-    has been through the autoencoder `vae` (None: stop there). Returns the judge and the log."""
+    has been through the autoencoder `vae` (None: stop there). Returns the judge and the log.
+
+    size: pixels a side of the pictures; held_out: renders to be measured on later, some of which are looked
+    at now and then; sets: as of `training_pairs`.
+    """
     torch.manual_seed(seed)
-    model = Judge().to(device, memory_format=torch.channels_last)
-    scenes, pictures, even = training_pairs(work, sets)
-    truth = classes(scenes)
-    pools = [torch.nonzero(even == kind).flatten() for kind in (False, True)]
-    repaint_from = steps // 2
-    if vae is None:
-        stop_after = min(stop_after or steps, repaint_from)
-    else:
-        painted, paint = repainted_pairs(work, vae, pictures, seed=seed)
-    test, held_out = cached_renders(work, 2000, HELD_OUT)
-    test, held_out = test[:300], held_out[:300]
+    model = Judge(size=size).to(device, memory_format=torch.channels_last)
+    lessons = Lessons(work, vae, sets, size, seed)
+    repaint_from = int(HALF_WAY * steps)
+    scenes, pictures = cached_renders(work, held_out, HELD_OUT, size=size)
+    scenes, pictures = scenes[:300], pictures[:300]
 
     def step_loss(model, generator, step):
-        from_even = torch.rand(batch, generator=generator) < EVEN_SHARE
-        places = torch.rand(batch, generator=generator)
-        plain, even = (pool[(places * len(pool)).long()] for pool in pools)
-        rows = torch.where(from_even, even, plain)
-        x, y = pictures[rows], truth[rows]
-        if step >= repaint_from:
-            again = torch.randint(len(paint), (batch // 2,), generator=generator)
-            x[::2], y[::2] = paint[again], truth[painted[again]]
+        x, y = lessons.take(batch, generator, half_repainted=step >= repaint_from)
         x = corrupt(to_float(x), generator).to(device, memory_format=torch.channels_last)
         y = y.to(device)
-        return sum(F.cross_entropy(out, y[:, i]) for i, out in enumerate(model(x).values()))
+        losses = [F.cross_entropy(logits, y[:, i]) for i, logits in enumerate(model(x).values())]
+        return sum(losses)
 
-    def sample(step):
-        right = accuracy(model, held_out, test)
+    def report(step):
+        right = accuracy(model, pictures, scenes)
+        mean = sum(right.values()) / len(right)
         worst = sorted(right, key=right.get)[:5]
-        print(
-            f"judge, step {step}: mean {sum(right.values()) / len(right):.4f}; "
-            + ", ".join(f"{name} {right[name]:.3f}" for name in worst),
-            flush=True,
-        )
+        by_name = ", ".join(f"{name} {right[name]:.3f}" for name in worst)
+        print(f"judge, step {step}: mean {mean:.4f}; {by_name}", flush=True)
 
     log = train_loop(
         step_loss,
@@ -104,46 +130,58 @@ def build(
         steps=steps,
         lr=2e-3,
         seed=seed,
-        sample=sample,
+        sample=report,
         sample_minutes=3,
         desc="judge",
         decay=0.6,
-        stop_after=stop_after,
+        stop_after=repaint_from if vae is None else None,
         save_minutes=2,
     )
     return model, log
 
 
-def save(model: Judge, log: list[dict], folder: Path, work: Path, vae, hardware: str = CORES) -> dict:
+def save(
+    model: Judge,
+    log: list[dict],
+    folder: Path,
+    work: Path,
+    vae,
+    *,
+    sets=SETS,
+    held_out: int = 2000,
+    hardware: str = CORES,
+) -> dict:
     """Write data/models/mini-judge: config, fp16 weights, a card with figures measured on what was written.
     Returns the figures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(model.config, indent=1) + "\n", encoding="utf-8")
-    save_file(half(model), folder / "model.safetensors")
+    with filling(folder, last="README.md") as tmp:
+        write_json(tmp / "config.json", model.config, indent=1)
+        save_file(half(model), tmp / "model.safetensors")
+        load_judge.cache_clear()
+        figures = measure(load_judge(tmp), work, vae, held_out)
+        card = model_card(figures, sum(p.numel() for p in model.parameters()), log, sets, hardware)
+        (tmp / "README.md").write_text(card, encoding="utf-8")
     load_judge.cache_clear()
-    figures = measure(load_judge(folder), work, vae)
-    clean, again = figures["renders"], figures["after_autoencoder"]
-    rows = "\n".join(
-        f"| {name} | {len(values)} | {clean[name]:.2%} | {again[name]:.2%} |"
-        for name, values in ATTRIBUTES.items()
-    )
-    mean = {key: sum(right.values()) / len(right) for key, right in figures.items() if key != "held_out"}
-    (folder / "README.md").write_text(
-        CARD.format(
-            parameters=sum(p.numel() for p in model.parameters()),
-            steps=log[-1]["step"],
-            minutes=minutes(log),
-            hardware=hardware,
-            rows=rows,
-            n=figures["held_out"],
-            clean=mean["renders"],
-            again=mean["after_autoencoder"],
-            renders=2 * sum(n for n, *_ in SETS),
-            sets=names(SETS),
-        ),
-        encoding="utf-8",
-    )
     return figures
+
+
+def model_card(figures: dict, parameters: int, log: list[dict], sets, hardware: str) -> str:
+    """The text of the folder's README.md. figures: those of `measure`."""
+    clean, again = figures["renders"], figures["after_autoencoder"]
+    rows = []
+    for name, values in ATTRIBUTES.items():
+        rows.append(f"| {name} | {len(values)} | {clean[name]:.2%} | {again[name]:.2%} |")
+    return CARD.format(
+        parameters=parameters,
+        steps=log[-1]["step"],
+        minutes=minutes(log),
+        hardware=hardware,
+        rows="\n".join(rows),
+        n=figures["held_out"],
+        clean=sum(clean.values()) / len(clean),
+        again=sum(again.values()) / len(again),
+        renders=2 * sum(n for n, *_ in sets),
+        sets=names(sets),
+    )
 
 
 CARD = """# mini-judge

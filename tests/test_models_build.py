@@ -1,0 +1,153 @@
+"""`ip2p models build`: every part is made, in sizes that take seconds; a build that was stopped goes on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ip2p.common.train_loop import train_loop
+from ip2p.dataset.shards import read_pairs
+from ip2p.miniworld.judging import Judge, judge, load_judge
+from ip2p.models import text_to_image
+from ip2p.models.build import PARTS, build, forecast
+from ip2p.models.clip import model_config, preprocess_config
+from ip2p.models.files import filling, save_half
+from ip2p.profiles import MINI, load_edit_pipeline
+
+SETS = ((8, 1, "plain"), (6, 3, "even"))
+TINY = {
+    "autoencoder": {"steps": 1, "batch": 2, "renders": 8},
+    "text-encoder": {"steps": 2, "batch": 2, "texts": 200, "vocab_size": 600, "held_out": 4},
+    "mini-sd": {"steps": 2, "batch": 2, "renders": 8, "shown": 2},
+    "mini-clip": {"steps": 2, "batch": 8, "sets": SETS, "held_out": 8},
+    "mini-judge": {"steps": 2, "batch": 8, "sets": SETS, "held_out": 8},
+    "triplets": {"n": 2},
+    "pairs": {"candidates": 1},
+    "mini-ip2p": {"steps": 2, "batch": 2},
+}
+# Everything passes the filter: what is painted after two steps of training looks like nothing.
+HASTY = replace(MINI, pair_steps=1, steps=1, min_image=-1.0, min_caption=-1.0, min_direction=-1.0)
+TRIPLETS = [
+    {"input": "a red cat on a farm", "edit": "make it blue", "output": "a blue cat on a farm"},
+    {"input": "a red dog on a beach", "edit": "make it night", "output": "a red dog on a beach at night"},
+]
+
+
+def times(folder) -> dict:
+    """When each of the files of a build was written, but for those of its work."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "work" not in path.parts]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A build that was stopped after the UNet's training, before mini-sd was written, and then went on."""
+    out = tmp_path_factory.mktemp("build") / "models"
+    written = out.parent / "triplets" / "generated.jsonl"  # as the language model would have left it
+    written.parent.mkdir()
+    written.write_text("".join(json.dumps(row) + "\n" for row in TRIPLETS))
+    (out / "mini-sd" / "unet").mkdir(parents=True)
+    (out / "mini-sd" / "unet" / "notes.txt").write_text("mine")
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_to_image, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(out, device="cpu", profile=HASTY, settings=TINY)
+    before = times(out)
+    steps = []
+
+    def counted(loss_fn, *args, **options):
+        def count(model, generator, step):
+            steps.append(step)
+            return loss_fn(model, generator, step)
+
+        return train_loop(count, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_to_image, "train_loop", counted)
+        build(out, device="cpu", profile=HASTY, settings=TINY)
+    return out, before, steps
+
+
+def test_every_part_is_made_and_loads(built):
+    out, _, _ = built
+    pipe = load_edit_pipeline(str(out / "mini-ip2p"))
+    assert pipe.unet.config.in_channels == 8
+    model = load_judge(out / "mini-judge")
+    assert len(judge(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), model)) == 2
+    assert len(read_pairs(out.parent / "pairs")) == 2
+    for name in ("mini-sd", "mini-clip", "mini-judge", "mini-ip2p"):
+        card = (out / name / "README.md").read_text(encoding="utf-8")
+        assert "2 steps" in card and "{" not in card
+
+
+def test_a_stopped_build_goes_on(built):
+    out, before, steps = built
+    assert steps == []  # the UNet had learned all, and was read from its checkpoint
+    vae = out / "mini-sd" / "vae" / "config.json"
+    for path in before:  # made, and not made again: only what mini-sd rounds to fp16 is written anew
+        assert path.exists()
+    assert vae in before and times(out)[vae] >= before[vae]
+    after = times(out)
+    build(out, only=["autoencoder", "mini-sd", "mini-clip"], device="cpu", profile=HASTY, settings=TINY)
+    assert times(out) == after
+
+
+def test_what_others_put_beside_a_model_stays(built):
+    out, _, _ = built
+    assert (out / "mini-sd" / "unet" / "notes.txt").read_text() == "mine"
+
+
+def test_nothing_is_moved_if_writing_fails(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="full"), filling(tmp_path / "model", last="b.txt") as tmp:
+        (tmp / "a.txt").write_text("new")
+        raise OSError("the disk is full")
+    assert (tmp_path / "model" / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_weights_that_ship_are_fp16_and_load_as_float32(tiny_pipe, tmp_path):
+    from diffusers import StableDiffusionPipeline
+    from safetensors.torch import load_file
+
+    save_half(tiny_pipe, tmp_path / "pipe")
+    weights = load_file(tmp_path / "pipe" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {x.dtype for x in weights.values()} == {torch.float16}
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "pipe")
+    assert pipe.text_encoder.dtype == pipe.unet.dtype == torch.float32
+
+
+def test_the_forecast_names_what_is_left():
+    assert "mini-sd 2.2" in forecast(list(PARTS)) and "mini-sd" not in forecast(["mini-clip"])
+    assert forecast([]) == "everything is there already"
+
+
+def test_an_unknown_part_or_device_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no part 'mini-gpt'"):
+        build(tmp_path, only=["mini-gpt"])
+    with pytest.raises(ValueError, match="no device 'abacus'"):
+        build(tmp_path, device="abacus")
+
+
+def test_models_of_larger_pictures(tmp_path):
+    """The next world is twice as wide: each size is a parameter."""
+    model = Judge(size=128).eval()
+    assert len(judge(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), model)) == 1
+    assert Judge(**{k: v for k, v in model.config.items() if k != "attributes"}).size == 128
+    unet = text_to_image.new_unet(side=32, channels=8)
+    assert unet.config.sample_size == 32 and unet.config.in_channels == 8
+    assert preprocess_config(128)["size"] == 128
+
+    class Tokenizer:
+        eos_token_id = 1
+
+        def __len__(self):
+            return 10
+
+    assert model_config(Tokenizer(), 128)["vision_cfg"]["image_size"] == 128
