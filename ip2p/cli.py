@@ -70,7 +70,7 @@ def instructions(a) -> None:
         profile.in_world,
         shard=a.shard,
         own=None if a.lessons else profile.own_triplets,
-        device=choose_device(a.device),
+        device=a.device,  # chosen where a model runs: a server needs none, and so no PyTorch
         **server,
     )
     print_counts(counts)

@@ -186,9 +186,9 @@ def test_instructions_by_a_server_and_by_a_model_of_ones_own(
 
     instructions.save_language_model(*tiny_language_model, tmp_path / "tiny")
     run_command("finetune", "--model", tmp_path / "tiny", "--out", tmp_path / "tuned")
-    run_command(
-        "instructions", *captions, "--model", tmp_path / "tuned", "--out", tmp_path / "own.jsonl", "--n", 1
-    )
+    own = ("--model", tmp_path / "tuned", "--out", tmp_path / "own.jsonl", "--n", 1)
+    assert main([str(argument) for argument in ("instructions", *captions, *own)]) == 1
+    assert "no answer was accepted" in capsys.readouterr().err
     assert read_triplets(tmp_path / "own.jsonl") == [], "it knows nothing, and none of its answers passes"
 
 
