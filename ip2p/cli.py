@@ -70,7 +70,7 @@ def instructions(a) -> None:
         profile.in_world,
         shard=a.shard,
         own=None if a.lessons else profile.own_triplets,
-        device=choose_device(a.device),
+        device=a.device,  # chosen where a model runs: a server needs none, and so no PyTorch
         **server,
     )
     print_counts(counts)
@@ -358,17 +358,17 @@ def bench_flags(sub: argparse.ArgumentParser) -> None:
 
 
 def notebooks(a) -> int:
-    from ip2p.teaching import run_notebooks
+    from ip2p.teaching import colab, pages, run_notebooks
 
     if a.readme:
-        run_notebooks.renew_table(a.out)
-    elif a.colab:
+        pages.renew_readme_table(a.out)
+        return 0
+    if a.colab:
         for path in sorted(a.notebooks.glob("*.ipynb")):
-            run_notebooks.for_colab(path, a.colab)
-    else:
-        values = {name: run_notebooks.value_of(value) for name, value in a.p}
-        return 0 if run_notebooks.run_notebooks(a.only, a.out, values, a.notebooks) else 1
-    return 0
+            colab.prepare_for_colab(path, a.colab)
+        return 0
+    values = {name: run_notebooks.value_of(value) for name, value in a.p}
+    return 0 if run_notebooks.run_notebooks(a.only, a.out, values, a.notebooks) else 1
 
 
 def notebooks_flags(sub: argparse.ArgumentParser) -> None:
@@ -404,9 +404,9 @@ def notebooks_flags(sub: argparse.ArgumentParser) -> None:
 
 
 def site(a) -> None:
-    from ip2p.teaching.site import build
+    from ip2p.teaching.site import build_site
 
-    print(f"Open this in a browser: {build(a.out).resolve()}")
+    print(f"Open this in a browser: {build_site(a.out).resolve()}")
 
 
 def docs(a) -> None:

@@ -54,7 +54,7 @@ class Options:
             f.name: getattr(profile, f.metadata["profile"]) for f in fields(cls) if "profile" in f.metadata
         }
         given = {name: value for name, value in options.items() if value is not None}
-        return cls(**values | given, seed=seed)
+        return cls(**values | given, seed=seed)  # ty: ignore[unknown-argument] -- of each subclass
 
     def identity(self) -> dict:
         """The options on which the result depends."""

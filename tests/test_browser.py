@@ -13,9 +13,9 @@ import urllib.request
 import pytest
 from conftest import PICTURES
 
-from ip2p.teaching import run_notebooks as notebooks
+from ip2p.teaching.notebook_files import NOTEBOOKS, read
 
-NOTEBOOK = notebooks.NOTEBOOKS / "05_guided_editing.ipynb"
+NOTEBOOK = NOTEBOOKS / "05_guided_editing.ipynb"
 SMALL = {"EDITS": 4, "CURVE_STEPS": 4}
 
 
@@ -25,7 +25,7 @@ def lab(tmp_path_factory):
     import nbformat
 
     folder = tmp_path_factory.mktemp("lab")
-    notebook = notebooks.read(NOTEBOOK)
+    notebook = read(NOTEBOOK)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     cell.source += "".join(f"\n{name} = {value}" for name, value in ({"OUT": "'out'"} | SMALL).items())
     nbformat.write(notebook, folder / NOTEBOOK.name)

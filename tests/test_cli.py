@@ -15,10 +15,10 @@ from ip2p import instructions
 from ip2p.cli import main
 from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import DELIMITER, read_triplets, write_triplets
-from ip2p.paths import DATA
+from ip2p.paths import DATA, ROOT
 from ip2p.profiles import PROFILES
-from ip2p.teaching import run_notebooks as notebooks
-from ip2p.teaching import site
+from ip2p.teaching import run_notebooks, site
+from ip2p.teaching.notebook_files import NOTEBOOKS
 from ip2p.training import new_editor
 
 TRIPLET = {
@@ -186,9 +186,9 @@ def test_instructions_by_a_server_and_by_a_model_of_ones_own(
 
     instructions.save_language_model(*tiny_language_model, tmp_path / "tiny")
     run_command("finetune", "--model", tmp_path / "tiny", "--out", tmp_path / "tuned")
-    run_command(
-        "instructions", *captions, "--model", tmp_path / "tuned", "--out", tmp_path / "own.jsonl", "--n", 1
-    )
+    own = ("--model", tmp_path / "tuned", "--out", tmp_path / "own.jsonl", "--n", 1)
+    assert main([str(argument) for argument in ("instructions", *captions, *own)]) == 1
+    assert "no answer was accepted" in capsys.readouterr().err
     assert read_triplets(tmp_path / "own.jsonl") == [], "it knows nothing, and none of its answers passes"
 
 
@@ -287,18 +287,18 @@ def test_a_build_of_the_models_refuses_a_foreign_folder(thesis, capsys):
 
 
 def test_the_site_replaces_only_a_site_of_its_own(thesis, monkeypatch, capsys):
-    monkeypatch.setattr(site, "collect", no_work)
-    before, sources = contents(thesis), contents(site.ROOT / "site")
-    for out in (".", str(site.ROOT)):
+    monkeypatch.setattr(site, "collect_sources", no_work)
+    before, sources = contents(thesis), contents(ROOT / "site")
+    for out in (".", str(ROOT)):
         assert main(["site", "--out", out]) == 1
         printed = capsys.readouterr().err
         assert "site is not empty and was not made by `ip2p site`" in printed and printed.count("\n") == 1
-    assert contents(thesis) == before and contents(site.ROOT / "site") == sources
+    assert contents(thesis) == before and contents(ROOT / "site") == sources
 
 
 @pytest.mark.parametrize("theirs", ["00_quickstart.ipynb", "00_quickstart.html", "index.html"])
 def test_running_notebooks_overwrites_only_results_of_runs(thesis, monkeypatch, capsys, theirs):
-    monkeypatch.setattr(notebooks, "execute", no_work)
+    monkeypatch.setattr(run_notebooks, "execute", no_work)
     for name in {"00_quickstart.ipynb", "00_quickstart.html", "index.html"} - {theirs}:
         (thesis / name).unlink()
     before = contents(thesis)
@@ -309,9 +309,9 @@ def test_running_notebooks_overwrites_only_results_of_runs(thesis, monkeypatch, 
 
 
 def test_notebooks_are_not_run_over_themselves(capsys):
-    sources = contents(notebooks.NOTEBOOKS)
-    assert main(["notebooks", "--only", "00", "--out", str(notebooks.NOTEBOOKS)]) == 1
-    assert contents(notebooks.NOTEBOOKS) == sources
+    sources = contents(NOTEBOOKS)
+    assert main(["notebooks", "--only", "00", "--out", str(NOTEBOOKS)]) == 1
+    assert contents(NOTEBOOKS) == sources
 
 
 @pytest.mark.parametrize("options", [[], ["--guidance-every", "2"]])

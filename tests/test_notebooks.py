@@ -9,7 +9,9 @@ import re
 import nbformat
 import pytest
 
-from ip2p.teaching import run_notebooks as notebooks
+from ip2p.paths import ROOT
+from ip2p.teaching.notebook_files import NOTEBOOKS, first_picture, minutes, parameters, read
+from ip2p.teaching.run_notebooks import execute
 
 SMALL = {
     "00_quickstart": {},
@@ -25,7 +27,7 @@ SMALL = {
 
 
 def test_every_notebook_is_here():
-    assert SMALL.keys() == {path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb")}
+    assert SMALL.keys() == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
 
 
 def with_solutions(nb):
@@ -47,17 +49,15 @@ def with_solutions(nb):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_notebook_runs_and_its_claims_and_solutions_hold(name, tmp_path):
-    nb = notebooks.read(notebooks.NOTEBOOKS / f"{name}.ipynb")
-    assert SMALL[name].keys() <= notebooks.parameters(nb).keys(), "a parameter that is not there"
+    nb = read(NOTEBOOKS / f"{name}.ipynb")
+    assert SMALL[name].keys() <= parameters(nb).keys(), "a parameter that is not there"
     solved, exercises = with_solutions(nb)
     assert exercises >= 2, "two exercises, each with a folded solution in the cell behind it"
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "data").symlink_to(notebooks.ROOT / "data")
+    (tmp_path / "data").symlink_to(ROOT / "data")
     nbformat.write(solved, tmp_path / "notebooks" / f"{name}.ipynb")
-    done = notebooks.read(
-        notebooks.execute(tmp_path / "notebooks" / f"{name}.ipynb", tmp_path / "out", SMALL[name])
-    )
-    assert notebooks.minutes(done) is not None and notebooks.picture(done) is not None
+    done = read(execute(tmp_path / "notebooks" / f"{name}.ipynb", tmp_path / "out", SMALL[name]))
+    assert minutes(done) is not None and first_picture(done) is not None
     said = "".join(output.get("text", "") for cell in done.cells for output in cell.get("outputs", ()))
     assert "Traceback" not in said
     assert said.count("not answered yet") == exercises, "as it stands, an exercise waits for its answer"

@@ -15,10 +15,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    import torch
 
 TEMPORARY = ".ip2p-tmp"  # how the names of unfinished files and folders end
 
@@ -50,6 +52,8 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, about: str = "") -> None:
     """Write a safetensors file, with a text in its header, whole or not at all."""
+    from safetensors.torch import save_file  # imports torch, which lists of lines can do without
+
     seen: set[int] = set()
     own = {}
     for name, x in tensors.items():  # the format wants no two names for one memory

@@ -17,7 +17,7 @@ from ip2p.common.markdown import fill
 from ip2p.editing import load_editor
 from ip2p.miniworld import Scene, caption, difference, render
 from ip2p.miniworld.held_out import Edit
-from ip2p.paths import DATA, ROOT
+from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.ablations import (
     ABLATION_STEPS,
@@ -180,6 +180,7 @@ def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int =
 
     Raises ValueError for a name that is not one of FIGURES.
     """
+    need_clone("ip2p figures")
     profile = get_profile(profile)
     names = list(names) or list(FIGURES)
     unknown = [name for name in names if name not in FIGURES]

@@ -40,7 +40,7 @@ from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
 from ip2p.factory.pairs import Kept, make_shard, make_shards_on_ray, paint_and_filter
-from ip2p.paths import DATA, ROOT
+from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.answers import fresh_captions, judge_answers
 from ip2p.study.measures import BATCH, column, interval, judge_pairs, run_editor
@@ -599,6 +599,7 @@ def run_benchmark(name: str, n: int | None = None) -> None:
 
     Raises ValueError for an unknown name.
     """
+    need_clone("ip2p bench")
     if name not in BENCHES:
         raise ValueError(f"there is no benchmark {name!r}; choose from {', '.join(BENCHES)}")
     bench = BENCHES[name]
