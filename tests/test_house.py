@@ -37,7 +37,7 @@ FLOORS = (
 # filters what it learns from. Not needed: the world that the profile mini is about, and what only takes the
 # place of something else (a server that of the local language model, a Ray cluster that of this process).
 NEEDED = (*STAGES, "factory.pairs")
-NOT_NEEDED = ("miniworld", "backends.openai", "factory.on_ray")
+NOT_NEEDED = ("miniworld", "backends.openai", "backends.batch", "factory.on_ray")
 
 
 def import_graph() -> grimp.ImportGraph:
@@ -147,14 +147,22 @@ def files(*names: str) -> list[Path]:
 
 def needed_files(graph: grimp.ImportGraph) -> list[Path]:
     """The files of the stages and of what they cannot run without."""
-    modules = {f"ip2p.{name}" for name in NEEDED}
-    for name in NEEDED:
-        modules |= graph.find_upstream_modules(f"ip2p.{name}")
     needed = set()
-    for module in modules:
-        place = ROOT / module.replace(".", "/")
-        needed.add(place / "__init__.py" if place.is_dir() else place.with_suffix(".py"))
-    return sorted(needed - set(files(*NOT_NEEDED)))
+    to_see = set(files(*NEEDED))
+    while to_see:
+        path = to_see.pop()
+        needed.add(path)
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for imported in graph.find_modules_directly_imported_by(module):
+            to_see.add(file_of(imported))
+        to_see -= needed | set(files(*NOT_NEEDED))
+    return sorted(needed)
+
+
+def file_of(module: str) -> Path:
+    """The one file of a module, or of the package of that name."""
+    place = ROOT / module.replace(".", "/")
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 def test_the_stages_can_be_read_in_one_go():
