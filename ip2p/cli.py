@@ -320,7 +320,7 @@ def samples(a) -> None:
 
 
 def triplets(a) -> int:
-    from ip2p.dataset.checks import report
+    from ip2p.dataset.review import report
 
     return 0 if report(a.file, a.chat) else 1
 

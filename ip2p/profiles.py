@@ -1,4 +1,5 @@
-"""Profiles: the models of the five stages and the defaults that fit them. `mini` is bundled, `sd15` the paper's."""
+"""Profiles: the models of the five stages and the defaults that fit them. `mini` is bundled, `sd15` the
+paper's."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from ip2p.paths import DATA
 
 @dataclass(frozen=True)
 class Profile:
-    """Models and defaults of one run of the paper. Write your own, or change one with `dataclasses.replace`."""
+    """Models and defaults of one run of the paper. Write your own, or change one with
+    `dataclasses.replace`."""
 
     name: str
     text_to_image: str  # a StableDiffusionPipeline: folder or hub name
@@ -26,7 +28,8 @@ class Profile:
     batch: int  # pairs in one denoising batch
     in_world: bool  # captions are those of the miniature world, so the judge can be asked
     paint_guidance: float = 7.5  # of the text-to-image model on its own
-    # Stage 2: candidates a caption pair, denoising steps, which attention is shared, and the ranges of p and guidance
+    # Stage 2: candidates a caption pair, denoising steps, which attention is shared, and the ranges of p
+    # and guidance
     candidates: int = 100
     per_seed: int = 4  # candidates of one seed, which differ by p alone and share what they have in common
     enough: bool = False  # stop painting for a caption pair that has `keep` good candidates

@@ -1,7 +1,8 @@
-"""The explorer as a reader meets it: notebook 05 in JupyterLab, in a real browser. Screenshots: out/browser/*.png.
+"""The explorer as a reader meets it: notebook 05 in JupyterLab, in a real browser. Screenshots:
+out/browser/*.png.
 
-Needs Chromium or Chrome: `apt-get install chromium` on Debian. Without one the test is skipped, except where CI is set.
-"""
+Needs Chromium or Chrome: `apt-get install chromium` on Debian. Without one the test is skipped, except
+where CI is set."""
 
 import os
 import socket

@@ -113,7 +113,8 @@ def test_bfloat16_is_close(clip, pairs):
 
 
 def test_batches_are_faster_than_one_pair_at_a_time_and_as_exact(clip):
-    """Against the authors' way: each of six candidates of a caption pair alone, its texts encoded each time."""
+    """Against the authors' way: each of six candidates of a caption pair alone, its texts encoded each
+    time."""
     scenes = [random_scene(i) for i in range(24) for _ in range(6)]
     edited = [edit(s, time="night" if s.time == "day" else "day") for s in scenes]
     images = [as_tensor([render(s) for s in x]) for x in (scenes, edited)]

@@ -92,6 +92,7 @@ class Counts(NamedTuple):
 
     lines: int  # all of them
     code: int  # lines that hold code or documentation strings: neither blank nor a comment
+    statements: int  # the same without documentation strings
     nodes: int  # expressions and statements
     comprehensions: int
     longest: int  # lines of the longest function
@@ -106,6 +107,7 @@ BLANK = (
     tokenize.ENDMARKER,
 )
 COMPREHENSIONS = (ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -116,10 +118,15 @@ def count(path: Path) -> Counts:
         if token.type not in BLANK:
             code.update(range(token.start[0], token.end[0] + 1))
     nodes = list(ast.walk(ast.parse(source)))
+    documentation: set[int] = set()
+    for node in nodes:
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node):
+            documentation.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     lengths = [n.end_lineno - n.lineno + 1 for n in nodes if isinstance(n, FUNCTIONS)]
     return Counts(
         lines=len(source.splitlines()),
         code=len(code),
+        statements=len(code - documentation),
         nodes=sum(isinstance(n, (ast.expr, ast.stmt)) for n in nodes),
         comprehensions=sum(isinstance(n, COMPREHENSIONS) for n in nodes),
         longest=max(lengths, default=0),
@@ -130,6 +137,7 @@ def together(counts: list[Counts]) -> Counts:
     return Counts(
         lines=sum(c.lines for c in counts),
         code=sum(c.code for c in counts),
+        statements=sum(c.statements for c in counts),
         nodes=sum(c.nodes for c in counts),
         comprehensions=sum(c.comprehensions for c in counts),
         longest=max(c.longest for c in counts),
@@ -174,14 +182,15 @@ def test_the_stages_can_be_read_in_one_go():
 
 
 def test_the_stages_and_what_they_need_are_short(graph):
-    assert together([count(path) for path in needed_files(graph)]).lines < 3500
+    """Lines of code; blank ones, comments and documentation strings make them easier, not longer."""
+    assert together([count(path) for path in needed_files(graph)]).statements < 3500
 
 
 def describe(name: str | Path, c: Counts) -> str:
     code = max(c.code, 1)
     return (
-        f"{name}: {c.lines} lines, {c.nodes / code:.1f} nodes a line and "
-        f"{100 * c.comprehensions / code:.1f} comprehensions per 100 of {c.code} lines of code, "
+        f"{name}: {c.lines} lines, {c.statements} of them code, {c.nodes / code:.1f} nodes a line and "
+        f"{100 * c.comprehensions / code:.1f} comprehensions per 100 of {c.code} lines that are not blank, "
         f"longest function {c.longest} lines"
     )
 

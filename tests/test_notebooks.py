@@ -1,8 +1,7 @@
 """The notebooks, executed with papermill on the bundled models. Each asserts itself what it claims.
 
-Parameters make them as small as their claims allow; `make run` executes them at full size. Each exercise is run as it
-stands, unanswered, and then once more with its folded solution.
-"""
+Parameters make them as small as their claims allow; `make run` executes them at full size. Each exercise
+is run as it stands, unanswered, and then once more with its folded solution."""
 
 import re
 
@@ -31,8 +30,8 @@ def test_every_notebook_is_here():
 
 
 def with_solutions(nb):
-    """`nb` with a copy of each exercise behind it, in which the solution that the next cell folds stands before the
-    check; and how many there are."""
+    """`nb` with a copy of each exercise behind it, in which the solution that the next cell folds stands
+    before the check; and how many there are."""
     cells = []
     for cell, following in zip(nb.cells, [*nb.cells[1:], None], strict=True):
         cells.append(cell)

@@ -161,7 +161,8 @@ def test_the_authors_layout_there_and_back(made, tmp_path):
 
 
 def test_other_peoples_tools_read_it(made, tmp_path):
-    """`datasets` shows images, and the columns are those that diffusers' training script is told by its options."""
+    """`datasets` shows images, and the columns are those that diffusers' training script is told by its
+    options."""
     from datasets import load_dataset
 
     table = load_dataset(
@@ -256,7 +257,8 @@ def many(n):
 
 
 def survive(pipe, tmp_path, kills: int, n: int) -> None:
-    """The job killed -9 at random moments; then the folder holds the same bytes as after an undisturbed run."""
+    """The job killed -9 at random moments; then the folder holds the same bytes as after an undisturbed
+    run."""
     torch.save(pipe, tmp_path / "pipe.pt")
     job = JOB.format(
         tests=os.path.dirname(__file__), pipe=str(tmp_path / "pipe.pt"), out=str(tmp_path), n=n, kills=kills

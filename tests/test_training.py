@@ -137,7 +137,7 @@ def test_a_nan_loss_is_an_error(tmp_path):
         )
 
 
-# -------------------------------------------------------------------------------------- train(), on a tiny model
+# ----------------------------------------------------------------------------------- train(), on a tiny model
 
 
 def lessons() -> list[dict]:
@@ -174,8 +174,8 @@ def weights(folder):
 
 
 def moved_alike(a, b, profile) -> bool:
-    """Two runs went the same way from the start; AdamW turns the rounding of a zero gradient into a whole step, so
-    single weights may differ."""
+    """Two runs went the same way from the start; AdamW turns the rounding of a zero gradient into a whole
+    step, so single weights may differ."""
     start = new_editor(profile).unet.state_dict()
     apart, way = (
         sum((x[name] - y[name]).float().square().sum() for name in start) for x, y in ((a, b), (a, start))

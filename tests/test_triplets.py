@@ -6,7 +6,8 @@ import random
 import pytest
 
 from ip2p.cli import main
-from ip2p.dataset.checks import check, follows, mix, near_duplicates, problems, retell
+from ip2p.dataset.checks import check, retell
+from ip2p.dataset.review import follows, mix, near_duplicates, problems
 from ip2p.dataset.triplets import (
     DELIMITER,
     PROMPT_END,

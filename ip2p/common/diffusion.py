@@ -75,7 +75,8 @@ def seeded(seeds: Iterable[int]) -> list[torch.Generator]:
 def starting_latents(
     scheduler, shape: tuple[int, ...], generators: list[torch.Generator], device
 ) -> torch.Tensor:
-    """z_T, (n, *shape): each sample's first noise, as strong as the scheduler, its timesteps set, wants it."""
+    """z_T, (n, *shape): each sample's first noise, as strong as the scheduler, its timesteps set, wants
+    it."""
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     return noise.to(device) * scheduler.init_noise_sigma
 
@@ -111,7 +112,8 @@ def alpha_bar_at(scheduler, t: float) -> float:
 
 
 def to_x0(prediction: torch.Tensor, z: torch.Tensor, alpha_bar: float, kind: str = "epsilon") -> torch.Tensor:
-    """The clean latent that a prediction of `kind` (diffusers' prediction_type) means. z: the UNet's input."""
+    """The clean latent that a prediction of `kind` (diffusers' prediction_type) means. z: the UNet's
+    input."""
     signal = alpha_bar**0.5
     noise = (1 - alpha_bar) ** 0.5
     if kind == "epsilon":

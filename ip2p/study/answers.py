@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from ip2p.dataset.checks import check, follows
+from ip2p.dataset.checks import check
+from ip2p.dataset.review import follows
 from ip2p.dataset.triplets import from_completion, read_captions, read_triplets
 from ip2p.miniworld import caption, edit_kind, parse, random_scene
 from ip2p.miniworld.held_out import HELD_OUT
