@@ -41,8 +41,10 @@ models: .venv/.ready  ## train every bundled model again, into out/models (many 
 figures: .venv/.ready  ## measure the paper's curves and ablations again, into data/eval (hours on a CPU)
 	$(BIN)/ip2p figures $(ARGS)
 
-lint: .venv/.ready  ## check code and notebooks with ruff
+lint: .venv/.ready  ## check code, its format and its types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check --python .venv ip2p
 
 lock: .venv/.ready  ## write constraints.txt again (newest versions: make lock ARGS=--upgrade)
 	UV_CUSTOM_COMPILE_COMMAND="make lock, which runs: $(COMPILE)" $(BIN)/$(COMPILE) --quiet $(ARGS)

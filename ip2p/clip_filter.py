@@ -1,7 +1,8 @@
 """Stage 3: CLIP chooses the good pairs among the candidates (section 3.1.2 of InstructPix2Pix).
 
-Four cosine similarities: each image with its caption, the two images with each other, and the directional similarity
-of Gal et al. (arXiv 2108.00946): does the change between the images point the way of the change between the captions?
+Four cosine similarities: each image with its caption, the two images with each other, and the directional
+similarity of Gal et al. (arXiv 2108.00946): does the change between the images point the way of the change
+between the captions?
 """
 
 from __future__ import annotations
@@ -13,6 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ip2p.common.devices import choose_device, choose_dtype
+
+# Thresholds of the filter: the paper's, the released code's (ViT-L/14), and what `ip2p.models.clip.calibrate`
+# finds for mini-clip: what 95% of held-out true edits reach, each criterion on its own.
+PRESETS = {
+    "paper": {"min_image": 0.75, "min_caption": 0.2, "min_direction": 0.2},
+    "code": {"min_image": 0.70, "min_caption": 0.2, "min_direction": 0.2},
+    "mini": {"min_image": 0.57, "min_caption": 0.89, "min_direction": 0.53},
+}
+TEXTS_AT_ONCE = 16
+TEXTS_REMEMBERED = 100_000
+
 
 class Similarities(NamedTuple):
     """Cosines, (n,) each."""
@@ -23,92 +36,111 @@ class Similarities(NamedTuple):
     sim_image: torch.Tensor  # image 0 with image 1
 
 
-# Thresholds of the filter: the paper's, the released code's (ViT-L/14), and what `ip2p.models.clip.calibrate` finds for
-# mini-clip: what 95% of held-out true edits reach, each criterion on its own.
-PRESETS = {
-    "paper": {"min_image": 0.75, "min_caption": 0.2, "min_direction": 0.2},
-    "code": {"min_image": 0.70, "min_caption": 0.2, "min_direction": 0.2},
-    "mini": {"min_image": 0.57, "min_caption": 0.89, "min_direction": 0.53},
-}
-
-
 class ClipSimilarity(nn.Module):
-    """The four similarities by an open_clip model. `model`: "NAME/PRETRAINED" ("ViT-L-14/openai") or a folder.
+    """The four similarities by an open_clip model.
 
-    Images and texts go through the model in batches of `batch`; a text that was seen before is remembered. With
-    `bf16` the image tower runs under bfloat16 autocast, and the cosines are a little rougher.
+    model: "NAME/PRETRAINED" ("ViT-L-14/openai") or a folder. device, dtype: see `choose_device` and
+    `choose_dtype`; below float32 the image tower runs under autocast, and the cosines are a little rougher.
+    batch: images that go through the model at once. A text that was seen before is remembered.
+    Raises ValueError for a folder without such a model.
     """
 
-    def __init__(self, model: str, device: str = "cpu", batch: int = 256, bf16: bool = False):
+    def __init__(
+        self,
+        model: str,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "float32",
+        batch: int = 256,
+    ):
         super().__init__()
-        import open_clip
-
-        if Path(model).exists():
-            if not (Path(model) / "open_clip_config.json").is_file():
-                raise ValueError(f"{model} is no open_clip model: it has no open_clip_config.json")
-            name, pretrained = f"local-dir:{model}", None
-        else:
-            name, _, pretrained = model.partition("/")
-        self.clip, _, _ = open_clip.create_model_and_transforms(
-            name, pretrained=pretrained or None, device=device
-        )
-        self.tokenizer = open_clip.get_tokenizer(name)
-        self.clip.eval().requires_grad_(False)
-        self.batch, self.bf16, self._texts = batch, bf16, {}
-        size = self.clip.visual.image_size
-        self.size = size if isinstance(size, int) else size[0]
-        mean, std = self.clip.visual.image_mean, self.clip.visual.image_std
-        self.register_buffer(
-            "mean", torch.tensor(mean or (0.5,) * 3, device=device)[:, None, None], persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(std or (0.5,) * 3, device=device)[:, None, None], persistent=False
-        )
+        device = choose_device(device)
+        self.dtype = choose_dtype(dtype, device)
+        self.batch = batch
+        self.clip, self.tokenizer = load_open_clip(model, device)
+        self.known_texts: dict[str, torch.Tensor] = {}
+        visual = self.clip.visual
+        self.size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
+        self.register_buffer("mean", one_a_channel(visual.image_mean, device), persistent=False)
+        self.register_buffer("std", one_a_channel(visual.image_std, device), persistent=False)
 
     @torch.no_grad()
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """(n, 3, H, W) in [0, 1] -> (n, d) of unit length. Raises ValueError for another range or shape."""
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(f"images must be float (n, 3, H, W), not {images.dtype} {tuple(images.shape)}")
-        if images.min() < 0 or images.max() > 1:
-            raise ValueError(
-                "images must lie in [0, 1]; these reach from "
-                f"{images.min():.2f} to {images.max():.2f} (a diffusion model's [-1, 1]?)"
-            )
+        check_images(images)
         images = images.to(self.mean.device)
         if images.shape[-2:] != (self.size, self.size):
-            images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(
-                0, 1
-            )
-        with torch.autocast(self.mean.device.type, torch.bfloat16, enabled=self.bf16):
-            features = torch.cat(
-                [self.clip.encode_image((x - self.mean) / self.std) for x in images.split(self.batch)]
-            )
-        return F.normalize(features.float(), dim=-1)
+            images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", antialias=True)
+            images = images.clamp(0, 1)
+        features = []
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            for part in images.split(self.batch):
+                features.append(self.clip.encode_image((part - self.mean) / self.std))
+        return F.normalize(torch.cat(features).float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         """Texts -> (n, d) of unit length."""
-        new = list(dict.fromkeys(text for text in texts if text not in self._texts))
-        if len(self._texts) + len(new) > 100_000:
-            self._texts, new = {}, list(dict.fromkeys(texts))
-        for i in range(0, len(new), 16):
-            some = new[i : i + 16]
-            full = some + some[-1:] * (
-                16 - len(some)
-            )  # always the same batch: what was asked before changes no bit
-            features = F.normalize(self.clip.encode_text(self.tokenizer(full).to(self.mean.device)), dim=-1)
-            self._texts.update(zip(some, features[: len(some)].clone(), strict=True))
-        return torch.stack([self._texts[text] for text in texts])
+        distinct = list(dict.fromkeys(texts))
+        new = [text for text in distinct if text not in self.known_texts]
+        if len(self.known_texts) + len(new) > TEXTS_REMEMBERED:
+            self.known_texts = {}
+            new = distinct
+        for start in range(0, len(new), TEXTS_AT_ONCE):
+            part = new[start : start + TEXTS_AT_ONCE]
+            missing = TEXTS_AT_ONCE - len(part)
+            full = part + missing * part[-1:]  # always the same batch: what was asked before changes no bit
+            features = self.clip.encode_text(self.tokenizer(full).to(self.mean.device))
+            features = F.normalize(features, dim=-1)
+            for i, text in enumerate(part):
+                self.known_texts[text] = features[i].clone()
+        return torch.stack([self.known_texts[text] for text in texts])
 
     def forward(
         self, image_0: torch.Tensor, image_1: torch.Tensor, text_0: list[str], text_1: list[str]
     ) -> Similarities:
         """Images (n, 3, H, W) in [0, 1] and their captions -> the four similarities, (n,) each."""
         i0, i1 = self.encode_image(torch.cat([image_0, image_1])).chunk(2)
-        t0, t1 = map(self.encode_text, (text_0, text_1))
+        t0 = self.encode_text(text_0)
+        t1 = self.encode_text(text_1)
         cos = F.cosine_similarity
         return Similarities(cos(i0, t0), cos(i1, t1), cos(i1 - i0, t1 - t0), cos(i0, i1))
+
+
+def load_open_clip(model: str, device: torch.device):
+    """An open_clip model for inference and its tokenizer; see `ClipSimilarity`."""
+    import open_clip
+
+    if Path(model).exists():
+        if not (Path(model) / "open_clip_config.json").is_file():
+            raise ValueError(f"{model} is no open_clip model: it has no open_clip_config.json")
+        name, pretrained = f"local-dir:{model}", None
+    else:
+        name, _, pretrained = model.partition("/")
+        pretrained = pretrained or None
+    clip, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
+    return clip.eval().requires_grad_(False), open_clip.get_tokenizer(name)
+
+
+def one_a_channel(values, device: torch.device) -> torch.Tensor:
+    """A model's mean or standard deviation of the channels (None: a half each) as (3, 1, 1)."""
+    if values is None:
+        values = (0.5, 0.5, 0.5)
+    return torch.tensor(values, device=device)[:, None, None]
+
+
+def check_images(images: torch.Tensor) -> None:
+    """Raise ValueError unless they are float (n, 3, H, W) in [0, 1]."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"images must be float (n, 3, H, W), not {images.dtype} {tuple(images.shape)}")
+    low, high = images.min().item(), images.max().item()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"images must lie in [0, 1]; these reach from {low:.2f} to {high:.2f} "
+            "(a diffusion model's [-1, 1]?)"
+        )
+
+
+# ------------------------------------------------------------------------------------------- the filter
 
 
 def passes(sim: Similarities, *, min_image: float, min_caption: float, min_direction: float) -> torch.Tensor:
@@ -132,10 +164,11 @@ def pass_rates(
         "direction": sim.sim_direction >= min_direction,
     }
     met["all"] = torch.stack(list(met.values())).all(0)
-    return {name: x.float().mean().item() for name, x in met.items()}
+    return {name: of_pairs.float().mean().item() for name, of_pairs in met.items()}
 
 
 def best(sim: Similarities, keep: int, **thresholds: float) -> list[int]:
-    """Indices of at most `keep` candidates of one caption pair that pass, by directional similarity, best first."""
+    """The pairs of one caption pair that are kept: those that pass, at most `keep`, best direction first."""
     good = passes(sim, **thresholds).nonzero().flatten()
-    return good[sim.sim_direction[good].argsort(descending=True)][:keep].tolist()
+    order = sim.sim_direction[good].argsort(descending=True)
+    return good[order][:keep].tolist()

@@ -11,23 +11,37 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from ip2p.common.diffusion import alpha_bar_at, embed, from_x0, new_scheduler, to_x0
-from ip2p.common.images import fit
-from ip2p.profiles import PROFILES, get_profile, load_edit_pipeline
+from ip2p.common.devices import choose_device, choose_dtype
+from ip2p.common.diffusion import (
+    alpha_bar_at,
+    decode,
+    embed,
+    from_x0,
+    new_scheduler,
+    seeded,
+    starting_latents,
+    to_x0,
+)
+from ip2p.common.images import as_uint8, fit, mask_tensor, to_float, to_mask, to_pil
+from ip2p.profiles import PROFILES, Profile, get_profile, load_edit_pipeline
+
+LARGEST_SCALE = 100.0  # far beyond what paints anything, and far from what overflows
+Size = tuple[int, int] | str | None
 
 
 def guided_eps(
     eps: torch.Tensor,
     eps_image: torch.Tensor,
     eps_both: torch.Tensor,
-    guidance_scale: float,
-    image_guidance_scale: float,
+    guidance_scale: float | torch.Tensor,
+    image_guidance_scale: float | torch.Tensor,
 ) -> torch.Tensor:
-    """Eq. 3 of InstructPix2Pix, any pair of scales. eps(z, 0, 0), eps(z, c_I, 0), eps(z, c_I, c_T): (B, c, h, w) each.
+    """Eq. 3 of InstructPix2Pix, any pair of scales. eps(z, 0, 0), eps(z, c_I, 0), eps(z, c_I, c_T): (B, c, h,
+    w) each.
 
     eps + s_I (eps_image - eps) + s_T (eps_both - eps_image). Returns the same shape.
     """
@@ -44,14 +58,74 @@ class Step:
     z: torch.Tensor  # after the step
     x0: torch.Tensor  # what the finished latent would be if the guided prediction were right
     guided: torch.Tensor  # Eq. 3
-    eps: (
-        torch.Tensor | None
-    )  # eps(z, 0, 0); None where its share in Eq. 3 is 0 for all, so it was not computed
+    # The three predictions; None where its share in Eq. 3 is 0 for all, so it was not computed
+    eps: torch.Tensor | None  # eps(z, 0, 0)
     eps_image: torch.Tensor | None  # eps(z, c_I, 0)
     eps_both: torch.Tensor | None  # eps(z, c_I, c_T)
 
 
-Size = tuple[int, int] | str | None
+class Guidance:
+    """The three predictions of Eq. 3 for n edits, each computed only for the images for which it counts.
+
+    At s_I = 1 the first one cancels, at s_T = s_I the second, at s_T = 0 the third. unet: with input channels
+    for noise and image. image: E(c_I), (n, c, h, w). text, empty: token features of the instructions and of
+    "", (n, T, d). s_t, s_i: (n,). `whole`: compute all three for all. `between`: eps(z, c_I, c_T) will also
+    be asked for alone, so it counts always.
+    """
+
+    def __init__(
+        self,
+        unet,
+        image: torch.Tensor,
+        text: torch.Tensor,
+        empty: torch.Tensor,
+        s_t: torch.Tensor,
+        s_i: torch.Tensor,
+        whole: bool = False,
+        between: bool = False,
+    ):
+        dtype = unet.dtype  # asked once: it looks at every weight
+        self.unet = unet
+        self.image = image.to(dtype)
+        self.text = text.to(dtype)
+        self.s_t = s_t.to(image.device)[:, None, None, None]
+        self.s_i = s_i.to(image.device)[:, None, None, None]
+        counts = torch.stack([1 - s_i, s_i - s_t, s_t]) != 0  # (3, n)
+        counts[2] |= between
+        counts |= whole
+        self.rows = []  # the images of each kind
+        for of_kind in counts:
+            self.rows.append(of_kind.nonzero().flatten().to(image.device))
+        no_image = torch.zeros_like(self.image)
+        no_text = empty.to(dtype)
+        self.context = self.chosen(no_image, self.image, self.image)
+        self.prompts = self.chosen(no_text, no_text, self.text)
+        self.pull = torch.zeros_like(image)  # what guidance last added to eps(z, c_I, c_T)
+
+    def chosen(self, of_eps: torch.Tensor, of_image: torch.Tensor, of_both: torch.Tensor) -> torch.Tensor:
+        """The rows that are computed, of three tensors (n, ...) below each other."""
+        eps, image, both = self.rows
+        return torch.cat([of_eps[eps], of_image[image], of_both[both]])
+
+    def three(self, z: torch.Tensor, t) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """z: (n, c, h, w), the UNet's input. Returns Eq. 3 and its predictions (None: it counts nowhere)."""
+        x = torch.cat([self.chosen(z, z, z).to(self.image.dtype), self.context], 1)
+        answers = self.unet(x, t, self.prompts).sample.float()
+        computed = []
+        predictions = []
+        for rows, answer in zip(self.rows, answers.split([len(rows) for rows in self.rows]), strict=True):
+            prediction = torch.zeros_like(z).index_copy_(0, rows, answer)
+            predictions.append(prediction)
+            computed.append(prediction if len(rows) else None)
+        guided = guided_eps(*predictions, self.s_t, self.s_i)
+        self.pull = guided - predictions[2]
+        return guided, computed
+
+    def one(self, z: torch.Tensor, t) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """As `three`, by eps(z, c_I, c_T) alone and what guidance last added to it: faster, and not exact."""
+        x = torch.cat([z.to(self.image.dtype), self.image], 1)
+        eps_both = self.unet(x, t, self.text).sample.float()
+        return eps_both + self.pull, [None, None, eps_both]
 
 
 class Editor:
@@ -65,13 +139,13 @@ class Editor:
         steps: int = 20,
         name: str = "mini",
     ):
-        self.pipe, self.name = pipe, name
+        self.pipe = pipe
+        self.name = name
         self.defaults = (guidance_scale, image_guidance_scale, steps)
         self.factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # pixels of a latent's side
         self.resolution = pipe.unet.config.sample_size * self.factor
-        self.multiple = self.factor * 2 ** (
-            len(pipe.unet.config.block_out_channels) - 1
-        )  # what sides are multiples of
+        halvings = len(pipe.unet.config.block_out_channels) - 1
+        self.multiple = self.factor * 2**halvings  # what sides are multiples of
         self.compiled = None  # the UNet for one square image at a time, see `compile`
 
     def __call__(
@@ -91,14 +165,15 @@ class Editor:
     ) -> Image.Image:
         """Edit one image. Without `size` the answer is the model's square (mini: 64 px), cut from the middle.
 
-        guidance_scale: s_T, strength of the instruction; image_guidance_scale: s_I, likeness to the input; any numbers.
-        mask: only where it is white may the picture change. size: (width, height), or "keep" for the image's own shape
-        with as many pixels as the square has. scheduler: class name of a diffusers scheduler (None: the pipeline's own,
-        Euler ancestral). guidance_every: 2 or more is faster, and not exact (see `sample`). callback(step, predicted
-        picture as PIL) is called after each step. Raises ValueError for an empty instruction, an impossible size or an
-        unknown scheduler.
+        guidance_scale: s_T, strength of the instruction; image_guidance_scale: s_I, likeness to the input;
+        numbers from -100 to 100. mask: of the image's shape, and only where it is white may the picture
+        change (see `to_mask` for transparent ones). size: (width, height), or "keep" for the image's own
+        shape with as many pixels as the square has. scheduler: class name of a diffusers scheduler (None: the
+        pipeline's own, Euler ancestral). guidance_every: 2 or more is faster, and not exact (see `sample`).
+        callback(step, predicted picture as PIL) is called after each step. Raises ValueError for an empty
+        instruction, an impossible size, scale or mask, or an unknown scheduler.
         """
-        return self.many(
+        pictures = self.many(
             [image],
             [instruction],
             guidance_scale=guidance_scale,
@@ -110,21 +185,22 @@ class Editor:
             scheduler=scheduler,
             guidance_every=guidance_every,
             callback=callback,
-        )[0]
+        )
+        return pictures[0]
 
     def compile(self, bf16: bool = False) -> Editor:
-        """Make edits of one square image faster: torch.compile, which takes a minute or two, once; returns the editor.
+        """Make edits of one square image faster: torch.compile, which takes a minute or two, once; returns
+        the editor.
 
-        In float32 pictures differ by at most 1/255; in bfloat16 by more (`ip2p bench editing` measures it).
-        A whole step computes all three predictions then, since another number of rows would be compiled anew. Needs a
-        C++ compiler on a CPU. Raises ValueError if it cannot be done.
+        In float32 pictures differ by at most 1/255; in bfloat16 by more (`ip2p bench editing` measures it). A
+        whole step computes all three predictions then, since another number of rows would be compiled anew.
+        Needs a C++ compiler on a CPU. Raises ValueError if it cannot be done.
         """
         unet = copy.deepcopy(self.pipe.unet).to(torch.bfloat16) if bf16 else self.pipe.unet
         self.compiled = torch.compile(unet, dynamic=False, options={"freezing": True})
         try:
-            self(
-                Image.new("RGB", (8, 8)), "compile", num_inference_steps=2, guidance_every=2
-            )  # three rows, and one
+            # two steps: one of three rows, and one of a single row
+            self(Image.new("RGB", (8, 8)), "compile", num_inference_steps=2, guidance_every=2)
         except Exception as error:
             self.compiled = None
             raise ValueError(
@@ -142,24 +218,28 @@ class Editor:
         callback: Callable | None = None,
         **options,
     ) -> list[Image.Image]:
-        """Edit n images in one batch, all of one size. `options`: see `sample`. The callback sees the first one."""
+        """Edit n images of one size in one batch. `options`: see `sample`; the callback sees the first."""
         for step in self.sample(images, instructions, masks=masks, size=size, **options):
-            if callback:
+            if callback is not None:
                 callback(step.index, self.decode(step.x0[:1])[0])
         return self.finish(step.z, images, masks, size)
 
     def finish(
-        self, z: torch.Tensor, images: list[Image.Image], masks=None, size: Size = None
+        self,
+        z: torch.Tensor,
+        images: list[Image.Image],
+        masks: list[Image.Image] | None = None,
+        size: Size = None,
     ) -> list[Image.Image]:
         """The last latents as pictures; outside of its mask, each has the input's own pixels."""
         pictures = self.decode(z)
         if masks is None:
             return pictures
         size = self.output_size(images[0], size)
-        return [
-            Image.composite(picture, fit(image, size), fit(mask, size).convert("L"))
-            for picture, image, mask in zip(pictures, images, masks, strict=True)
-        ]
+        kept = []
+        for picture, image, mask in zip(pictures, images, masks, strict=True):
+            kept.append(Image.composite(picture, fit(image, size), fitted_mask(mask, image, size)))
+        return kept
 
     @torch.no_grad()
     def sample(
@@ -179,117 +259,52 @@ class Editor:
     ) -> Iterator[Step]:
         """The denoising of n edits, step by step; whoever stops asking stops the work.
 
-        Scales: one for all, or n. The noise belongs to each image's seed (None: 0 to n - 1), so neighbours change
-        nothing. Of the three predictions only those are computed that count in Eq. 3: at s_I = 1 the first one cancels,
-        at s_T = s_I the second, at s_T = 0 the third. `all_predictions` computes them all the same. guidance_every:
-        whole in every so many evaluations only; between them eps(z, c_I, c_T) alone is computed, and what guidance adds
-        to it is what it added last: faster, and not exact (`ip2p bench guidance` measures both).
+        Scales: one for all, or n. The noise belongs to each image's seed (None: 0 to n - 1), so neighbours
+        change nothing. Of the three predictions only those are computed that count in Eq. 3 (see `Guidance`);
+        `all_predictions` computes them all the same. guidance_every: whole in every so many evaluations only;
+        between them eps(z, c_I, c_T) alone is computed, and what guidance adds to it is what it added last:
+        faster, and not exact (`ip2p bench guidance` measures both).
         """
-        n, device, unet = len(images), self.pipe.unet.device, self.pipe.unet
-        if self.compiled is not None and n == 1 and size is None:
-            unet, all_predictions = self.compiled, True
-        for text in instructions:
-            if not text.strip():
-                raise ValueError('the instruction is empty; say what to change, such as "make it night"')
-        s_t, s_i, steps = (
-            default if given is None else given
-            for given, default in zip(
-                (guidance_scale, image_guidance_scale, num_inference_steps), self.defaults, strict=True
-            )
+        n = len(images)
+        default_s_t, default_s_i, default_steps = self.defaults
+        steps = default_steps if num_inference_steps is None else num_inference_steps
+        check_edits(n, instructions, seeds, masks, steps, guidance_every)
+        s_t = one_each("guidance_scale", default_s_t if guidance_scale is None else guidance_scale, n)
+        s_i = one_each(
+            "image_guidance_scale", default_s_i if image_guidance_scale is None else image_guidance_scale, n
         )
-        for name, given in (("instructions", instructions), ("seeds", seeds), ("masks", masks)):
-            if given is not None and len(given) != n:
-                raise ValueError(f"{len(given)} {name} for {n} images; give one for each")
-        if min(steps, guidance_every) < 1:
-            raise ValueError(
-                f"{steps} denoising steps, guidance in every {guidance_every}: each must be at least 1"
-            )
-        s_t, s_i = (torch.as_tensor(s, dtype=torch.float32).expand(n) for s in (s_t, s_i))
-        counts = torch.stack([1 - s_i, s_i - s_t, s_t]) != 0  # (3, n): whose prediction has a share in Eq. 3
-        counts[2] |= guidance_every > 1
-        rows = [
-            torch.arange(n) if all_predictions else c.nonzero().flatten() for c in counts
-        ]  # images, of each kind
-        s_t, s_i = (s.to(device).view(n, 1, 1, 1) for s in (s_t, s_i))
-
         source = self.encode(images, size)
-        nothing = torch.zeros_like(source)
-        context = torch.cat([c[r] for c, r in zip((nothing, source, source), rows, strict=True)])
+        kept = None if masks is None else self.kept_outside(masks, images, source, size)
+        unet, whole = self.pipe.unet, all_predictions
+        if self.compiled is not None and n == 1 and size is None:
+            unet, whole = self.compiled, True
+        text = embed(self.pipe, instructions)
         empty = embed(self.pipe, [""]).expand(n, -1, -1)
-        text = torch.cat(
-            [t[r] for t, r in zip((empty, empty, embed(self.pipe, instructions)), rows, strict=True)]
-        )
-        dtype = unet.dtype  # asked once: it looks at every weight
-        text, context = text.to(dtype), context.to(dtype)
-        if masks is not None:
-            free = (
-                torch.stack(
-                    [
-                        torch.from_numpy(np.array(fit(m, self.output_size(images[0], size)).convert("L")))
-                        for m in masks
-                    ]
-                )[:, None].to(device)
-                / 255
-            )
-            free = torch.nn.functional.adaptive_max_pool2d(free, source.shape[2:])  # (n, 1, h, w)
-
-        generators = [torch.Generator().manual_seed(int(s)) for s in (range(n) if seeds is None else seeds)]
+        guidance = Guidance(unet, source, text, empty, s_t, s_i, whole, between=guidance_every > 1)
+        generators = seeded(range(n) if seeds is None else seeds)
         scheduler = new_scheduler(self.pipe.scheduler, scheduler)
-        scheduler.set_timesteps(steps, device=device)
-        if hasattr(scheduler, "noise_sampler_seed"):  # DPMSolverSDE makes its noise itself
-            scheduler.noise_sampler_seed = [g.initial_seed() for g in generators]
-        noise = (
-            {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        )
-        kind = scheduler.config.prediction_type
-        z = torch.stack([torch.randn(source.shape[1:], generator=g) for g in generators]).to(device)
-        z = z * scheduler.init_noise_sigma
-        timesteps, which = scheduler.timesteps.tolist(), torch.cat(rows).to(device)
-        for index, t in enumerate(scheduler.timesteps):
-            z_in = scheduler.scale_model_input(z, t)
-            if index % guidance_every == 0:
-                x = torch.cat([z_in[which].to(dtype), context], 1)
-                answers = unet(x, t, text).sample.float().split([len(r) for r in rows])
-                predictions = [
-                    torch.zeros_like(z).index_copy_(0, r.to(device), answer) if len(r) else nothing
-                    for r, answer in zip(rows, answers, strict=True)
-                ]
-                guided = guided_eps(*predictions, s_t, s_i)
-                pull = guided - predictions[2]  # what guidance adds to eps(z, c_I, c_T)
-            else:
-                x = torch.cat([z_in.to(dtype), context[-n:]], 1)
-                predictions = [None, None, unet(x, t, text[-n:]).sample.float()]
-                guided = predictions[2] + pull
-            alpha_bar = alpha_bar_at(scheduler, timesteps[index])
-            x0 = to_x0(guided, z_in, alpha_bar, kind)
-            if masks is not None:
-                x0 = free * x0 + (1 - free) * source * self.pipe.vae.config.scaling_factor
-                guided = from_x0(x0, z_in, alpha_bar, kind)
-            z = scheduler.step(guided, t, z, **noise).prev_sample
-            yield Step(
-                index,
-                len(timesteps),
-                timesteps[index],
-                z,
-                x0,
-                guided,
-                *(p if len(r) else None for p, r in zip(predictions, rows, strict=True)),
-            )
+        scheduler.set_timesteps(steps, device=source.device)
+        yield from denoise_edits(guidance, scheduler, generators, guidance_every, kept)
+
+    def kept_outside(
+        self, masks: list[Image.Image], images: list[Image.Image], source: torch.Tensor, size: Size
+    ) -> Callable:
+        """A function of clean latents that puts the input's own in their place outside of the masks."""
+        size = self.output_size(images[0], size)
+        fitted = [fitted_mask(mask, image, size) for mask, image in zip(masks, images, strict=True)]
+        free = mask_tensor(fitted).to(source.device)
+        free = F.adaptive_max_pool2d(
+            free, source.shape[2:]
+        )  # (n, 1, h, w): a latent is free if any of its pixels is
+        own = (1 - free) * source * self.pipe.vae.config.scaling_factor
+        return lambda x0: free * x0 + own
 
     def output_size(self, image: Image.Image, size: Size = None) -> tuple[int, int]:
-        """(width, height) of the edit of an image; see `__call__`. Raises ValueError for what is impossible."""
+        """(width, height) of the edit of an image, see `__call__`. ValueError: an impossible size."""
         if size is None:
             return self.resolution, self.resolution
         if size == "keep":
-            image = ImageOps.exif_transpose(image)
-            ratio = (image.width / image.height) ** 0.5
-            if not 0.5 <= ratio <= 2:
-                raise ValueError(
-                    f"an image of {image.width} x {image.height} is too long to be edited as a whole; cut "
-                    "it to at most 4:1, or edit the square in its middle"
-                )
-            units = self.resolution / self.multiple
-            size = [self.multiple * max(1, round(units * side)) for side in (ratio, 1 / ratio)]
+            return self.size_of_shape(*ImageOps.exif_transpose(image).size)
         width, height = size
         if min(width, height) < self.multiple or width % self.multiple or height % self.multiple:
             raise ValueError(
@@ -298,23 +313,119 @@ class Editor:
             )
         return width, height
 
+    def size_of_shape(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) that can be painted, of this shape and about as large as the model's square."""
+        ratio = (width / height) ** 0.5
+        if not 0.5 <= ratio <= 2:
+            raise ValueError(
+                f"an image of {width} x {height} is too long to be edited as a whole; cut "
+                "it to at most 4:1, or edit the square in its middle"
+            )
+        units = self.resolution / self.multiple
+        wide = max(1, round(units * ratio))
+        high = max(1, round(units * (1 / ratio)))
+        return self.multiple * wide, self.multiple * high
+
     def encode(self, images: list[Image.Image], size: Size = None) -> torch.Tensor:
-        """E(c_I): posterior modes, unscaled, (n, c, h, w)."""
+        """E(c_I): posterior modes, unscaled, (n, c, h, w) float32."""
         sizes = {self.output_size(image, size) for image in images}
         if len(sizes) > 1:
             raise ValueError(
                 f"one batch has one size, not {sorted(sizes)}; give a size, or edit the images apart"
             )
-        arrays = [np.asarray(fit(image, *sizes)) for image in images]
-        x = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.pipe.vae.encode(x.to(self.pipe.vae.device)).latent_dist.mode()
+        vae = self.pipe.vae
+        x = to_float(as_uint8([fit(image, *sizes) for image in images]))
+        return vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mode().float()
 
     @torch.no_grad()
     def decode(self, z: torch.Tensor) -> list[Image.Image]:
         """Scaled latents -> PIL images."""
-        x = self.pipe.vae.decode(z / self.pipe.vae.config.scaling_factor).sample
-        x = ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(a) for a in x]
+        return [to_pil(picture) for picture in decode(self.pipe, z)]
+
+
+def check_edits(
+    n: int,
+    instructions: list[str],
+    seeds: Sequence[int] | None,
+    masks: list[Image.Image] | None,
+    steps: int,
+    guidance_every: int,
+) -> None:
+    """Raise ValueError for what does not belong together, before anything is painted."""
+    for instruction in instructions:
+        if not instruction.strip():
+            raise ValueError('the instruction is empty; say what to change, such as "make it night"')
+    for name, given in (("instructions", instructions), ("seeds", seeds), ("masks", masks)):
+        if given is not None and len(given) != n:
+            raise ValueError(f"{len(given)} {name} for {n} images; give one for each")
+    if min(steps, guidance_every) < 1:
+        raise ValueError(
+            f"{steps} denoising steps, guidance in every {guidance_every}: each must be at least 1"
+        )
+
+
+def one_each(name: str, scale: float | Sequence[float], n: int) -> torch.Tensor:
+    """A scale, or n of them, as (n,) float32. Raises ValueError for what is no scale."""
+    scale = torch.as_tensor(scale, dtype=torch.float32).expand(n)
+    for value in scale.tolist():
+        if not abs(value) <= LARGEST_SCALE:  # not a number is not within the limits either
+            raise ValueError(f"{name} is {value}; take a number from {-LARGEST_SCALE:g} to {LARGEST_SCALE:g}")
+    return scale
+
+
+def fitted_mask(mask: Image.Image, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The part of a mask that lies over the part of its image which is edited, mode L, of that size.
+
+    Raises ValueError if the mask has another shape than the image, or nothing may change.
+    """
+    mask = to_mask(mask)
+    width, height = ImageOps.exif_transpose(image).size
+    too_wide = mask.width - mask.height * width / height
+    too_high = mask.height - mask.width * height / width
+    if min(abs(too_wide), abs(too_high)) > 1:  # one pixel: what rounding may do to a scaled mask
+        raise ValueError(
+            f"the mask is {mask.width} x {mask.height} and the image {width} x {height}; "
+            "give a mask of the same shape"
+        )
+    fitted = ImageOps.fit(mask, size, Image.Resampling.LANCZOS)
+    if fitted.getextrema()[1] == 0:
+        raise ValueError("the mask lets nothing change; paint what may change white, and what may not black")
+    return fitted
+
+
+def denoise_edits(
+    guidance: Guidance,
+    scheduler,
+    generators: list[torch.Generator],
+    guidance_every: int = 1,
+    kept: Callable | None = None,
+) -> Iterator[Step]:
+    """The loop of `Editor.sample`. scheduler: its timesteps set. kept: see `Editor.kept_outside`."""
+    image = guidance.image
+    options = noise_options(scheduler, generators)
+    kind = scheduler.config.prediction_type
+    z = starting_latents(scheduler, image.shape[1:], generators, image.device)
+    timesteps = scheduler.timesteps.tolist()
+    for index, t in enumerate(scheduler.timesteps):
+        z_in = scheduler.scale_model_input(z, t)
+        predict = guidance.three if index % guidance_every == 0 else guidance.one
+        guided, predictions = predict(z_in, t)
+        alpha_bar = alpha_bar_at(scheduler, timesteps[index])
+        x0 = to_x0(guided, z_in, alpha_bar, kind)
+        if kept is not None:
+            x0 = kept(x0)
+            guided = from_x0(x0, z_in, alpha_bar, kind)
+        z = scheduler.step(guided, t, z, **options).prev_sample
+        yield Step(index, len(timesteps), timesteps[index], z, x0, guided, *predictions)
+
+
+def noise_options(scheduler, generators: list[torch.Generator]) -> dict:
+    """How a scheduler's `step` is told whose noise to add: by `generator`, by seeds, or not at all."""
+    if hasattr(scheduler, "noise_sampler_seed"):  # DPMSolverSDE makes its noise itself
+        scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        return {"generator": generators}
+    return {}
 
 
 class EditHistory:
@@ -324,7 +435,8 @@ class EditHistory:
     """
 
     def __init__(self, editor: Editor, image: Image.Image):
-        self.editor, self.turns = editor, [({}, image)]
+        self.editor = editor
+        self.turns: list[tuple[dict, Image.Image]] = [({}, image)]
 
     @property
     def picture(self) -> Image.Image:
@@ -333,8 +445,12 @@ class EditHistory:
     def edit(self, instruction: str, **options) -> Image.Image:
         """Edit the last picture; `options` as for the editor."""
         picture = self.editor(self.picture, instruction, **options)
-        self.turns.append(({"instruction": instruction, **options}, picture))
+        self.add({"instruction": instruction, **options}, picture)
         return picture
+
+    def add(self, settings: dict, picture: Image.Image) -> None:
+        """Go on from a picture that was painted elsewhere, with these arguments of the editor."""
+        self.turns.append((settings, picture))
 
     def undo(self) -> Image.Image:
         """Forget the last edit (the input picture stays); returns what is the last picture now."""
@@ -343,13 +459,24 @@ class EditHistory:
         return self.picture
 
 
-def load_editor(name: str = "mini", device: str = "cpu", profile: str = "mini") -> Editor:
-    """The editor of a profile ("mini", "sd15"), of a folder saved by stage 4 or a stock pipeline, or of the hub. Scales
-    and steps of a folder are those of `profile`, unless an edit says otherwise."""
+def load_editor(
+    name: str = "mini",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    profile: str | Profile = "mini",
+) -> Editor:
+    """The editor of a profile ("mini", "sd15"), of a folder saved by stage 4 or a stock pipeline, or of the
+    hub.
+
+    device, dtype: see `choose_device` and `choose_dtype`; "auto" on a CPU is float32, whose pictures repeat
+    to the bit. Scales and steps of a folder are those of `profile`, unless an edit says otherwise. Raises
+    ValueError for a name, a device or a number format that there is not.
+    """
     if name not in PROFILES and not Path(name).exists() and "/" not in name:
         raise ValueError(f"there is no profile or folder {name!r}; profiles are {', '.join(PROFILES)}")
-    profile = get_profile(name if name in PROFILES else profile)
-    pipe = load_edit_pipeline(profile.editor if name in PROFILES else name)
-    return Editor(
-        pipe.to(device), profile.guidance_scale, profile.image_guidance_scale, profile.steps, str(name)
-    )
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    defaults = get_profile(name if name in PROFILES else profile)
+    path = defaults.editor if name in PROFILES else name
+    pipe = load_edit_pipeline(path, dtype).to(device)
+    return Editor(pipe, defaults.guidance_scale, defaults.image_guidance_scale, defaults.steps, str(name))

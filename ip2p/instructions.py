@@ -8,10 +8,8 @@ from the hand-written triplets of `data/triplets/mini.jsonl`; any server with Op
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -23,10 +21,12 @@ from ip2p.backends import local as language_model
 from ip2p.backends.local import LocalBackend
 from ip2p.backends.local import load as load_language_model
 from ip2p.backends.local import save as save_language_model
-from ip2p.backends.protocol import FLAGGED_CAPTION, Objection
+from ip2p.backends.protocol import FLAGGED_CAPTION, Backend, NoAnswer, Objection
+from ip2p.common.durable import append_line, locked, whole_lines
 from ip2p.dataset.checks import check, retell
 from ip2p.dataset.triplets import (
     SEED_TRIPLETS,
+    decoded,
     from_completion,
     json_line,
     one_triplet,
@@ -37,7 +37,7 @@ from ip2p.dataset.triplets import (
     triplets_of,
 )
 
-# ---------------------------------------------------------------------------- the language model
+# ---------------------------------------------------------------------------- fine-tuning
 
 
 def finetune(model, tokenizer, triplets: list[dict], **options) -> list[float]:
@@ -56,85 +56,41 @@ def load_finetuned(
     world: bool = True,
     own: Iterable[dict] = (),
 ):
-    """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2", a .gguf
-    file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the next such call.
-    `world`: they are about the miniature world, so each epoch retells them (see `retell`). `own`: answers of an earlier
-    model that passed every check, to be learned from as well.
-    """
+    """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2",
+    a .gguf file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the
+    next such call. `world`: they are about the miniature world, so each epoch retells them (see `retell`).
+    `own`: answers of an earlier model that passed every check, to be learned from as well."""
     name = name or language_model.BUNDLED
     if Path(name).is_dir():
         return load_language_model(name, device)
-    triplets = [*(read_triplets(SEED_TRIPLETS) if triplets is None else triplets), *own]
+    written = read_triplets(SEED_TRIPLETS) if triplets is None else triplets
+    triplets = [*written, *own]
     recipe = json.dumps([str(name), triplets, world, EPOCHS, language_model.finetune.__defaults__])
     folder = language_model.cache_folder() / f"finetuned-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if (folder / "config.json").exists():
         return load_language_model(folder, device)
     model, tokenizer = load_language_model(name, device)
-    rng = random.Random(0)
-    finetune(model, tokenizer, [retell(t, rng) if world else t for _ in range(EPOCHS) for t in triplets])
+    finetune(model, tokenizer, lessons_of_all_epochs(triplets, world))
     save_language_model(model, tokenizer, folder, cache=True)
     return model, tokenizer
 
 
-# ---------------------------------------------------------------------------- the loop
+def lessons_of_all_epochs(triplets: list[dict], world: bool) -> list[dict]:
+    """EPOCHS times all triplets, in the miniature world each time about another scene."""
+    rng = random.Random(0)
+    lessons = []
+    for _ in range(EPOCHS):
+        for triplet in triplets:
+            lessons.append(retell(triplet, rng) if world else triplet)
+    return lessons
 
 
-def _key(caption: str) -> str:
-    """What makes two captions the same."""
-    return " ".join(caption.casefold().split())
-
-
-def _parses(caption: str) -> bool:
-    from ip2p.miniworld import parse
-
-    try:
-        return bool(parse(caption))
-    except ValueError:
-        return False
-
-
-def distinct(captions: Iterable[str]) -> list[str]:
-    """Captions without repetitions; case and blanks do not count."""
-    unique = {}
-    for caption in captions:
-        unique.setdefault(_key(caption), caption)
-    return list(unique.values())
-
-
-def _resume(out: Path) -> list[dict]:
-    """The triplets that `out` holds already. A half line at its end, left by a killed job, is cut off."""
-    if not out.exists():
-        return []
-    data, ours = out.read_bytes(), b'{"input": "'
-    end = data.rfind(b"\n") + 1
-    half = data[end:]
-    if half.strip():
-        try:
-            one_triplet(half)
-            with open(out, "ab") as file:
-                file.write(b"\n")  # only the line end was missing
-        except ValueError:
-            if not (half.startswith(ours) or ours.startswith(half)):
-                raise ValueError(f"{out} holds something else than triplets; choose another file") from None
-            triplets_of(data[:end], out)  # a foreign file is not cut
-            os.truncate(out, end)
-    return read_triplets(out)
-
-
-def _verdict(caption: str, answer: str, world: bool) -> tuple[dict | None, str | None]:
-    """The triplet of an answer, and None or the reason to reject it."""
-    if isinstance(answer, Objection):
-        return None, str(answer)
-    try:
-        triplet = from_completion(caption, answer)
-    except ValueError:
-        return None, "malformed"
-    return triplet, check(triplet, world)
+# ---------------------------------------------------------------------------- one triplet for each caption
 
 
 def generate_triplets(
     captions: Iterable[str],
-    backend,
+    backend: Backend,
     out: str | Path,
     n: int | None = None,
     retries: int = 3,
@@ -144,68 +100,159 @@ def generate_triplets(
 ) -> Counter:
     """One triplet a caption, appended to `out` until it holds `n` (None: one for every caption).
 
-    An answer that `check` or the backend rejects is asked for again, up to `retries` times. Stopped at any moment,
-    even by kill -9, the same call goes on where it was; captions that were given up stand in `out`.given-up, and
-    are not asked again. Returns counts: "accepted", every reason of a rejection, and of captions "duplicate",
-    "out-of-world caption", "given up". `callback(caption, answer, reason or None)` sees every answer.
+    An answer that `check` or the backend rejects is asked for again, up to `retries` times. Stopped at any
+    moment, even by kill -9, the same call goes on where it was; captions that were given up stand in
+    `out`.given-up, and are not asked again. Returns counts: "accepted", every reason of a rejection, and of
+    captions "duplicate", "out-of-world caption", "given up". `callback(caption, answer, reason or None)` sees
+    every answer.
 
     Raises ValueError if `out` holds something else, or another job is writing to it.
     """
-    out, counts, captions = Path(out), Counter(), list(captions)
+    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not out.exists()
-    with open(out, "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends
-        except BlockingIOError:
-            raise ValueError(
-                f"another job is writing to {out}; wait for it, or choose another file"
-            ) from None
-        held, hopeless = _resume(out), out.with_name(out.name + ".given-up")
-        if fresh:
-            hopeless.unlink(missing_ok=True)
-        done, have = {_key(t["input"]) for t in held}, len(held)
-        if hopeless.exists():
-            *whole, half = hopeless.read_bytes().split(b"\n")
-            os.truncate(hopeless, hopeless.stat().st_size - len(half))
-            done |= {_key(line.decode()) for line in whole}
-        unique = distinct(captions)
-        counts["duplicate"] = len(captions) - len(unique)
-        todo = deque((caption, 0) for caption in unique if _key(caption) not in done)
-        n = have + len(todo) if n is None else n
-        asked = {}  # caption -> how often it was asked before, of those that wait for their answer
-
-        def ask() -> tuple[str, int] | None:
-            while todo and have + len(asked) < n:
-                caption, attempt = todo.popleft()
-                if world and not _parses(caption):
-                    counts["out-of-world caption"] += 1
-                    continue
-                asked[caption] = attempt
-                return caption, 1000 * seed + attempt
-            return None
-
-        with tqdm(total=n, initial=min(have, n), desc="instructions", unit="triplet") as bar:
-            for caption, answer in backend.answers(ask):
-                attempt = asked.pop(caption)
-                triplet, reason = _verdict(caption, answer, world)
-                counts[reason or "accepted"] += 1
+    with locked(out, "writing to"):
+        job = Generation(out, list(captions), n, retries, seed, world)
+        already = min(job.held, job.n)
+        with tqdm(total=job.n, initial=already, desc="instructions", unit="triplet") as bar:
+            for caption, answer in backend.answers(job.next_question):
+                triplet, reason = judge_answer(caption, answer, world)
                 if reason is None:
-                    file.write(json_line(triplet))
-                    file.flush()
-                    have += 1
+                    job.accept(caption, triplet)
                     bar.update()
-                elif attempt < retries and reason != FLAGGED_CAPTION:
-                    todo.appendleft((caption, attempt + 1))
                 else:
-                    counts["given up"] += 1
-                    with open(hopeless, "a", encoding="utf-8") as rest:
-                        rest.write(caption + "\n")
-                if cost := getattr(backend, "cost", None):
+                    job.reject(caption, answer, reason)
+                cost = getattr(backend, "cost", 0.0)  # dollars, of a backend that is paid
+                if cost:
                     bar.set_postfix(cost=f"${cost:.2f}", refresh=False)
                 if callback:
                     callback(caption, answer, reason)
-    return +counts  # without zeros
+    return +job.counts  # without zeros
+
+
+class Generation:
+    """What `generate_triplets` knows of its captions: which are done, which wait to be asked, which for an
+    answer."""
+
+    def __init__(
+        self, out: Path, captions: list[str], n: int | None, retries: int, seed: int, world: bool
+    ) -> None:
+        self.out = out
+        self.given_up = out.with_name(out.name + ".given-up")
+        self.retries = retries
+        self.seed = seed
+        self.world = world
+        done = self.resume()
+        unique = distinct(captions)
+        self.counts = Counter(duplicate=len(captions) - len(unique))
+        self.to_ask = deque((caption, 0) for caption in unique if same_as(caption) not in done)
+        self.asked: dict[
+            str, int
+        ] = {}  # caption -> how often it was asked before, while it waits for its answer
+        self.n = self.held + len(self.to_ask) if n is None else n
+
+    def resume(self) -> set[str]:
+        """What the captions have in common with those that `out` and the list of given-up ones hold
+        already."""
+        if not self.out.exists():
+            self.given_up.unlink(missing_ok=True)  # of a file that is gone
+        triplets = resume_triplets(self.out)
+        self.held = len(triplets)
+        done = {same_as(triplet["input"]) for triplet in triplets}
+        done |= {same_as(caption) for caption in whole_lines(self.given_up, cut=True)}
+        return done
+
+    def next_question(self) -> tuple[str, int] | None:
+        """The next (caption, seed), as long as `n` triplets are neither held nor waited for."""
+        while self.to_ask and self.held + len(self.asked) < self.n:
+            caption, attempt = self.to_ask.popleft()
+            if self.world and not parses(caption):
+                self.counts["out-of-world caption"] += 1
+                continue
+            self.asked[caption] = attempt
+            return caption, 1000 * self.seed + attempt
+        return None
+
+    def accept(self, caption: str, triplet: dict) -> None:
+        """Write a good triplet to the file; it is on the disk when this returns."""
+        del self.asked[caption]
+        append_line(self.out, json_line(triplet).rstrip("\n"))
+        self.held += 1
+        self.counts["accepted"] += 1
+
+    def reject(self, caption: str, answer: str, reason: str) -> None:
+        """Ask again, or give the caption up and note that, so that no later run asks for it."""
+        attempt = self.asked.pop(caption)
+        self.counts[reason] += 1
+        if attempt < self.retries and reason != FLAGGED_CAPTION:
+            self.to_ask.appendleft((caption, attempt + 1))
+        elif not isinstance(answer, NoAnswer):
+            self.counts["given up"] += 1
+            append_line(self.given_up, " ".join(caption.split()))
+
+
+def judge_answer(caption: str, answer: str, world: bool) -> tuple[dict | None, str | None]:
+    """The triplet of an answer, if it has one, and None or the reason to reject it."""
+    if isinstance(answer, Objection):
+        return None, str(answer)
+    try:
+        triplet = from_completion(caption, answer)
+    except ValueError:
+        return None, "malformed"
+    return triplet, check(triplet, world)
+
+
+def resume_triplets(out: Path) -> list[dict]:
+    """The triplets that `out` holds already. A half line at its end, left by a killed job, is cut off.
+
+    Raises ValueError, and leaves the file as it is, if it holds something else.
+    """
+    out.touch()
+    data = out.read_bytes()
+    end = data.rfind(b"\n") + 1
+    half = data[end:]
+    if is_triplet(half):  # only the line end was missing
+        with open(out, "ab") as file:
+            file.write(b"\n")
+        return read_triplets(out)
+    start = b'{"input": "'
+    if half.strip() and not half.startswith(start) and not start.startswith(half):
+        raise ValueError(f"{out} holds something else than triplets; choose another file")
+    triplets = triplets_of(data[:end], out)
+    whole_lines(out, cut=True)
+    return triplets
+
+
+def is_triplet(line: bytes) -> bool:
+    try:
+        return bool(one_triplet(decoded(line)))
+    except ValueError:
+        return False
+
+
+def same_as(caption: str) -> str:
+    """What two captions share that count as the same: case and blanks do not matter."""
+    return " ".join(caption.casefold().split())
+
+
+def distinct(captions: Iterable[str]) -> list[str]:
+    """Captions without repetitions; the first of those that are the same stays."""
+    unique: dict[str, str] = {}
+    for caption in captions:
+        unique.setdefault(same_as(caption), caption)
+    return list(unique.values())
+
+
+def parses(caption: str) -> bool:
+    """Whether the miniature world can paint a caption."""
+    from ip2p.miniworld import parse
+
+    try:
+        return bool(parse(caption))
+    except ValueError:
+        return False
+
+
+# ---------------------------------------------------------------------------- `ip2p instructions`
 
 
 def run(
@@ -217,7 +264,7 @@ def run(
     seed: int = 0,
     triplets: str | Path = SEED_TRIPLETS,
     world: bool = True,
-    device: str = "cpu",
+    device: str = "auto",
     shots: int = 8,
     shard: tuple[int, int] = (0, 1),
     own: str | Path | None = None,
@@ -225,43 +272,70 @@ def run(
 ) -> Counter:
     """`ip2p instructions`: captions in, triplets out. `seed` and the counts are those of `generate_triplets`.
 
-    backend "local": `model` as in `load_finetuned`, "smollm2" if None; `own` is a file of its own earlier answers, to
-    learn from, too. backend "openai", or "batch" for OpenAI's
-    Batch API: `model` is the name the server knows, the first `shots` of `triplets`, evenly spread, are its examples
-    (0 for a model that was fine-tuned on them), `options` are those of `OpenAIBackend`. `shard` (i, of): every
-    `of`-th distinct caption from the i-th on, for one of many workers, each with an `out` of its own. Raises
-    ValueError or OSError for what the caller got wrong, RuntimeError if a server fails (run again to go on).
-    """
-    captions, lessons = read_captions(captions_path), read_triplets(triplets)
-    if not 0 <= shard[0] < shard[1]:
-        raise ValueError(f"there is no shard {shard[0]} of {shard[1]}; the first is 0/{max(shard[1], 1)}")
-    if n is not None and Path(out).exists() and Path(out).read_bytes().count(b"\n") >= n:
+    backend "local": `model` as in `load_finetuned`, "smollm2" if None; `device` as in `choose_device`; `own`
+    is a file of its own earlier answers, to learn from, too. backend "openai", or "batch" for OpenAI's Batch
+    API: `model` is the name the server knows, the first `shots` of `triplets`, evenly spread, are its
+    examples (0 for a model that was fine-tuned on them), `options` are the fields of
+    `ip2p.backends.openai.Options`. `shard` (i, of): every `of`-th distinct caption from the i-th on, for one
+    of many workers, each with an `out` of its own.
+
+    Raises ValueError or OSError for what the caller got wrong, RuntimeError if a server fails (run again to
+    go on) or if no answer was accepted."""
+    out = Path(out)
+    captions = read_captions(captions_path)
+    lessons = read_triplets(triplets)
+    index, shards = shard
+    if not 0 <= index < shards:
+        raise ValueError(f"there is no shard {index} of {shards}; the first is 0/{max(shards, 1)}")
+    if n is not None and out.exists() and out.read_bytes().count(b"\n") >= n:
         return Counter()
     if backend == "local":
         if options:
             raise ValueError(f"{', '.join(options)}: only for a server; choose the backend openai or batch")
-        if (
-            own and Path(own).resolve() == Path(out).resolve()
-        ):  # it cannot learn from what it is about to write
-            own = None
-        worker = LocalBackend(
-            *load_finetuned(model, lessons, device, world, read_triplets(own) if own else ())
-        )
+        worker = local_backend(model, lessons, own, out, device, world)
     elif backend in ("openai", "batch"):
-        from ip2p.backends.openai import BatchBackend, OpenAIBackend
-
-        if not model:
-            raise ValueError(f"the {backend} backend needs the name of a model that the server has")
-        examples = lessons[:: max(1, len(lessons) // shots)][:shots] if shots else ()
-        worker = (
-            OpenAIBackend(model, examples=examples, **options)
-            if backend == "openai"
-            else BatchBackend(
-                model, Path(out).with_name(Path(out).name + ".batch"), examples=examples, **options
-            )
-        )
+        worker = server_backend(backend, model, lessons, shots, out, options)
     else:
         raise ValueError(f"there is no backend {backend!r}; choose local, openai or batch")
-    if shard != (0, 1):
-        captions = distinct(captions)[shard[0] :: shard[1]]
-    return generate_triplets(captions, worker, out, n, seed=seed, world=world)
+    if shards > 1:
+        captions = distinct(captions)[index::shards]
+    counts = generate_triplets(captions, worker, out, n, seed=seed, world=world)
+    rejected = counts.keys() - {"accepted", "duplicate", "out-of-world caption"}
+    if not counts["accepted"] and (rejected or not out.read_bytes()):
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+        raise RuntimeError(f"no answer was accepted ({reasons or 'nothing could be asked'})")
+    return counts
+
+
+def local_backend(
+    model: str | None, lessons: list[dict], own: str | Path | None, out: Path, device: str, world: bool
+) -> Backend:
+    """A model in this process that was fine-tuned on the lessons, and on its `own` earlier answers."""
+    from ip2p.common.devices import choose_device
+
+    if own and Path(own).resolve() == out.resolve():  # it cannot learn from what it is about to write
+        own = None
+    earlier = read_triplets(own) if own else []
+    return LocalBackend(*load_finetuned(model, lessons, choose_device(device), world, earlier))
+
+
+def server_backend(
+    backend: str, model: str | None, lessons: list[dict], shots: int, out: Path, options: dict
+) -> Backend:
+    """A server with OpenAI's API, which is shown some of the lessons."""
+    from ip2p.backends.batch import BatchBackend
+    from ip2p.backends.openai import OpenAIBackend
+
+    if not model:
+        raise ValueError(f"the {backend} backend needs the name of a model that the server has")
+    examples = evenly_spread(lessons, shots)
+    if backend == "openai":
+        return OpenAIBackend(model, examples=examples, **options)
+    return BatchBackend(model, out.with_name(out.name + ".batch"), examples=examples, **options)
+
+
+def evenly_spread(lessons: list[dict], count: int) -> list[dict]:
+    """`count` of the lessons, from the first on."""
+    if count <= 0:
+        return []
+    return lessons[:: max(1, len(lessons) // count)][:count]

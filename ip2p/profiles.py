@@ -1,4 +1,5 @@
-"""Profiles: the models of the five stages and the defaults that fit them. `mini` is bundled, `sd15` the paper's."""
+"""Profiles: the models of the five stages and the defaults that fit them. `mini` is bundled, `sd15` the
+paper's."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from ip2p.paths import DATA
 
 @dataclass(frozen=True)
 class Profile:
-    """Models and defaults of one run of the paper. Write your own, or change one with `dataclasses.replace`."""
+    """Models and defaults of one run of the paper. Write your own, or change one with
+    `dataclasses.replace`."""
 
     name: str
     text_to_image: str  # a StableDiffusionPipeline: folder or hub name
@@ -26,7 +28,8 @@ class Profile:
     batch: int  # pairs in one denoising batch
     in_world: bool  # captions are those of the miniature world, so the judge can be asked
     paint_guidance: float = 7.5  # of the text-to-image model on its own
-    # Stage 2: candidates a caption pair, denoising steps, which attention is shared, and the ranges of p and guidance
+    # Stage 2: candidates a caption pair, denoising steps, which attention is shared, and the ranges of p
+    # and guidance
     candidates: int = 100
     per_seed: int = 4  # candidates of one seed, which differ by p alone and share what they have in common
     enough: bool = False  # stop painting for a caption pair that has `keep` good candidates
@@ -113,15 +116,16 @@ def get_profile(profile: str | Profile, **changes) -> Profile:
     return replace(profile, **changes)
 
 
-def _load(cls_name: str, path: str, **kwargs):
+def _load(cls_name: str, path: str, dtype=None, **kwargs):
     import diffusers
     import torch
 
+    dtype = torch.float32 if dtype is None else dtype
     if Path(path).exists() and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{path} is no diffusers model: it has no model_index.json")
     try:
         return getattr(diffusers, cls_name).from_pretrained(
-            path, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **kwargs
+            path, dtype=dtype, safety_checker=None, requires_safety_checker=False, **kwargs
         )
     except OSError as error:
         raise ValueError(
@@ -130,19 +134,22 @@ def _load(cls_name: str, path: str, **kwargs):
         ) from error
 
 
-def load_text_to_image(profile: str | Profile):
-    """The profile's diffusers StableDiffusionPipeline, float32, its scheduler Euler ancestral."""
+def load_text_to_image(profile: str | Profile, device: str = "cpu", dtype=None):
+    """The profile's StableDiffusionPipeline, with the Euler ancestral scheduler; dtype None: float32."""
     from diffusers import EulerAncestralDiscreteScheduler
 
-    pipe = _load("StableDiffusionPipeline", get_profile(profile).text_to_image)
+    pipe = _load("StableDiffusionPipeline", get_profile(profile).text_to_image, dtype)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
-    return pipe
+    return pipe.to(device)
 
 
-def load_edit_pipeline(path: str):
-    """A diffusers StableDiffusionInstructPix2PixPipeline from a folder or the hub, its scheduler Euler ancestral."""
+def load_edit_pipeline(path: str, dtype=None):
+    """A StableDiffusionInstructPix2PixPipeline, from a folder or the hub, with the Euler ancestral scheduler.
+
+    dtype: None for float32.
+    """
     from diffusers import EulerAncestralDiscreteScheduler
 
-    pipe = _load("StableDiffusionInstructPix2PixPipeline", path)
+    pipe = _load("StableDiffusionInstructPix2PixPipeline", path, dtype)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
     return pipe

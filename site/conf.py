@@ -1,16 +1,52 @@
 """Settings of the static site (`make site`), read by Sphinx."""
 
-project, author, language = "ip2p", "the ip2p authors", "en"
+import re
+
+project = "ip2p"
+author = "the ip2p authors"
+language = "en"
 html_title = "InstructPix2Pix, run by yourself"
 html_theme = "furo"
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]
 html_copy_source = False
-extensions = ["myst_nb"]
+html_show_copyright = False
 exclude_patterns = ["conf.py"]
+
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 nb_execution_mode = "off"  # the notebooks come executed
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
-html_show_copyright = False
+
+# The reference (reference/*.md), from docstrings.
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_preserve_defaults = True
+autodoc_use_legacy_class_based = False
+add_module_names = False
+python_maximum_signature_line_length = 80
+
+
+def as_restructured_text(app, what, name, obj, options, lines):
+    """Docstrings are plain text with `code` in backticks: what else would be markup is escaped."""
+    paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip())
+    lines[:] = []
+    for paragraph in paragraphs:
+        for item in re.split(r"\n(?=\s*- )", paragraph):
+            text = " ".join(item.split())
+            pieces = re.split(r"`([^`]+)`", text)
+            plain = [re.sub(r"([*|_\\])", r"\\\1", piece) for piece in pieces[0::2]]
+            code = [f"``{piece}``\\ " for piece in pieces[1::2]]
+            lines.append("".join(a + b for a, b in zip(plain, [*code, ""], strict=True)))
+        lines.append("")
+
+
+def skip_field_numbers(app, what, name, obj, skip, options):
+    """Named tuples say "Alias for field number 0" of their fields, which stand in the signature."""
+    return skip or (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_field_numbers)
+    app.connect("autodoc-process-docstring", as_restructured_text)

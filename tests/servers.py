@@ -1,5 +1,5 @@
-"""HTTP servers for the tests: one that speaks OpenAI's API and answers as a function says, and one that stands in front
-of another and spoils some of its replies."""
+"""HTTP servers for the tests: one that speaks OpenAI's API and answers as a function says, and one that
+stands in front of another and spoils some of its replies."""
 
 import json
 import threading
@@ -53,10 +53,10 @@ def openai_server(
     said: str = "too many tokens in the queue",
     results=None,
 ):
-    """A handler: `answer(caption)` is what the model writes. Models: "text"; "chat", which only chats and takes no
-    temperature; "broken". `moderation(text)`: whether it is flagged (None: no such route). Captions with
-    the word `refuse` are answered with 400. Batches are done at once, the first ones as `batch_status` says, with the
-    message `said`. `results(data)`: what is handed out in place of a file with these results.
+    """A handler: `answer(caption)` is what the model writes. Models: "text"; "chat", which only chats and
+    takes no temperature; "broken". `moderation(text)`: whether it is flagged (None: no such route). Captions
+    with the word `refuse` are answered with 400. Batches are done at once, the first ones as `batch_status`
+    says, with the message `said`. `results(data)`: what is handed out in place of a file with these results.
     Every request is noted as (path, key, body)."""
     files, batches, batch_status = {}, [], list(batch_status)
     too_long = 400, {"error": {"message": "this prompt is too long, stop", "param": None, "code": None}}
@@ -95,10 +95,11 @@ def openai_server(
             requests.append((self.path, self.headers["Authorization"], body))
             time.sleep(latency)
             out = getattr(self, self.path.removeprefix("/v1/").replace("/", "_"))(body)
-            status = 404 if out is None else 200
-            if isinstance(out, tuple):
-                status, out = out
-            self.reply(status, json.dumps(out or {"error": {"message": "no such route"}}).encode())
+            if out is None:
+                status, out = 404, {"error": {"message": "no such route"}}
+            else:
+                status, out = out if isinstance(out, tuple) else (200, out)
+            self.reply(status, json.dumps(out).encode())
 
         def completions(self, body):
             if body["model"] == "broken":
@@ -197,8 +198,9 @@ FAULTS = ("429", "500", "half", "hang", "garbage", "drop")
 
 
 def faulty(upstream: str, schedule, counts):
-    """A handler that hands requests on to `upstream`, and spoils the reply as `schedule(number of the request)` says:
-    one of FAULTS, None, or a function of the handler that replies. `counts` is a Counter of what it did."""
+    """A handler that hands requests on to `upstream`, and spoils the reply as `schedule(number of the
+    request)` says: one of FAULTS, None, or a function of the handler that replies. `counts` is a Counter of
+    what it did."""
     lock, number = threading.Lock(), [0]
 
     class Faulty(Handler):

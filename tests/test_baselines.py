@@ -33,6 +33,32 @@ def test_sdedit_changes_more_the_stronger_it_is_and_noise_belongs_to_the_picture
     assert np.abs(np.asarray(alone[0], int) - np.asarray(both[1], int)).max() <= 1
 
 
+@pytest.mark.parametrize("strength", [0.35, 0.8, 1.0])
+def test_sdedit_equals_the_stock_pipeline(tiny_pipe, strength):
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    stock = StableDiffusionImg2ImgPipeline(**tiny_pipe.components, requires_safety_checker=False)
+    stock.set_progress_bar_config(disable=True)
+    pictures, texts = [render(CAT, size=32), render(BLUE, size=32)], ["a dog", "a house at night"]
+    theirs = stock(
+        texts,
+        image=pictures,
+        strength=strength,
+        guidance_scale=2.0,
+        num_inference_steps=10,
+        generator=[torch.Generator().manual_seed(seed) for seed in (3, 4)],
+    ).images
+    ours = sdedit(tiny_pipe, pictures, texts, strength, guidance_scale=2.0, steps=10, seeds=[3, 4])
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
+
+
+def test_sdedit_takes_pictures_of_any_size_and_mode(tiny_pipe):
+    odd = render(CAT, size=45).convert("RGBA")
+    (out,) = sdedit(tiny_pipe, [odd], ["a dog"], 0.5, guidance_scale=2.0, steps=4)
+    assert out.size == (44, 44), "a multiple of what a latent covers"
+
+
 @pytest.mark.parametrize(("strength", "steps"), [(0, 10), (1.5, 10), (0.1, 5)])
 def test_a_strength_that_paints_nothing_is_refused(tiny_pipe, strength, steps):
     with pytest.raises(ValueError, match="take a strength in"):

@@ -1,7 +1,8 @@
-"""The explorer as a reader meets it: notebook 05 in JupyterLab, in a real browser. Screenshots: out/browser/*.png.
+"""The explorer as a reader meets it: notebook 05 in JupyterLab, in a real browser. Screenshots:
+out/browser/*.png.
 
-Needs Chromium or Chrome: `apt-get install chromium` on Debian. Without one the test is skipped, except where CI is set.
-"""
+Needs Chromium or Chrome: `apt-get install chromium` on Debian. Without one the test is skipped, except
+where CI is set."""
 
 import os
 import socket
@@ -13,9 +14,9 @@ import urllib.request
 import pytest
 from conftest import PICTURES
 
-from ip2p.teaching import run_notebooks as notebooks
+from ip2p.teaching.notebook_files import NOTEBOOKS, read
 
-NOTEBOOK = notebooks.NOTEBOOKS / "05_guided_editing.ipynb"
+NOTEBOOK = NOTEBOOKS / "05_guided_editing.ipynb"
 SMALL = {"EDITS": 4, "CURVE_STEPS": 4}
 
 
@@ -25,7 +26,7 @@ def lab(tmp_path_factory):
     import nbformat
 
     folder = tmp_path_factory.mktemp("lab")
-    notebook = notebooks.read(NOTEBOOK)
+    notebook = read(NOTEBOOK)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     cell.source += "".join(f"\n{name} = {value}" for name, value in ({"OUT": "'out'"} | SMALL).items())
     nbformat.write(notebook, folder / NOTEBOOK.name)

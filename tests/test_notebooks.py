@@ -1,15 +1,16 @@
 """The notebooks, executed with papermill on the bundled models. Each asserts itself what it claims.
 
-Parameters make them as small as their claims allow; `make run` executes them at full size. Each exercise is run as it
-stands, unanswered, and then once more with its folded solution.
-"""
+Parameters make them as small as their claims allow; `make run` executes them at full size. Each exercise
+is run as it stands, unanswered, and then once more with its folded solution."""
 
 import re
 
 import nbformat
 import pytest
 
-from ip2p.teaching import run_notebooks as notebooks
+from ip2p.paths import ROOT
+from ip2p.teaching.notebook_files import NOTEBOOKS, first_picture, minutes, parameters, read
+from ip2p.teaching.run_notebooks import execute
 
 SMALL = {
     "00_quickstart": {},
@@ -25,12 +26,12 @@ SMALL = {
 
 
 def test_every_notebook_is_here():
-    assert SMALL.keys() == {path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb")}
+    assert SMALL.keys() == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
 
 
 def with_solutions(nb):
-    """`nb` with a copy of each exercise behind it, in which the solution that the next cell folds stands before the
-    check; and how many there are."""
+    """`nb` with a copy of each exercise behind it, in which the solution that the next cell folds stands
+    before the check; and how many there are."""
     cells = []
     for cell, following in zip(nb.cells, [*nb.cells[1:], None], strict=True):
         cells.append(cell)
@@ -47,17 +48,15 @@ def with_solutions(nb):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_notebook_runs_and_its_claims_and_solutions_hold(name, tmp_path):
-    nb = notebooks.read(notebooks.NOTEBOOKS / f"{name}.ipynb")
-    assert SMALL[name].keys() <= notebooks.parameters(nb).keys(), "a parameter that is not there"
+    nb = read(NOTEBOOKS / f"{name}.ipynb")
+    assert SMALL[name].keys() <= parameters(nb).keys(), "a parameter that is not there"
     solved, exercises = with_solutions(nb)
     assert exercises >= 2, "two exercises, each with a folded solution in the cell behind it"
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "data").symlink_to(notebooks.ROOT / "data")
+    (tmp_path / "data").symlink_to(ROOT / "data")
     nbformat.write(solved, tmp_path / "notebooks" / f"{name}.ipynb")
-    done = notebooks.read(
-        notebooks.execute(tmp_path / "notebooks" / f"{name}.ipynb", tmp_path / "out", SMALL[name])
-    )
-    assert notebooks.minutes(done) is not None and notebooks.picture(done) is not None
+    done = read(execute(tmp_path / "notebooks" / f"{name}.ipynb", tmp_path / "out", SMALL[name]))
+    assert minutes(done) is not None and first_picture(done) is not None
     said = "".join(output.get("text", "") for cell in done.cells for output in cell.get("outputs", ()))
     assert "Traceback" not in said
     assert said.count("not answered yet") == exercises, "as it stands, an exercise waits for its answer"

@@ -1,6 +1,8 @@
-"""Servers with OpenAI's API, over real HTTP: what is sent, what comes back, what faults, limits and kills do."""
+"""Servers with OpenAI's API, over real HTTP: what is sent, what comes back, what faults, limits and kills
+do."""
 
 import base64
+import io
 import json
 import os
 import signal
@@ -16,14 +18,17 @@ from pathlib import Path
 import pytest
 from servers import FAULTS, drip, drip_head, endless, faulty, hold, openai_server, saying, serving
 
+from ip2p.backends.batch import BatchBackend
+from ip2p.backends.budget import Budget
 from ip2p.backends.local import generate
-from ip2p.backends.openai import NO_MODERATION, BatchBackend, OpenAIBackend
+from ip2p.backends.moderation import NO_MODERATION
+from ip2p.backends.openai import OpenAIBackend
 from ip2p.cli import main
+from ip2p.dataset.checks import check
 from ip2p.dataset.triplets import (
     DELIMITER,
     SEED_TRIPLETS,
     STOP,
-    check,
     from_completion,
     read_captions,
     read_triplets,
@@ -63,7 +68,7 @@ def test_completions_are_asked_as_the_authors_did(tmp_path):
     with serving(openai_server(night, requests)) as url:
         backend = OpenAIBackend("text", base_url=url, examples=[BLUE])
         assert generate_triplets(CAPTIONS[:5], backend, tmp_path / "t.jsonl") == {"accepted": 5}
-    assert sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS[:5]) and backend.moderation == NO_MODERATION
+    assert sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS[:5]) and not backend.moderation.exists
     asked = [(key, body) for path, key, body in requests if path == "/v1/completions"]
     assert {body["prompt"] for _, body in asked} == {to_prompt(caption, [BLUE]) for caption in CAPTIONS[:5]}
     key, body = asked[0]
@@ -145,12 +150,13 @@ def test_moderation_skips_captions_and_asks_for_other_answers(tmp_path):
 
 
 def test_many_in_flight_are_many_times_faster(tmp_path):
-    """The same captions, one after the other and 32 in flight, against a server with a fixed latency, in one run."""
+    """The same captions, one after the other and 32 in flight, against a server with a fixed latency, in one
+    run."""
     captions, seconds = [f"a red cat {i}" for i in range(256)], []
     with serving(openai_server(night, [], latency=0.4)) as url:
         for in_flight, some in ((1, captions[:5]), (32, captions)):
             backend = OpenAIBackend("text", base_url=url, in_flight=in_flight)
-            backend.moderation = NO_MODERATION
+            backend.moderation.exists = False
             begin = time.perf_counter()
             generate_triplets(some, backend, tmp_path / f"{in_flight}.jsonl", world=False)
             seconds.append((time.perf_counter() - begin) / len(some))
@@ -171,8 +177,8 @@ def test_the_budget_is_never_passed_and_the_next_call_goes_on(tmp_path, capsys):
 
 
 def test_every_caption_survives_a_bad_server(tmp_path):
-    """Rate limits, server errors, half replies, hangs, garbage, dropped connections and flagged answers, on a schedule:
-    every caption ends with one good triplet."""
+    """Rate limits, server errors, half replies, hangs, garbage, dropped connections and flagged answers, on a
+    schedule: every caption ends with one good triplet."""
     captions, did, times = [f"a red cat {i}" for i in range(60)], Counter(), Counter()
 
     def answer(caption):
@@ -203,14 +209,14 @@ def test_retry_after_is_waited_for(tmp_path):
 
     with serving(openai_server(night, [])) as url, serving(faulty(url, schedule, Counter())) as url:
         backend = OpenAIBackend("text", base_url=url)
-        backend.moderation = NO_MODERATION
+        backend.moderation.exists = False
         assert generate_triplets(CAPTIONS[:1], backend, tmp_path / "t.jsonl") == {"accepted": 1}
     assert 0.06 <= moments[1] - moments[0] < 0.4, "the server's 60 ms, not the client's own half second"
 
 
 def test_the_budget_holds_whatever_form_the_question_takes_and_whatever_gets_lost(tmp_path):
-    """A model that turns out to chat, whose answers may be eight times as long; replies cut off, which are paid all the
-    same. What the server generated is counted at the server."""
+    """A model that turns out to chat, whose answers may be eight times as long; replies cut off, which are
+    paid all the same. What the server generated is counted at the server."""
     made = []
 
     def answer(caption):
@@ -223,7 +229,7 @@ def test_the_budget_holds_whatever_form_the_question_takes_and_whatever_gets_los
         with serving(openai_server(answer, [], moderation=lambda text: False)) as url:
             with serving(faulty(url, schedule, Counter())) as url:
                 backend = OpenAIBackend(model, base_url=url, in_flight=8, price=(1.0, 4.0), max_cost=0.03)
-                backend.moderation = NO_MODERATION
+                backend.moderation.exists = False
                 generate_triplets(CAPTIONS, backend, tmp_path / f"{model}.jsonl")
         paid = len(made) * (100 * 1.0 + 20 * 4.0) / 1e6
         assert 0 < paid <= backend.cost + 1e-9 <= 0.03
@@ -249,7 +255,7 @@ def test_a_reply_without_end_is_one_rejected_answer(tmp_path):
     with serving(openai_server(night, [])) as url:
         with serving(faulty(url, lambda number: fault if number == 0 else None, Counter())) as url:
             backend = OpenAIBackend("text", base_url=url, in_flight=1)
-            backend.moderation = NO_MODERATION
+            backend.moderation.exists = False
             counts = generate_triplets(CAPTIONS[:4], backend, tmp_path / "t.jsonl")
     assert counts == {"accepted": 4, "unreadable reply": 1}
     assert sent[0] < 64 << 20, "the connection was cut"
@@ -264,7 +270,8 @@ sys.exit(main(["instructions", "--captions", sys.argv[1], "--out", sys.argv[2], 
 
 
 def stop(tmp_path, url, arrived, pause: float = 0.3):
-    """Ctrl-C for a job, once 32 requests have `arrived()` at the server: (its exit status, seconds, what it said)."""
+    """Ctrl-C for a job, once 32 requests have `arrived()` at the server: (its exit status, seconds, what it
+    said)."""
     places = ("in a meadow", "in a forest", "in a city", "in the desert", "on a beach")
     (tmp_path / "c.txt").write_text(
         "\n".join(c.replace("in a meadow", place) for place in places for c in CAPTIONS)
@@ -408,19 +415,10 @@ def test_a_batch_whose_server_echoes_the_key_does_not_get_it_printed(tmp_path, m
     assert case in printed or case == "moderation"
 
 
-class Hasty:
-    """Does not wait between its tries."""
-
-    def _pause(self, attempt, stopped, seconds=None):
-        super()._pause(attempt, stopped, 0.0)
-
-
-class HastyBackend(Hasty, OpenAIBackend):
-    pass
-
-
-class HastyBatch(Hasty, BatchBackend):
-    pass
+def hasty(backend):
+    """A backend that does not wait between its tries."""
+    backend.server.pause = lambda attempt, stopped, seconds=None: None
+    return backend
 
 
 NOTHING = {
@@ -449,9 +447,9 @@ def test_moderation_without_a_clear_word_takes_nothing_as_harmless(tmp_path, rep
     with serving(Mute) as url:
         options = dict(base_url=url, max_retries=2)
         worker = (
-            HastyBackend("text", **options)
+            hasty(OpenAIBackend("text", **options))
             if backend == "openai"
-            else HastyBatch("chat", tmp_path / "state", **options)
+            else hasty(BatchBackend("chat", tmp_path / "state", **options))
         )
         if backend == "openai" and reply == NOTHING["too few"]:  # a single question has a single result
             reply = {"results": []}
@@ -468,7 +466,7 @@ def test_moderation_that_falls_silent_lets_no_answer_through(tmp_path):
 
     with serving(Falling) as url, pytest.raises(RuntimeError, match="no clear word"):
         generate_triplets(
-            CAPTIONS[:2], HastyBackend("text", base_url=url, max_retries=1), tmp_path / "t.jsonl"
+            CAPTIONS[:2], hasty(OpenAIBackend("text", base_url=url, max_retries=1)), tmp_path / "t.jsonl"
         )
     assert lines(tmp_path / "t.jsonl") == []
 
@@ -479,9 +477,9 @@ def test_a_route_that_politely_is_not_there_is_no_moderation(tmp_path, capsys):
             return 200, {"error": "Unexpected endpoint or method. (POST /v1/moderations)"}
 
     with serving(Polite) as url:
-        assert generate_triplets(CAPTIONS, HastyBackend("text", base_url=url), tmp_path / "t.jsonl") == {
-            "accepted": 32
-        }
+        assert generate_triplets(
+            CAPTIONS, hasty(OpenAIBackend("text", base_url=url)), tmp_path / "t.jsonl"
+        ) == {"accepted": 32}
     assert capsys.readouterr().err.count(NO_MODERATION) == 1
 
 
@@ -550,25 +548,27 @@ def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, mo
     with serving(openai_server(night, requests)) as url:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             if moment == "submitted":  # before its id could be noted
-                note = BatchBackend._note
-                patch.setattr(
-                    BatchBackend,
-                    "_note",
-                    lambda self, **v: (_ for _ in ()).throw(Killed) if "id" in v else note(self, **v),
-                )
+                write_note = BatchBackend.write_note
+
+                def killed_before_the_id(self, **values):
+                    if "id" in values:
+                        raise Killed
+                    write_note(self, **values)
+
+                patch.setattr(BatchBackend, "write_note", killed_before_the_id)
             elif moment == "noted":
                 patch.setattr(BatchBackend, "poll", lambda *_: (_ for _ in ()).throw(Killed))
             else:
-                settled, settle = [], BatchBackend._settle
-                patch.setattr(
-                    BatchBackend,
-                    "_settle",
-                    lambda self, *v: (
-                        settled.append(settle(self, *v))
-                        if len(settled) < 10
-                        else (_ for _ in ()).throw(Killed)
-                    ),
-                )
+                settled = []
+                settle = Budget.settle
+
+                def killed_after_ten(self, dearest, cost):
+                    if len(settled) == 10:
+                        raise Killed
+                    settled.append(cost)
+                    settle(self, dearest, cost)
+
+                patch.setattr(Budget, "settle", killed_after_ten)
             batch_run(url, tmp_path)
         assert len(lines(tmp_path / "t.jsonl")) == (10 if moment == "read" else 0)
         batch_run(url, tmp_path)
@@ -670,7 +670,7 @@ def test_a_note_that_is_not_ours_is_left_alone(tmp_path):
         assert (tmp_path / "state").read_text() == text
 
 
-# ---------------------------------------------------------------------------- a real model behind a real server
+# ---------------------------------------------------------------------------- a real model, really served
 
 
 @pytest.fixture(scope="module")
@@ -718,7 +718,8 @@ def served(tmp_path_factory):
 
 
 def test_a_served_model_answers_as_well_as_in_this_process(served, tmp_path):
-    """Greedily, the same words; the server behind a proxy that spoils some replies, it makes no difference."""
+    """Greedily, the same words; the server behind a proxy that spoils some replies, it makes no
+    difference."""
     folder, url = served
     captions = read_captions(SEED_TRIPLETS.parents[1] / "captions" / "mini.txt")[-12:]
     here = dict(
@@ -777,3 +778,235 @@ def from_or_none(caption, answer):
 
 def test_examples_are_shown_in_the_authors_form():
     assert to_prompt("a cat", [BLUE]).startswith(to_prompt(BLUE["input"]) + to_completion(BLUE))
+
+
+# ---------------------------------------------------------------------------- what servers say in other words
+
+
+def ask(tmp_path, handler, captions=CAPTIONS[:2], model="text", **options):
+    """(counts, backend) of a run against a server of this handler."""
+    with serving(handler) as url:
+        backend = hasty(OpenAIBackend(model, base_url=url, **options))
+        backend.moderation.exists = False
+        return generate_triplets(captions, backend, tmp_path / "t.jsonl"), backend
+
+
+def choosing(choice):
+    """A handler whose every completion has this choice, made of the caption."""
+
+    class Choosing(openai_server(night, [])):
+        def completions(self, body):
+            caption = body["prompt"].removesuffix("\n##\n").split("\n")[-1]
+            return 200, {"choices": [choice(caption)]}
+
+    return Choosing
+
+
+FORMS = {
+    "thoughts": lambda c: f"<think>\nIt could be night.\n%%\n</think>\n\n{night(c)}",
+    "thoughts that begin in the prompt": lambda c: f"Let us see.</think>{night(c)}",
+    "fenced JSON": lambda c: (
+        "```json\n" + json.dumps({"edit": "make it night", "output": c + " at night"}) + "\n```"
+    ),
+    "JSON and a word": lambda c: (
+        json.dumps({"edit": "make it night", "output": c + " at night"}) + "\nEnjoy!"
+    ),
+    "a fence": lambda c: f"```\n{night(c)}\n```",
+    "other line ends": lambda c: night(c).replace("\n", "\r\n"),
+    "line ends of old": lambda c: night(c).replace("\n", "\r"),
+    "parts": lambda c: [{"type": "text", "text": night(c)[:9]}, {"type": "text", "text": night(c)[9:]}],
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_good_answer_is_read_in_whichever_form(tmp_path, form):
+    handler = choosing(lambda caption: {"message": {"content": form(caption)}, "finish_reason": "stop"})
+    counts, _ = ask(tmp_path, handler)
+    assert counts == {"accepted": 2}
+    assert {t["output"] for t in read_triplets(tmp_path / "t.jsonl")} == {
+        f"{c} at night" for c in CAPTIONS[:2]
+    }
+
+
+@pytest.mark.parametrize("form", ["plain", "JSON in JSON", "two parts"])
+def test_half_of_a_surrogate_pair_does_not_stop_the_job(tmp_path, form):
+    def content(caption):
+        if form == "plain":
+            return f"add a \ud83d sign{DELIMITER}{caption} and a sign"
+        if form == "JSON in JSON":
+            return json.dumps({"edit": "add a \ud83d sign", "output": f"{caption} and a sign"})
+        return [{"text": "add a \ud83d"}, {"text": f"\ude00 sign{DELIMITER}{caption} and a sign"}]
+
+    class Moderated(choosing(lambda caption: {"message": {"content": content(caption)}})):
+        pass
+
+    with serving(Moderated) as url:
+        backend = hasty(OpenAIBackend("text", base_url=url))
+        counts = generate_triplets(CAPTIONS[:2], backend, tmp_path / "t.jsonl", world=False)
+    assert counts == {"accepted": 2}
+    edit = read_triplets(tmp_path / "t.jsonl")[0]["edit"]
+    assert edit == ("add a \U0001f600 sign" if form == "two parts" else "add a \ufffd sign")
+
+
+def refusing(refused: dict, field: str):
+    """A handler that takes no `field`, and says so with this reply (status, body)."""
+    status, body = refused["status"], refused["body"]
+    requests = []
+
+    class Refusing(openai_server(night, requests)):
+        def do_POST(self):
+            data = self.body()
+            if field in json.loads(data):
+                return self.reply(status, body)
+            self.rfile = io.BytesIO(data)
+            return super().do_POST()
+
+    return Refusing
+
+
+REFUSALS = {
+    "a bare text": (400, b"Unsupported option stop"),
+    "an error that is a text": (400, b'{"error": "Argument not supported on this model: stop"}'),
+    "detail": (422, b'{"detail": "stop is not a permitted parameter"}'),
+    "a loc": (
+        422,
+        b'{"detail": [{"type": "extra_forbidden", "loc": ["body", "stop"], "msg": "Extra inputs"}]}',
+    ),
+    "a list": (400, b'[{"loc": ["stop"], "msg": "extra fields not permitted"}]'),
+    "after a line end": (400, b'{"message": "not allowed:\\nstop"}'),
+    "a param that is a list": (400, b'{"error": {"message": "unknown: stop", "param": ["stop"]}}'),
+}
+
+
+@pytest.mark.parametrize("status, body", REFUSALS.values(), ids=REFUSALS)
+def test_an_option_that_a_server_refuses_in_its_own_words_is_left_out(tmp_path, status, body):
+    counts, backend = ask(tmp_path, refusing({"status": status, "body": body}, "stop"))
+    assert counts == {"accepted": 2} and backend.refused == {"stop"}
+
+
+def test_a_refusal_without_a_name_is_shown_as_the_server_said_it(tmp_path):
+    with pytest.raises(RuntimeError, match="the moon is not full"):
+        ask(tmp_path, refusing({"status": 400, "body": b'{"detail": "the moon is not full"}'}, "prompt"))
+
+
+def test_a_word_in_a_refusal_of_a_caption_takes_no_option_from_the_others(tmp_path):
+    counts, backend = ask(tmp_path, openai_server(night, [], refuse="tent"), CAPTIONS, in_flight=1)
+    assert counts["accepted"] == 28 and counts["given up"] == 4
+    assert backend.refused == set(), "'too long, stop' is about the caption"
+
+
+FILTERED = {"error": {"message": "The response was filtered", "param": "prompt", "code": "content_filter"}}
+
+
+@pytest.mark.parametrize(
+    "captions", [CAPTIONS, [c for c in CAPTIONS if "tent" in c]], ids=["all", "only those"]
+)
+def test_a_caption_that_a_content_filter_refuses_is_a_reject(tmp_path, captions):
+    class Filter(openai_server(night, [])):
+        def completions(self, body):
+            return (400, FILTERED) if "tent" in body["prompt"] else super().completions(body)
+
+    counts, _ = ask(tmp_path, Filter, captions)
+    assert counts["flagged caption"] == counts["given up"] == 4 and counts["accepted"] == len(captions) - 4
+
+
+def test_a_content_filter_is_a_reject_in_a_batch_too(tmp_path):
+    def results(data):
+        rows = [json.loads(line) for line in data.splitlines()]
+        for row in rows:
+            row["response"] = {"status_code": 400, "body": FILTERED}
+        return b"\n".join(json.dumps(row).encode() for row in rows)
+
+    with serving(openai_server(night, [], results=results)) as url:
+        _, counts = batch_run(url, tmp_path)
+    assert counts == {"flagged caption": 32, "given up": 32}
+
+
+PASSING = {
+    "an error": b'{"error": {"message": "overloaded"}}',
+    "an error that is a text": b'{"error": "overloaded"}',
+    "a page": b"<html>\n<body>502 Bad Gateway</body>\n</html>",
+    "no choices": b'{"choices": []}',
+    "an empty answer": b'{"choices": [{"text": "", "finish_reason": "stop"}]}',
+    "blanks": b'{"choices": [{"message": {"content": " \\n"}, "finish_reason": "stop"}]}',
+    "nothing": b'{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}',
+    "no JSON": b"",
+    "a thousand brackets": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("reply", PASSING.values(), ids=PASSING)
+def test_a_success_that_is_none_is_asked_again(tmp_path, reply):
+    """Five times in a row: more often than a rejected answer is asked for again."""
+    with serving(openai_server(night, [])) as url:
+        schedule = lambda number: saying(200, reply) if 0 < number < 6 else None  # noqa: E731
+        counts, _ = ask(tmp_path, faulty(url, schedule, Counter()), in_flight=1)
+    assert counts == {"accepted": 2}
+
+
+@pytest.mark.parametrize("reply", PASSING.values(), ids=PASSING)
+def test_a_server_that_never_answers_ends_the_run_and_nothing_is_given_up(tmp_path, reply):
+    with pytest.raises(RuntimeError, match="no answer from 'text'.*run the same command again"):
+        ask(tmp_path, faulty("nobody", lambda number: saying(200, reply), Counter()), max_retries=2)
+    assert not (tmp_path / "t.jsonl.given-up").exists()
+
+
+def test_a_caption_that_only_gets_empty_answers_is_left_for_the_next_run(tmp_path):
+    handler = choosing(lambda c: {"text": "" if "owl" in c else night(c), "finish_reason": "stop"})
+    counts, _ = ask(tmp_path, handler, CAPTIONS, in_flight=1, max_retries=1)
+    assert counts == {"accepted": 28, "empty answer": 16}
+    assert not (tmp_path / "t.jsonl.given-up").exists()
+
+
+def test_empty_answers_are_paid(tmp_path):
+    """Two of the first question, whose usage says what they cost, and one that is good."""
+    times = Counter()
+
+    def answer(caption):
+        times[caption] += 1
+        return "" if times[caption] < 3 else night(caption)
+
+    class Empty(openai_server(answer, [])):
+        def completions(self, body):
+            reply = super().completions(body)
+            reply["choices"][0]["text"] = reply["choices"][0]["text"].strip()
+            return reply
+
+    counts, backend = ask(tmp_path, Empty, CAPTIONS[:1], price=(1.0, 4.0), max_cost=1.0)
+    assert counts == {"accepted": 1} and backend.cost == pytest.approx(3 * 180e-6)
+    assert backend.budget.reserved == pytest.approx(0)
+
+
+ODD_ANSWERS = {
+    "deep JSON": {"text": '{"edit":' * 5000, "finish_reason": "stop"},
+    "deep brackets": {"text": '{"edit": ' + "[" * 100_000, "finish_reason": "stop"},
+    "JSON of numbers": {"text": '{"edit": 1, "output": 2}', "finish_reason": "stop"},
+    "a number": {"text": 5},
+    "a message that is a text": {"message": "hello"},
+}
+
+
+@pytest.mark.parametrize("choice", ODD_ANSWERS.values(), ids=ODD_ANSWERS)
+def test_odd_answers_are_rejects_and_no_end(tmp_path, choice):
+    counts, _ = ask(tmp_path, choosing(lambda c: choice if "red" in c else {"text": night(c)}))
+    assert counts["accepted"] == 1 and counts["malformed"] + counts["unreadable reply"] == 4
+
+
+@pytest.mark.parametrize(
+    "usage", ["much", ["a"], {"prompt_tokens": "a"}, {"prompt_tokens": 10**400}, None, 5]
+)
+def test_a_usage_record_of_another_type_counts_as_the_dearest(tmp_path, usage):
+    class Odd(openai_server(night, [])):
+        def completions(self, body):
+            return super().completions(body) | {"usage": usage}
+
+    counts, backend = ask(tmp_path, Odd, api="completions", price=(1.0, 4.0), max_cost=1.0)
+    assert counts == {"accepted": 2}
+    assert backend.cost == pytest.approx(sum(map(backend.dearest, CAPTIONS[:2])))
+
+
+def test_a_run_that_accepts_nothing_is_no_success(tmp_path, capsys):
+    with serving(openai_server(lambda caption: "no answer", [])) as url:
+        assert ask_for(tmp_path, url, "--backend", "openai", "--model", "text") == 1
+        assert "no answer was accepted (malformed 16, given up 4)" in capsys.readouterr().err
+        assert ask_for(tmp_path, url, "--backend", "openai", "--model", "text") == 1

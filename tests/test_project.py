@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from ip2p.cli import main
-from ip2p.common import markdown as sheets
+from ip2p.common.markdown import fill
 from ip2p.teaching import docs
-from ip2p.teaching import run_notebooks as notebooks
+from ip2p.teaching.colab import prepare_for_colab
+from ip2p.teaching.notebook_files import first_picture, minutes, name_and_question, parameters, read
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -66,7 +67,8 @@ def test_no_private_path_or_host():
 
 def test_local_links_lead_somewhere():
     for path in tracked():
-        if path.suffix == ".md" and path.parent.name != "site":  # whose pages lie elsewhere (test_site.py)
+        in_site = ROOT / "site" in path.parents  # whose pages lie elsewhere when it is made (test_site.py)
+        if path.suffix == ".md" and not in_site:
             text = path.read_text(encoding="utf-8")
             text = re.sub(r"<!--.*?-->|```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
             for link in re.findall(r"\]\(([^)#\s]+)", text):
@@ -89,13 +91,13 @@ def test_fill(tmp_path):
         "| a | <!-- figures:a -->?<!-- /figures --> |\n<!-- figures:b -->\nold\n<!-- /figures -->\n"
     )
     for _ in range(2):  # a second time changes nothing
-        sheets.fill(file, {"a": r"1\2", "b": "| x |\n|---|"})
+        fill(file, {"a": r"1\2", "b": "| x |\n|---|"})
         assert file.read_text() == (
             "| a | <!-- figures:a -->1\\2<!-- /figures --> |\n"
             "<!-- figures:b -->\n\n| x |\n|---|\n\n<!-- /figures -->\n"
         )
     with pytest.raises(KeyError, match="figures:c"):
-        sheets.fill(file, {"c": ""})
+        fill(file, {"c": ""})
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -106,13 +108,13 @@ def test_notebook_is_in_shape(path):
     for cell in nb.cells:
         assert not cell.get("outputs") and not cell.get("execution_count"), "run nbstripout notebooks/*.ipynb"
     assert nb.cells[0].source.startswith(f"# {path.stem[:2]} "), "the first line is: # NN Name: the question?"
-    assert notebooks.title(nb)[1].endswith("?")
+    assert name_and_question(nb)[1].endswith("?")
     tagged = [cell.source for cell in nb.cells if "parameters" in cell.metadata.get("tags", ())]
     assert len(tagged) == 1
     for node in ast.parse(tagged[0]).body:
         line = tagged[0].split("\n")[node.lineno - 1]
         assert isinstance(node, ast.AnnAssign) and "  # " in line, f"no type or no comment: {line}"
-    assert {"PROFILE", "SEED", "OUT"} <= set(notebooks.parameters(nb))
+    assert {"PROFILE", "SEED", "OUT"} <= set(parameters(nb))
     assert f"](notebooks/{path.name})" in page("README.md"), "run ip2p notebooks --readme"
 
 
@@ -158,10 +160,10 @@ def test_notebooks_run_and_failures_are_explained(folder, capfd, monkeypatch):
     assert main(["notebooks", *common, "-p", "SEED", "7"]) == 1
     said = capfd.readouterr().err
     assert "01_wrong.ipynb failed at In [" in said and "ZeroDivisionError" in said and "    one / 0" in said
-    fine, wrong = (notebooks.read(out / f"{name}.ipynb") for name in ("00_fine", "01_wrong"))
+    fine, wrong = (read(out / f"{name}.ipynb") for name in ("00_fine", "01_wrong"))
     assert f"{sys.prefix} 7" in str(fine.cells) and (out / "00_fine" / "note.txt").read_text() == "here"
-    assert notebooks.picture(fine).startswith(b"\x89PNG") and notebooks.minutes(fine) > 0
-    assert notebooks.minutes(wrong) is None
+    assert first_picture(fine).startswith(b"\x89PNG") and minutes(fine) > 0
+    assert minutes(wrong) is None
     index = (out / "index.html").read_text()
     assert index.count("data:image/png") == 1 and "is it wrong?<br>not finished" in index
     assert "Tiny &lt;b&gt;" in index
@@ -183,8 +185,8 @@ def test_colab_fetches_what_is_missing_and_elsewhere_nothing_happens(folder, tmp
     ):
         subprocess.run(["git", *command], cwd=tiny, check=True)
     for _ in range(2):  # a second time replaces the first
-        notebooks.for_colab(folder / "00_fine.ipynb", "them/tiny", tmp_path.as_uri())
-    nb = notebooks.read(folder / "00_fine.ipynb")
+        prepare_for_colab(folder / "00_fine.ipynb", "them/tiny", tmp_path.as_uri())
+    nb = read(folder / "00_fine.ipynb")
     nbformat.validate(nb)
     assert nb.cells[0].source.startswith("# 00 Tiny") and nb.cells[0].source.count("colab-badge") == 1
     assert "/github/them/tiny/blob/main/notebooks/00_fine.ipynb)" in nb.cells[0].source
@@ -213,3 +215,13 @@ def test_colab_fetches_what_is_missing_and_elsewhere_nothing_happens(folder, tmp
 def test_notebooks_refuse_what_is_not_there(folder, wrong, capsys):
     assert main(["notebooks", "--notebooks", str(folder), "--out", str(folder / "out"), *wrong]) == 1
     assert wrong[1] in capsys.readouterr().err
+
+
+def test_notebooks_refuse_a_folder_that_cannot_be_written_before_they_run(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out in ("file", "file/inside"):
+        assert (
+            main(["notebooks", "--notebooks", str(folder), "--only", "00", "--out", str(tmp_path / out)]) == 1
+        )
+        said = capsys.readouterr().err
+        assert said.startswith(f"ip2p: {tmp_path / out} ") and said.count("\n") == 1

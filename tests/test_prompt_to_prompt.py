@@ -219,7 +219,8 @@ def test_equals_a_plain_reference_with_materialised_maps(tiny_pipe, kind, predic
 
 
 def test_the_bundled_painter_does_as_the_reference_too():
-    """mini-sd: identical prompts give identical pictures, p = 0 is independent sampling, and all is as written out."""
+    """mini-sd: identical prompts give identical pictures, p = 0 is independent sampling, and all is as
+    written out."""
     from ip2p.profiles import load_text_to_image
 
     pipe, asked = load_text_to_image("mini"), dict(seeds=(1, 2), p=(0.4, 0.9))
@@ -288,7 +289,8 @@ def test_local_blend_leaves_the_rest_alone(tiny_pipe, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["self", "cross", "both"])
 def test_a_family_is_what_its_candidates_are_alone(tiny_pipe, kind):
-    """Whatever they share on the way, each candidate is what `sample_pairs` paints for its seed, p and guidance."""
+    """Whatever they share on the way, each candidate is what `sample_pairs` paints for its seed, p and
+    guidance."""
     p, seeds, guidance = (0.7, 0.1, 0.4, 1.0), (1, 2), (3.0, 5.0)
     first, second = sample_families(
         tiny_pipe,

@@ -1,4 +1,4 @@
-"""The profile sd15 through the same code: Stable Diffusion 1.5's true architecture with random weights, from configs.
+"""The profile sd15 through the same code: Stable Diffusion 1.5's true architecture, random weights.
 
 Run in a process of its own, because its peak memory is asserted.
 """
@@ -9,7 +9,8 @@ import sys
 
 JOB = """
 import json, resource, sys, torch
-from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline
+from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 from ip2p.editing import Editor
 from ip2p.models.text_encoder import new_tokenizer
@@ -37,19 +38,20 @@ tokenizer.model_max_length = 77
 blocks = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
 unet = build(lambda: UNet2DConditionModel(sample_size=32, cross_attention_dim=768, attention_head_dim=8,
     block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, down_block_types=blocks))
-vae = build(lambda: AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=256,
-    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4))
+vae = build(lambda: AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2,
+    sample_size=256, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4))
 text = build(lambda: CLIPTextModel(CLIPTextConfig(vocab_size=49408, hidden_size=768, intermediate_size=3072,
     num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=77,
     bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)))
 scheduler = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
     steps_offset=1)
-pipe = StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+pipe = StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet,
+    scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 done, profile = {"parameters": sum(p.numel() for p in unet.parameters())}, get_profile("sd15")
 
-a, b = sample_pairs(pipe, ["a photograph of a girl riding a horse"], ["a photograph of a girl riding a dragon"],
-    seeds=[1], p=0.5, guidance_scale=profile.pair_guidance[0], num_inference_steps=1, attention=profile.attention)
+girl = "a photograph of a girl riding a "
+a, b = sample_pairs(pipe, [girl + "horse"], [girl + "dragon"], seeds=[1], p=0.5,
+    guidance_scale=profile.pair_guidance[0], num_inference_steps=1, attention=profile.attention)
 done["pair"] = [*a.shape, bool(a.isfinite().all() and b.isfinite().all())]
 
 widen_input(unet)
@@ -64,11 +66,13 @@ words, empty = embed(pipe, ["have her ride a dragon"]), embed(pipe, [""])
 unet.train().enable_gradient_checkpointing()
 optimiser = torch.optim.Adafactor(unet.parameters(), lr=1e-4)  # AdamW's two moments would take 7 GB more
 before = unet.conv_out.weight.clone()
-loss = edit_loss(unet, scheduler.alphas_cumprod, source, target, words, empty, torch.Generator().manual_seed(0))
+chance = torch.Generator().manual_seed(0)
+loss = edit_loss(unet, scheduler.alphas_cumprod, source, target, words, empty, chance)
 loss.backward()
 optimiser.step()
 done["train"] = [bool(loss.isfinite()), not torch.equal(before, unet.conv_out.weight)]
-done["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "linux" else 1e9)
+unit = 1e6 if sys.platform == "linux" else 1e9
+done["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 print(json.dumps(done))
 """
 

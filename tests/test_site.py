@@ -1,6 +1,7 @@
-"""The static site: links that lead somewhere, search, and a phone's width. Screenshots: out/browser/site-*.png.
+"""The static site: links that lead somewhere, search, and a phone's width.
 
-It is built from the notebooks as they are, not executed, which takes seconds; `make site` builds it from executed ones.
+Screenshots: out/browser/site-*.png. The site is built here from the notebooks as they are, not executed,
+which takes seconds; `make site` builds it from executed ones.
 """
 
 import re
@@ -10,8 +11,8 @@ from urllib.parse import unquote
 import pytest
 from conftest import PICTURES
 
-from ip2p.teaching import run_notebooks as notebooks
-from ip2p.teaching import site
+from ip2p.teaching.notebook_files import NOTEBOOKS
+from ip2p.teaching.site import build_site
 
 
 class Page(HTMLParser):
@@ -30,7 +31,18 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def first_page(tmp_path_factory):
-    return site.build(tmp_path_factory.mktemp("site"), notebooks.NOTEBOOKS)
+    return build_site(tmp_path_factory.mktemp("site"), NOTEBOOKS)
+
+
+def test_a_site_is_not_made_in_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file/site cannot be written; choose another folder"):
+        build_site(tmp_path / "file", NOTEBOOKS)
+
+
+def test_the_reference_has_the_docstrings_of_the_stages(first_page):
+    for name, said in {"editing": "Eq. 3 of InstructPix2Pix", "shards": "read_pairs"}.items():
+        assert said in (first_page.parent / "reference" / f"{name}.html").read_text(encoding="utf-8")
 
 
 def test_every_link_leads_somewhere(first_page):
@@ -49,7 +61,7 @@ def test_every_link_leads_somewhere(first_page):
 
 def test_every_notebook_and_the_glossary_are_in_the_navigation(first_page):
     links = Page(first_page).links
-    assert {f"notebooks/{path.stem}.html" for path in notebooks.NOTEBOOKS.glob("*.ipynb")} <= set(links)
+    assert {f"notebooks/{path.stem}.html" for path in NOTEBOOKS.glob("*.ipynb")} <= set(links)
     assert {"glossary.html", "README.html", "data/README.html"} <= set(links)
 
 

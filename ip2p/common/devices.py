@@ -1,4 +1,5 @@
-"""Where a model runs and in which number format: one place decides, for every command and for `load_editor`."""
+"""Where a model runs and in which number format: one place decides, for every command and for
+`load_editor`."""
 
 from __future__ import annotations
 
@@ -11,9 +12,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def choose_device(name: str | torch.device = "auto") -> torch.device:
     """A device by its name; "auto" is a CUDA GPU where there is one, else Apple's (mps), else the CPU.
 
-    A number may follow the name ("cuda:1"). Raises ValueError for a name that is not one of DEVICES, and for a device
-    that this machine, or this build of PyTorch, does not have.
-    """
+    A number may follow the name ("cuda:1"). Raises ValueError for a name that is not one of DEVICES, and
+    for a device that this machine, or this build of PyTorch, does not have."""
     kind = str(name).partition(":")[0]
     if kind not in DEVICES:
         raise ValueError(f"there is no device {str(name)!r}; choose one of {', '.join(DEVICES)}")
@@ -26,7 +26,8 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def choose_dtype(name: str | torch.dtype = "auto", device: str | torch.device = "cpu") -> torch.dtype:
-    """A number format by its name; "auto" is float32 on a CPU, whose pictures repeat to the bit, else float16.
+    """A number format by its name; "auto" is float32 on a CPU, whose pictures repeat to the bit, else
+    float16.
 
     Raises ValueError for a name that is neither "auto" nor one of DTYPES.
     """

@@ -1,50 +1,29 @@
-"""What every stage needs of a latent diffusion model: text features, noise, guidance, the clean latent."""
+"""What every stage needs of a latent diffusion model: text features, noise, guidance, the clean latent.
+
+Denoising is the same short loop wherever it stands, as in section 3.1.2 of the paper and here:
+
+    scheduler.set_timesteps(steps, device=device)
+    generators = seeded(seeds)
+    z = starting_latents(scheduler, latent_shape(unet), generators, device)
+    for t in scheduler.timesteps:
+        z = guided_step(unet, scheduler, z, t, text, scale, generators)
+
+Models may be float32, bfloat16 or float16; latents and what a scheduler does with them are float32 always.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-
-def alpha_bar_at(scheduler, t: float) -> float:
-    """The cumulative alpha of a timestep, which may lie between two whole ones."""
-    alphas = scheduler.alphas_cumprod
-    return float(np.interp(float(t), np.arange(len(alphas)), alphas.cpu().numpy()))
-
-
-def to_x0(prediction: torch.Tensor, z: torch.Tensor, alpha_bar: float, kind: str = "epsilon") -> torch.Tensor:
-    """The clean latent that a prediction of `kind` (of diffusers' prediction_type) means. z: the UNet's input."""
-    a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-    if kind == "epsilon":
-        return (z - b * prediction) / a
-    return a * z - b * prediction if kind == "v_prediction" else prediction
-
-
-def from_x0(x0: torch.Tensor, z: torch.Tensor, alpha_bar: float, kind: str = "epsilon") -> torch.Tensor:
-    """The inverse of `to_x0`: the prediction that means x0."""
-    a, b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-    if kind == "epsilon":
-        return (z - a * x0) / b
-    return (a * z - x0) / b if kind == "v_prediction" else x0
-
-
-def new_scheduler(scheduler, name: str | None = None):
-    """A fresh copy of a diffusers scheduler, or another one of the same noise schedule, by its class name."""
-    import diffusers
-    from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
-
-    name = name or type(scheduler).__name__
-    names = [
-        k.name for k in KarrasDiffusionSchedulers if k.name != "EDMEulerScheduler"
-    ]  # not for such models
-    if name not in names:
-        raise ValueError(f"there is no scheduler {name!r} for such models; choose one of {', '.join(names)}")
-    return getattr(diffusers, name).from_config(scheduler.config)
+# ------------------------------------------------------------------------------------------- in and out
 
 
 @torch.no_grad()
 def embed(pipe, prompts: list[str]) -> torch.Tensor:
-    """Token features, (n, T, d)."""
+    """Token features of prompts, (n, T, d), in the number format of the text encoder."""
     ids = pipe.tokenizer(
         prompts,
         padding="max_length",
@@ -55,20 +34,107 @@ def embed(pipe, prompts: list[str]) -> torch.Tensor:
     return pipe.text_encoder(ids.to(pipe.text_encoder.device))[0]
 
 
+def decode(pipe, z: torch.Tensor) -> torch.Tensor:
+    """Scaled latents (n, c, h, w) -> pictures (n, 3, H, W), float32 in [0, 1]."""
+    vae = pipe.vae
+    z = z / vae.config.scaling_factor
+    pictures = vae.decode(z.to(vae.dtype)).sample.float()
+    return (pictures / 2 + 0.5).clamp(0, 1)
+
+
 def latent_shape(unet) -> tuple[int, int, int]:
+    """(channels, height, width) of one latent of a text-to-image UNet."""
     return unet.config.in_channels, unet.config.sample_size, unet.config.sample_size
 
 
-def guided(unet, scheduler, z: torch.Tensor, t, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Classifier-free guidance: z (R, c, h, w), text (2R, T, d) unconditional first, scale (R,) -> prediction"""
-    z = scheduler.scale_model_input(z, t)
-    uncond, cond = unet(torch.cat([z, z]), t, text).sample.chunk(2)
+# ------------------------------------------------------------------------------------------- denoising
+
+
+def new_scheduler(scheduler, name: str | None = None):
+    """A fresh copy of a diffusers scheduler, or another one of the same noise schedule, by its class name.
+
+    Raises ValueError for a name that is no scheduler of such models.
+    """
+    import diffusers
+    from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+
+    if name is None:
+        name = type(scheduler).__name__
+    names = [kind.name for kind in KarrasDiffusionSchedulers]
+    names.remove("EDMEulerScheduler")  # not for such models
+    if name not in names:
+        raise ValueError(f"there is no scheduler {name!r} for such models; choose one of {', '.join(names)}")
+    return getattr(diffusers, name).from_config(scheduler.config)
+
+
+def seeded(seeds: Iterable[int]) -> list[torch.Generator]:
+    """Each sample's own source of noise, on the CPU: a seed means the same noise on every device."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def starting_latents(
+    scheduler, shape: tuple[int, ...], generators: list[torch.Generator], device
+) -> torch.Tensor:
+    """z_T, (n, *shape): each sample's first noise, as strong as the scheduler, its timesteps set, wants
+    it."""
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    return noise.to(device) * scheduler.init_noise_sigma
+
+
+def guided_prediction(
+    unet, scheduler, z: torch.Tensor, t, text: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): uncond + scale (cond - uncond).
+
+    z: (n, c, h, w). text: (2n, T, d), the unconditional half first. scale: (n,). Returns the shape of z,
+    float32.
+    """
+    z = scheduler.scale_model_input(z, t).to(text.dtype)
+    uncond, cond = unet(torch.cat([z, z]), t, text).sample.float().chunk(2)
     return uncond + scale[:, None, None, None] * (cond - uncond)
 
 
-def decode(pipe, z: torch.Tensor) -> torch.Tensor:
-    """Latents -> images in [0, 1]."""
-    return (pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+def guided_step(
+    unet, scheduler, z: torch.Tensor, t, text: torch.Tensor, scale: torch.Tensor, generators
+) -> torch.Tensor:
+    """One denoising step of n samples, each with noise from its own generator; see `guided_prediction`."""
+    prediction = guided_prediction(unet, scheduler, z, t, text, scale)
+    return scheduler.step(prediction, t, z, generator=generators).prev_sample
+
+
+# ------------------------------------------------------------------------------------------- the clean latent
+
+
+def alpha_bar_at(scheduler, t: float) -> float:
+    """The cumulative alpha of a timestep, which may lie between two whole ones."""
+    alphas = scheduler.alphas_cumprod.cpu().numpy()
+    return float(np.interp(float(t), np.arange(len(alphas)), alphas))
+
+
+def to_x0(prediction: torch.Tensor, z: torch.Tensor, alpha_bar: float, kind: str = "epsilon") -> torch.Tensor:
+    """The clean latent that a prediction of `kind` (diffusers' prediction_type) means. z: the UNet's
+    input."""
+    signal = alpha_bar**0.5
+    noise = (1 - alpha_bar) ** 0.5
+    if kind == "epsilon":
+        return (z - noise * prediction) / signal
+    if kind == "v_prediction":
+        return signal * z - noise * prediction
+    return prediction
+
+
+def from_x0(x0: torch.Tensor, z: torch.Tensor, alpha_bar: float, kind: str = "epsilon") -> torch.Tensor:
+    """The inverse of `to_x0`: the prediction that means x0."""
+    signal = alpha_bar**0.5
+    noise = (1 - alpha_bar) ** 0.5
+    if kind == "epsilon":
+        return (z - signal * x0) / noise
+    if kind == "v_prediction":
+        return (signal * z - x0) / noise
+    return x0
+
+
+# ------------------------------------------------------------------------------------------- training
 
 
 def add_noise(z: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
@@ -80,12 +146,16 @@ def add_noise(z: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> 
 def min_snr_loss(
     eps: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, gamma: float = 5.0
 ) -> torch.Tensor:
-    """|eps - noise|^2, weighted by min(SNR, gamma) / SNR (Hang et al., arXiv 2303.09556); gamma infinite: not weighted.
-    Returns a scalar."""
+    """|eps - noise|^2, weighted by min(SNR, gamma) / SNR (Hang et al., arXiv 2303.09556). Returns a scalar.
+
+    eps, noise: (B, c, h, w); alpha_bar: (B,). gamma infinite: not weighted.
+    """
     snr = alpha_bar / (1 - alpha_bar)
-    return ((eps - noise).square().mean((1, 2, 3)) * snr.clamp(max=gamma) / snr).mean()
+    error = (eps - noise).square().mean((1, 2, 3))
+    return (error * snr.clamp(max=gamma) / snr).mean()
 
 
 def stratified_timesteps(n: int, generator: torch.Generator, steps: int = 1000) -> torch.Tensor:
     """n timesteps, one from each n-th of the range: as uniform as independent draws, with less variance."""
-    return ((torch.arange(n) + torch.rand(n, generator=generator)) * steps / n).long().clamp(max=steps - 1)
+    places = (torch.arange(n) + torch.rand(n, generator=generator)) * steps / n
+    return places.long().clamp(max=steps - 1)

@@ -1,7 +1,8 @@
 """Files that a kill or a full disk cannot leave half-written, lists that only grow, and one job at a time.
 
 - `write_atomically`, `save_tensors`: the whole file, or the old one, and on the disk when the call returns.
-- `append_line`, `whole_lines`: a list of lines that a killed job goes on with; a half line at its end does not count.
+- `append_line`, `whole_lines`: a list of lines that a killed job goes on with; a half line at its end does
+  not count.
 - `locked`: a second job on the same file or folder is refused in one sentence.
 """
 
@@ -14,10 +15,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    import torch
 
 TEMPORARY = ".ip2p-tmp"  # how the names of unfinished files and folders end
 
@@ -29,7 +32,8 @@ def temporary(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there replaces `path` if the block ends without an error."""
+    """A temporary path beside `path`; what was written there replaces `path` if the block ends without an
+    error."""
     new = temporary(path)
     try:
         yield new
@@ -48,6 +52,8 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, about: str = "") -> None:
     """Write a safetensors file, with a text in its header, whole or not at all."""
+    from safetensors.torch import save_file  # imports torch, which lists of lines can do without
+
     seen: set[int] = set()
     own = {}
     for name, x in tensors.items():  # the format wants no two names for one memory
@@ -87,11 +93,12 @@ def digest(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
-    """Only one job at a time works on the file or folder `path`; the lock ends with its process, however that ends.
+    """Only one job at a time works on the file or folder `path`; the lock ends with its process, however that
+    ends.
 
-    doing: what another job would be doing, such as "making pairs in". Raises ValueError if there is one.
-    The lock is a hidden file beside `path` (or inside, if it is a folder) and stays there: a file that is unlinked
-    could be locked twice.
+    doing: what another job would be doing, such as "making pairs in". Raises ValueError if there is one. The
+    lock is a hidden file beside `path` (or inside, if it is a folder) and stays there: a file that is
+    unlinked could be locked twice.
     """
     lock = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
     try:

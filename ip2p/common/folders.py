@@ -1,4 +1,5 @@
-"""Folders of results that never take away what is not ours: refused before any work, filled whole or not at all."""
+"""Folders of results that never take away what is not ours: refused before any work, filled whole or not at
+all."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from ip2p.common.durable import TEMPORARY, replacing, temporary
 
-MARK = ".made-by-ip2p"  # in a folder of results: the command that made it, then the files that it left, one a line
+# In a folder of results: the command that made it, then the files that it left, one a line.
+MARK = ".made-by-ip2p"
 
 
 @contextmanager
@@ -25,7 +27,8 @@ def temporary_folder(parent: str | Path) -> Iterator[Path]:
 
 
 def refuse_foreign(folder: str | Path, maker: str) -> None:
-    """Raises ValueError if `folder` holds anything and was not made by the command `maker`, or cannot be written."""
+    """Raises ValueError if `folder` holds anything and was not made by the command `maker`, or cannot be
+    written."""
     where = Path(folder).resolve()
     if os.path.lexists(where) and not where.is_dir():
         raise ValueError(f"{folder} is a file; choose a folder that is new, empty, or made by `{maker}`")
@@ -58,8 +61,8 @@ def _mark(folder: Path, maker: str, names: set[str]) -> None:
 
 
 def fill_folder(folder: Path, new: Path, maker: str) -> None:
-    """Move the files of `new`, on the same disk, into `folder`. Those that `maker` left there earlier go; whatever
-    else lies there stays. Raises ValueError if `folder` is somebody else's."""
+    """Move the files of `new`, on the same disk, into `folder`. Those that `maker` left there earlier go;
+    whatever else lies there stays. Raises ValueError if `folder` is somebody else's."""
     refuse_foreign(folder, maker)
     earlier = _made_by(folder)[1]
     names = {str(path.relative_to(new)) for path in new.rglob("*") if path.is_file()}
@@ -74,8 +77,8 @@ def fill_folder(folder: Path, new: Path, maker: str) -> None:
 
 
 def fill_cache(folder: Path, new: Path, proof: str) -> None:
-    """Make the folder `new` the entry `folder` of a cache that is ours alone. Where another job was first, its entry
-    stays. `proof`: a file that a finished entry has."""
+    """Make the folder `new` the entry `folder` of a cache that is ours alone. Where another job was first,
+    its entry stays. `proof`: a file that a finished entry has."""
     if folder.exists() and not (folder / proof).exists():  # rubble: it goes with the temporary folder
         with suppress(FileNotFoundError):
             folder.rename(new.with_name("rubble"))

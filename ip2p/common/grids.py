@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 from ip2p.common.images import as_array
 
+TITLE_LINE = 0.17  # inches of a line above a cell
+HEADING_LINE = 0.19
+LETTER = 0.075  # inches of a letter of a row's label
+
 
 def grid(
     pictures: Sequence,
@@ -19,52 +23,75 @@ def grid(
 ):
     """Pictures as a labelled grid; returns the matplotlib figure.
 
-    pictures: a list of rows, or one list for a single row; None leaves a cell empty. rows, columns: labels of rows and
-    columns. titles: a text for each cell, in the shape of `pictures`. size: inches of a cell.
+    pictures: a list of rows, or one list for a single row; None leaves a cell empty. rows, columns: labels.
+    titles: a text for each cell, in the shape of `pictures`. size: inches of a cell.
     """
     from matplotlib import pyplot as plt
 
-    nested = isinstance(pictures[0], list | tuple) or getattr(pictures[0], "ndim", 0) == 4
-    table = pictures if nested else [pictures]
-    titles = titles if nested or not titles else [titles]
-    across = max(map(len, table))
-    above = [
-        0.17 * max((1 + str(t).count("\n") for t in row if str(t)), default=0) for row in titles
-    ]  # inches
-    above += [0.0] * (len(table) - len(above))
-    left = 0.075 * max((len(line) for r in rows for line in str(r).split("\n")), default=0)
-    width = left + size * across
+    if not is_nested(pictures):
+        pictures = [pictures]
+        titles = [titles] if titles else []
+    left = LETTER * longest_line(rows)
+    width = left + size * max(len(row) for row in pictures)
     heading = textwrap.fill(heading, max(12, int(width / 0.085)))
-    top = 0.19 * (1 + heading.count("\n")) + 0.11 if heading else 0
-    top += 0.17 * (1 + max((str(c).count("\n") for c in columns), default=-1))
-    height = top + sum(above) + size * len(table)
+    top = heading_height(heading) + TITLE_LINE * most_lines(columns)
+    above = [0.0] * len(pictures)  # inches for the titles of each row
+    for y, of_row in enumerate(titles):
+        above[y] = TITLE_LINE * most_lines(of_row)
+    height = top + sum(above) + size * len(pictures)
     figure = plt.figure(figsize=(width, height), dpi=110, facecolor="white")
-    for y, row in enumerate(table):
+    for y, row in enumerate(pictures):
         bottom = top + sum(above[: y + 1]) + (y + 1) * size
         for x, picture in enumerate(row):
-            box = [(left + x * size) / width, 1 - bottom / height, 0.96 * size / width, 0.96 * size / height]
+            x_0 = left + x * size
+            box = (x_0 / width, 1 - bottom / height, 0.96 * size / width, 0.96 * size / height)
             axes = figure.add_axes(box)
             axes.axis("off")
             if picture is not None:
                 axes.imshow(as_array(picture), interpolation="lanczos")
             if y == 0 and x < len(columns):
-                axes.text(
-                    0.5,
-                    1.03 + above[0] / size,
-                    columns[x],
-                    transform=axes.transAxes,
-                    ha="center",
-                    va="bottom",
-                    fontsize=8,
-                    fontweight="bold",
-                )
+                write_column(axes, columns[x], 1.03 + above[0] / size)
             if x == 0 and y < len(rows):
-                axes.text(-0.05, 0.5, rows[y], transform=axes.transAxes, ha="right", va="center", fontsize=8)
+                write_row(axes, rows[y])
             if y < len(titles) and x < len(titles[y]):
                 axes.set_title(titles[y][x], fontsize=7, pad=2)
     if heading:
-        figure.suptitle(
-            heading, x=left / width, y=1 - 0.02 / height, ha="left", va="top", fontsize=10, fontweight="bold"
-        )
+        place = {"x": left / width, "y": 1 - 0.02 / height, "ha": "left", "va": "top"}
+        figure.suptitle(heading, fontsize=10, fontweight="bold", **place)
     plt.close(figure)  # shown once, as the value of a cell
     return figure
+
+
+def is_nested(pictures: Sequence) -> bool:
+    """Rows of pictures, not pictures."""
+    first = pictures[0]
+    return isinstance(first, list | tuple) or getattr(first, "ndim", 0) == 4
+
+
+def most_lines(texts: Sequence) -> int:
+    """How many lines the tallest of them has; empty texts have none."""
+    most = 0
+    for text in map(str, texts):
+        if text:
+            most = max(most, 1 + text.count("\n"))
+    return most
+
+
+def longest_line(texts: Sequence) -> int:
+    """Letters of the longest line of all."""
+    lines = "\n".join(map(str, texts)).split("\n")
+    return max(map(len, lines))
+
+
+def heading_height(heading: str) -> float:
+    """Inches of a heading, and of the space below it."""
+    return HEADING_LINE * most_lines([heading]) + 0.11 if heading else 0.0
+
+
+def write_column(axes, label: str, y: float) -> None:
+    place = {"ha": "center", "va": "bottom", "transform": axes.transAxes}
+    axes.text(0.5, y, label, fontsize=8, fontweight="bold", **place)
+
+
+def write_row(axes, label: str) -> None:
+    axes.text(-0.05, 0.5, label, fontsize=8, ha="right", va="center", transform=axes.transAxes)

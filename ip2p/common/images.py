@@ -1,9 +1,14 @@
-"""Pictures in and out: files, PIL images and tensors."""
+"""The one place where files, PIL images and tensors meet.
+
+A picture from outside may be of any kind: 16 bits a pixel, transparent, lying on its side. `to_rgb` and
+`to_mask` make it what the models see, and everything that reads pictures goes through them.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,42 +16,160 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# ------------------------------------------------------------------------------------------- files
+
 
 def open_image(path: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
     """An image file, or an open one that is called `name`, as upright RGB; its `filename` is kept.
 
-    Raises ValueError with one sentence if it is missing or no image."""
+    Raises ValueError with one sentence if it is missing or no image.
+    """
+    return _read(path, name, to_rgb)
+
+
+def open_mask(path: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """An image file as a mask (see `to_mask`). Raises ValueError as `open_image` does."""
+    return _read(path, name, to_mask)
+
+
+def _read(path: str | Path | BinaryIO, name: str | None, convert: Callable) -> Image.Image:
     if isinstance(path, str | Path) and not Path(path).is_file():
         raise ValueError(f"there is no image {path}; check the path")
-    name = name or str(path)
+    if name is None:
+        name = str(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                image = to_rgb(opened)
-                image.filename = name
-                return image
+                image = convert(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"{name} is too large an image; scale it down first") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise ValueError(f"{name} cannot be read as an image{why}; save it again as PNG or JPEG") from None
+    image.filename = name
+    return image
+
+
+def encode_image(image: torch.Tensor) -> dict:
+    """(3, H, W), float in [0, 1] or uint8 -> {"bytes": WebP, "path": None}, a cell of a data set."""
+    data = io.BytesIO()
+    to_pil(image).save(data, "WEBP", quality=92, method=6)
+    return {"bytes": data.getvalue(), "path": None}
+
+
+def decode_image(cell: dict) -> Image.Image:
+    """A cell of a data set, {"bytes": an image file} -> upright RGB."""
+    return to_rgb(Image.open(io.BytesIO(cell["bytes"])))
+
+
+# ------------------------------------------------------------------------------------------- PIL to PIL
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright, transparency over white, RGB."""
+    """A PIL image of any mode as upright RGB, transparency over white.
+
+    Raises ValueError if its pixels are no numbers or its colours none that Pillow can convert.
+    """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel: to 8, which convert() would cut off instead
-        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return _over(_eight_bits(image), "white").convert("RGB")
+
+
+def to_mask(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as an upright mask, mode L: 255 where a picture may change, 0 where it may not.
+
+    What is transparent may not change, whether strokes are painted on it or it was cut away. A mask whose
+    largest value is 1 is one of zeros and ones.
+    """
+    image = ImageOps.exif_transpose(image)
+    grey = _over(_eight_bits(image), "black").convert("L")
+    if grey.getextrema()[1] == 1:
+        return grey.point(lambda value: 255 * value)
+    return grey
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey pictures of more than 8 bits a pixel as 8 bits, which Pillow's convert() would cut off instead of
+    scale.
+
+    The pixels say what their range is: 0 to 1 (of floats), 0 to 255, 0 to 65535, or else from their least to
+    their greatest value.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("the picture has pixels that are no numbers")
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+        values = values - low
+        largest = max(high - low, 1e-9)
+    elif high > 255:
+        largest = 65535
+    elif high > 1 or image.mode != "F":
+        largest = 255
+    else:
+        largest = 1
+    return Image.fromarray((values * (255 / largest)).round().astype(np.uint8))
+
+
+def _over(image: Image.Image, colour: str) -> Image.Image:
+    """A picture over one of a single colour, if parts of it are transparent."""
+    if not image.has_transparency_data:
+        return image
+    if image.mode == "La":  # Pillow converts premultiplied grey to nothing but LA
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, colour), image)
 
 
 def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The middle of an image, upright RGB, scaled to `size`."""
     return ImageOps.fit(to_rgb(image), size, Image.Resampling.LANCZOS)
+
+
+# ------------------------------------------------------------------------------------------- PIL to tensors
+
+
+def as_uint8(images: Sequence[Image.Image]) -> torch.Tensor:
+    """PIL images of one size -> (n, 3, H, W) uint8."""
+    arrays = [np.asarray(to_rgb(image)) for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def as_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
+    """PIL images of one size -> (n, 3, H, W) in [0, 1]."""
+    return as_uint8(images).float() / 255
+
+
+def mask_tensor(masks: Sequence[Image.Image]) -> torch.Tensor:
+    """Masks of mode L and one size -> (n, 1, H, W) in [0, 1]."""
+    arrays = [np.asarray(mask) for mask in masks]
+    return torch.from_numpy(np.stack(arrays))[:, None] / 255
+
+
+def as_array(picture) -> np.ndarray:
+    """A PIL image, a tensor (3, H, W), float in [0, 1] or uint8, or an array (H, W, 3) -> (H, W, 3) uint8."""
+    if isinstance(picture, Image.Image):
+        return np.asarray(to_rgb(picture))
+    if isinstance(picture, torch.Tensor):
+        return quantise(picture.detach()).permute(1, 2, 0).cpu().numpy()
+    return np.asarray(picture)
+
+
+# ------------------------------------------------------------------------------------------- tensors
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """(3, H, W) or (4, H, W), float in [0, 1] or uint8 -> RGB or RGBA."""
+    return Image.fromarray(quantise(image).permute(1, 2, 0).cpu().numpy())
+
+
+def quantise(pictures: torch.Tensor) -> torch.Tensor:
+    """float [0, 1] -> uint8 [0, 255], same shape; uint8 stays as it is."""
+    if pictures.dtype == torch.uint8:
+        return pictures
+    return (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_float(pictures: torch.Tensor) -> torch.Tensor:
@@ -57,34 +180,3 @@ def to_float(pictures: torch.Tensor) -> torch.Tensor:
 def to_uint8(pictures: torch.Tensor) -> torch.Tensor:
     """float [-1, 1] -> uint8 [0, 255], same shape."""
     return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def encode_image(image: torch.Tensor) -> dict:
-    """(3, H, W), float in [0, 1] or uint8 -> {"bytes": WebP, "path": None}."""
-    data = io.BytesIO()
-    to_pil(image).save(data, "WEBP", quality=92, method=6)
-    return {"bytes": data.getvalue(), "path": None}
-
-
-def to_pil(image: torch.Tensor) -> Image.Image:
-    """(3, H, W), float in [0, 1] or uint8 -> PIL."""
-    image = image if image.dtype == torch.uint8 else (image * 255).round().to(torch.uint8)
-    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-
-
-def decode_image(cell: dict) -> Image.Image:
-    return Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
-
-
-def as_tensor(images: list[Image.Image]) -> torch.Tensor:
-    """PIL images of one size -> (n, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.stack([np.asarray(i) for i in images])).permute(0, 3, 1, 2).float() / 255
-
-
-def as_array(picture) -> np.ndarray:
-    """A PIL image, a float tensor (3, h, w) in [0, 1] or an array (h, w, 3) -> (h, w, 3) uint8."""
-    if hasattr(picture, "convert"):
-        return np.asarray(picture.convert("RGB"))
-    if hasattr(picture, "detach"):
-        return (picture.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    return np.asarray(picture)

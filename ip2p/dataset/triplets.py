@@ -1,43 +1,96 @@
-"""Triplets (input caption, edit instruction, edited caption) as text: their files, the authors' form, and what is wrong
-with one.
+"""Triplets (input caption, edit instruction, edited caption) as text: their files and the authors' form.
 
-`ip2p triplets check FILE` says whether a file of open-domain triplets is fit to teach a language model: it prints
-the mix, and fails, naming the lines, on duplicates and near-duplicates, on no-ops, and on edited captions that do not
-follow from the instruction. With `--chat OUT` it also writes them as chats, for servers that fine-tune on chats.
+What is wrong with a triplet, or with a whole file of them, is said in `ip2p.dataset.checks`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ip2p.paths import DATA
 
 SEED_TRIPLETS = DATA / "triplets" / "mini.jsonl"
 
+# Made by stage 1; the bundled pairs are painted from them.
+GENERATED_TRIPLETS = DATA / "triplets" / "generated.jsonl"
+
 FIELDS = ("input", "edit", "output")
 
 # ---------------------------------------------------------------------------- files
 
 
-def one_triplet(line: bytes) -> dict:
-    """One JSON line as a triplet. Raises ValueError that says what is wrong with it."""
+def clean(text: str) -> str:
+    """A text that can be written as UTF-8. JSON may hold half of a surrogate pair ("\\ud83d"), which
+    cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def decoded(line: bytes) -> str:
+    """A line of a file. Raises ValueError if it is not UTF-8."""
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
+    if "\0" in text:  # UTF-16 without its mark
+        raise ValueError("it is not UTF-8 text")
+    return text
+
+
+def json_object(text: str) -> dict:
+    """A line of JSON that must be an object. Raises ValueError that says what is wrong with it."""
+    try:
+        row = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("its brackets are nested too deep") from None
     if not isinstance(row, dict):
-        raise ValueError(f"it is a {type(row).__name__}, not an object with input, edit and output")
+        raise ValueError(f"it is a {type(row).__name__}, not an object")
+    return row
+
+
+def numbered_lines(data: bytes, path: str | Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, text) of the lines that are not blank of a file `path`. Raises ValueError that names
+    the file and the line if one is not UTF-8."""
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            text = decoded(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        if text.strip():
+            yield number, text
+
+
+def json_rows(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """(number of the line, object) of a file of JSON lines. Raises ValueError that names the file and the
+    line."""
+    for number, text in numbered_lines(Path(path).read_bytes(), path):
+        try:
+            yield number, json_object(text)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+
+
+def one_triplet(line: str) -> dict:
+    """One JSON line as a triplet. Raises ValueError that says what is wrong with it."""
+    row = json_object(line)
     row = {"input": row.get("caption"), **row}  # the authors' scripts disagree on the name: both are read
     for name in FIELDS:
-        if row.get(name) is None:
+        value = row.get(name)
+        if value is None:
             raise ValueError(f"{name!r} is missing; a triplet has input, edit and output")
-        if not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(f"{name!r} is {row[name]!r}, not a text")
-    return {name: row[name] for name in FIELDS}
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{name!r} is {shortened(value)}, not a text")
+    return {name: clean(row[name]) for name in FIELDS}
+
+
+def shortened(value: object) -> str:
+    """A value as it is shown in a sentence."""
+    text = clean(repr(value))
+    return text if len(text) <= 80 else text[:80] + "..."
 
 
 def read_triplets(path: str | Path) -> list[dict]:
@@ -50,13 +103,13 @@ def read_triplets(path: str | Path) -> list[dict]:
 
 def triplets_of(data: bytes, path: str | Path) -> list[dict]:
     """`read_triplets` of the bytes of a file `path`."""
-    out = []
-    for number, line in enumerate(data.splitlines(), 1):
+    triplets = []
+    for number, line in numbered_lines(data, path):
         try:
-            out += [one_triplet(line)] if line.strip() else []
+            triplets.append(one_triplet(line))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
-    return out
+    return triplets
 
 
 def json_line(triplet: dict) -> str:
@@ -70,20 +123,61 @@ def write_triplets(path: str | Path, triplets: Iterable[dict], append: bool = Fa
         file.writelines(map(json_line, triplets))
 
 
+COLUMNS = {
+    "caption",
+    "captions",
+    "text",
+    "prompt",
+    "input",
+    "edit",
+    "output",
+}  # as tables of captions have them
+
+
+def refuse_table(path: str | Path, first_line: str) -> None:
+    """Raises ValueError if captions come as a JSON array, or as a table in CSV."""
+    start = first_line.strip()
+    if re.match(r"\[\s*($|[\[{\"])", start):
+        raise ValueError(f"{path} is a JSON array; write one caption a line, plain or as JSON with `caption`")
+    columns = {column.strip(' "').lower() for column in re.split(r"[,;\t]", start)}
+    has_header = bool(columns & COLUMNS) and (len(columns) > 1 or start.lower().strip('"') == "caption")
+    has_quotes = bool(re.match(r'\d+[,;\t]"|"[^"]*"[,;\t]', start))
+    if has_header or has_quotes or Path(path).suffix.lower() in (".csv", ".tsv"):
+        raise ValueError(
+            f"{path} is a table (CSV); write one caption a line, plain or as JSON with `caption`"
+        )
+
+
+def one_caption(line: str) -> str:
+    """The caption of a line, plain or JSON with `caption` or `input`. Raises ValueError if it has none."""
+    if not line.lstrip().startswith("{"):
+        return " ".join(line.split())
+    row = json_object(line)
+    name = "input" if "input" in row else "caption"
+    if name not in row:
+        raise ValueError("it is not JSON with a caption")
+    if not isinstance(row[name], str):
+        raise ValueError(f"{name!r} is {shortened(row[name])}, not a text")
+    return " ".join(clean(row[name]).split())
+
+
 def read_captions(path: str | Path) -> list[str]:
-    """Captions, one a line, plain or JSON with `caption` or `input`. Raises ValueError if there is none."""
-    out = []
-    for number, line in enumerate(Path(path).read_text("utf-8-sig", errors="replace").split("\n"), 1):
-        if line.lstrip().startswith("{"):
-            try:
-                row = json.loads(line)
-                line = row["input"] if "input" in row else row["caption"]
-            except (json.JSONDecodeError, KeyError):
-                raise ValueError(f"{path}, line {number}: it is not JSON with a caption") from None
-        out.append(" ".join(line.split()))
-    if not any(out):
+    """Captions, one a line, plain or JSON with `caption` or `input`.
+
+    Raises ValueError if there is none, if the file is not UTF-8, or if it is a table or a JSON array.
+    """
+    captions = []
+    for number, line in numbered_lines(Path(path).read_bytes(), path):
+        if not captions:
+            refuse_table(path, line)
+        try:
+            captions.append(one_caption(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    captions = [caption for caption in captions if caption]
+    if not captions:
         raise ValueError(f"{path} holds no captions; write one a line")
-    return list(filter(None, out))
+    return captions
 
 
 # ---------------------------------------------------------------------------- the authors' text format
@@ -96,11 +190,18 @@ STOP = "\nEND"
 
 def to_prompt(caption: str, examples: Iterable[dict] = ()) -> str:
     """The text to be continued. `examples` (triplets) come first if the model was not fine-tuned."""
-    return "".join(to_prompt(t["input"]) + to_completion(t) + "\n\n" for t in examples) + caption + PROMPT_END
+    shown = [caption_and_edit(triplet) + "\n\n" for triplet in examples]
+    return "".join(shown) + caption + PROMPT_END
 
 
 def to_completion(triplet: dict) -> str:
+    """What the model has to write after the prompt."""
     return triplet["edit"] + DELIMITER + triplet["output"] + STOP
+
+
+def caption_and_edit(triplet: dict) -> str:
+    """A whole triplet in the authors' format."""
+    return triplet["input"] + PROMPT_END + to_completion(triplet)
 
 
 def from_completion(caption: str, text: str) -> dict:
@@ -121,11 +222,15 @@ SYSTEM = "Invent an edit of the image described."  # to chat models
 
 def to_chat(triplet: dict) -> list[dict]:
     """A triplet as a chat, in which a chat model answers in the authors' format."""
-    turns = ("system", SYSTEM), ("user", to_prompt(triplet["input"])), ("assistant", to_completion(triplet))
-    return [{"role": role, "content": content} for role, content in turns]
+    return [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": to_prompt(triplet["input"])},
+        {"role": "assistant", "content": to_completion(triplet)},
+    ]
 
 
 def write_chats(path: str | Path, triplets: Iterable[dict]) -> None:
     """Triplets as lines {"messages": [...]}, the form in which chat models are fine-tuned."""
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"messages": to_chat(t)}, ensure_ascii=False) + "\n" for t in triplets)
+        for triplet in triplets:
+            file.write(json.dumps({"messages": to_chat(triplet)}, ensure_ascii=False) + "\n")

@@ -5,19 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
+from ip2p.common.devices import choose_device, choose_dtype
 from ip2p.common.durable import digest, locked
-from ip2p.common.images import encode_image
+from ip2p.common.images import encode_image, quantise
 from ip2p.dataset.shards import Manifest, shard_bytes, write_shard
-from ip2p.factory.candidates import Job, Setting, candidate_settings, paint_candidates
+from ip2p.factory.candidates import Setting, candidate_settings, paint_candidates
+from ip2p.options import Job
 from ip2p.profiles import Profile, get_profile, load_text_to_image
+
+
+class Kept(NamedTuple):
+    """A pair that passed the filter."""
+
+    number: int  # of the triplet
+    candidate: int  # which of the triplet's
+    setting: Setting
+    image_0: torch.Tensor  # uint8 (3, H, W)
+    image_1: torch.Tensor
+    similarities: Similarities  # of floats
 
 
 def paint_and_filter(
@@ -26,46 +40,50 @@ def paint_and_filter(
     job: Job,
     triplets: list[dict],
     numbers: Sequence[int],
-    seen: Callable | None = None,
-) -> tuple[list[tuple], Counter]:
-    """Stages 2 and 3 for `triplets[k]`, k in `numbers`: the pairs to keep, as (number, index of the candidate, setting,
-    the two pictures as uint8 (3, H, W), similarities), and counts. `seen(asked, settings, pictures, similarities)` is
-    told of every batch."""
-    settings = {k: candidate_settings(job, k) for k in numbers}
-    good: dict[int, list[tuple]] = {k: [] for k in numbers}
+    on_batch: Callable | None = None,
+) -> tuple[list[Kept], Counter]:
+    """Stages 2 and 3 for `triplets[k]`, k in `numbers`: the pairs to keep, and counts.
+    `on_batch(asked triplets, settings, pictures, similarities)` is told of every batch."""
+    good: dict[int, list[Kept]] = {number: [] for number in numbers}
     counts = Counter(triplets=len(numbers))
-    a_round = (
-        job.per_seed if job.enough or job.per_seed > 1 else job.candidates
-    )  # candidates painted together
-    at_once = max(1, job.batch // a_round)  # triplets
-    for start in range(0, job.candidates, a_round):
-        open_ = [k for k in numbers if not job.enough or len(good[k]) < job.keep]
-        for i in range(0, len(open_), at_once):
-            group = open_[i : i + at_once]
-            full = group + group[-1:] * (
+    one_family = job.enough or job.per_seed > 1
+    together = (
+        job.per_seed if one_family else job.candidates
+    )  # candidates of a triplet that are painted at once
+    at_once = max(1, job.batch // together)  # triplets
+    for start in range(0, job.candidates, together):
+        wanting = [number for number in numbers if not job.enough or len(good[number]) < job.keep]
+        for i in range(0, len(wanting), at_once):
+            group = wanting[i : i + at_once]
+            padding = group[-1:] * (
                 at_once - len(group)
             )  # always the same batch, so neighbours change no bit
-            which = [(k, c) for k in full for c in range(start, start + a_round)]
-            asked, chosen = [triplets[k] for k, _ in which], [settings[k][c] for k, c in which]
-            pictures = paint_candidates(pipe, job, asked, chosen)
+            asked, settings = [], []
+            for number in group + padding:
+                asked += [triplets[number]] * together
+                settings += candidate_settings(job, number)[start : start + together]
+            pictures = paint_candidates(pipe, job, asked, settings)
             sim = clip(*pictures, [t["input"] for t in asked], [t["output"] for t in asked])
-            real = len(group) * a_round
-            which, asked, chosen = which[:real], asked[:real], chosen[:real]
-            pictures, sim = [x[:real] for x in pictures], Similarities(*(x[:real] for x in sim))
-            if seen:
-                seen(asked, chosen, pictures, sim)
+            real = len(group) * together
+            sim = Similarities(*(values[:real] for values in sim))
+            if on_batch:
+                on_batch(asked[:real], settings[:real], [images[:real] for images in pictures], sim)
             counts["candidates"] += real
-            ok = passes(sim, **job.thresholds).tolist()
-            small = [(x * 255).round().to(torch.uint8) for x in pictures]
-            for n, (k, c) in enumerate(which):
-                if ok[n]:
-                    values = Similarities(*(x[n].item() for x in sim))
-                    good[k].append((k, c, chosen[n], small[0][n].clone(), small[1][n].clone(), values))
-            for k in {k for k, _ in which}:  # the best so far, by direction, as `clip_filter.best` has it
-                good[k] = sorted(good[k], key=lambda x: -x[-1].sim_direction)[: job.keep]
-    kept = [pair for k in numbers for pair in good[k]]
+            for n in passes(sim, **job.thresholds).nonzero().flatten().tolist():
+                number = group[n // together]
+                images = [quantise(images[n]) for images in pictures]
+                values = Similarities(*(value[n].item() for value in sim))
+                good[number].append(Kept(number, start + n % together, settings[n], *images, values))
+            for number in group:
+                good[number] = best_by_direction(good[number], job.keep)
+    kept = [pair for number in numbers for pair in good[number]]
     counts["kept"] = len(kept)
     return kept, counts
+
+
+def best_by_direction(pairs: list[Kept], keep: int) -> list[Kept]:
+    """As `clip_filter.best` has it."""
+    return sorted(pairs, key=lambda pair: -pair.similarities.sim_direction)[:keep]
 
 
 def make_shard(pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], start: int) -> tuple[bytes, dict]:
@@ -74,86 +92,6 @@ def make_shard(pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], start
     kept, counts = paint_and_filter(pipe, clip, job, triplets, numbers)
     rows = [row(triplets[k], setting, first, second, sim) for k, _, setting, first, second, sim in kept]
     return shard_bytes(rows), dict(counts)
-
-
-def make_pairs(
-    triplets: list[dict],
-    out: str | Path,
-    profile: str | Profile = "mini",
-    *,
-    seed: int = 0,
-    pipe=None,
-    clip: ClipSimilarity | None = None,
-    executor: str = "local",
-    workers: int | None = None,
-    **changes,
-) -> Counter:
-    """Stages 2 and 3: candidates for each triplet, filtered, the best `keep` written to shards in `out`.
-
-    Defaults come from the profile; `changes` are fields of `Job`. Each shard is written whole and then noted in
-    `out`/manifest.jsonl with its checksum; started again, after whatever end, the job goes on with the shards that are
-    noted, and in the end the folder holds the same bytes. executor "ray" spreads the shards over `workers` actors of a
-    Ray cluster (`ip2p.factory.on_ray`), which load the profile's models themselves and run with `threads` (1) threads
-    each. Returns the counts of this call. Raises ValueError if `out` was made by another job.
-    """
-    profile, out = get_profile(profile), Path(out)
-    if executor not in ("local", "ray"):
-        raise ValueError(f"there is no executor {executor!r}; choose local or ray")
-    if not triplets:
-        raise ValueError("there are no triplets to paint")
-    job = Job.of(profile, seed, **{"threads": 1 if executor == "ray" else None} | changes)
-    out.mkdir(parents=True, exist_ok=True)
-    texts = json.dumps([[t["input"], t["edit"], t["output"]] for t in triplets])
-    made_by = {
-        "job": asdict(job),
-        "triplets": hashlib.sha256(texts.encode()).hexdigest(),
-        **{name: Path(getattr(profile, name)).name for name in ("text_to_image", "clip")},
-    }
-    Manifest(out).refuse_foreign()  # before the lock, which is a file, too
-    with locked(out, "making pairs in"):
-        return _make_pairs(triplets, out, profile, job, made_by, executor, workers, pipe, clip)
-
-
-def _make_pairs(
-    triplets: list[dict],
-    out: Path,
-    profile: Profile,
-    job: Job,
-    made_by: dict,
-    executor: str,
-    workers: int | None,
-    pipe,
-    clip,
-) -> Counter:
-    manifest = Manifest(out)
-    manifest.begin(made_by)
-    names = {start: f"pairs-{start // job.shard:05d}.parquet" for start in range(0, len(triplets), job.shard)}
-    todo = [
-        start
-        for start, name in names.items()
-        if name not in manifest.shards
-        or not (out / name).exists()
-        or digest(out / name) != manifest.shards[name]["sha256"]
-    ]
-    if not todo:
-        return Counter()
-    if executor == "local":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        pipe = pipe or load_text_to_image(profile).to(device)
-        clip = clip or ClipSimilarity(profile.clip, device)
-        if job.threads:
-            torch.set_num_threads(job.threads)
-        shards = ((start, *make_shard(pipe, clip, job, triplets, start)) for start in todo)
-    else:
-        from ip2p.factory.on_ray import make_shards
-
-        shards = make_shards(profile, job, triplets, todo, workers)
-    counts = Counter()
-    for start, data, of_shard in tqdm(shards, total=len(todo), desc="pairs", unit="shard"):
-        write_shard(out / names[start], data)
-        manifest.add({"shard": names[start], "sha256": hashlib.sha256(data).hexdigest(), **of_shard})
-        counts.update(of_shard)
-    return counts
 
 
 def row(
@@ -172,3 +110,128 @@ def row(
         "clip_sim_dir": sim.sim_direction,
         "clip_sim_image": sim.sim_image,
     }
+
+
+def make_pairs(
+    triplets: list[dict],
+    out: str | Path,
+    profile: str | Profile = "mini",
+    *,
+    pipe=None,
+    clip: ClipSimilarity | None = None,
+    executor: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    **options,
+) -> Counter:
+    """Stages 2 and 3: candidates for each triplet, filtered, the best `keep` written to shards in `out`.
+
+    options: of `Job`; defaults come from the profile. pipe, clip: the profile's models, if they are loaded
+    already. Each shard is written whole and then noted in `out`/manifest.jsonl with its checksum; started
+    again, after whatever end, the job goes on with the shards that are not noted, and in the end the folder
+    holds the same bytes. executor "ray" spreads the shards over `workers` actors of a Ray cluster
+    (`ip2p.factory.on_ray`), which load the models themselves and run with `threads` (1) threads each; there,
+    dtype "auto" is float32, whatever the machines. Returns the counts of this call. Raises ValueError if
+    `out` was made by another job.
+    """
+    profile = get_profile(profile)
+    out = Path(out)
+    if executor not in ("local", "ray"):
+        raise ValueError(f"there is no executor {executor!r}; choose local or ray")
+    if not triplets:
+        raise ValueError("there are no triplets to paint")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; it must be 1 or more")
+    if executor == "local":
+        device = choose_device(device)
+    else:
+        dtype = "float32" if dtype == "auto" else dtype
+        if options.get("threads") is None:
+            options["threads"] = 1
+    job = Job.of(profile, **options)
+    dtype = choose_dtype(dtype, device)
+    out.mkdir(parents=True, exist_ok=True)
+    Manifest(out).refuse_foreign()  # before the lock, which is a file, too
+    with locked(out, "making pairs in"):
+        manifest = Manifest(out)
+        manifest.begin(origin(triplets, profile, job, dtype))
+        starts = [start for start in range(0, len(triplets), job.shard) if not is_done(manifest, job, start)]
+        if not starts:
+            return Counter()
+        if executor == "local":
+            if pipe is None:
+                pipe = load_text_to_image(profile, device, dtype)
+            if clip is None:
+                clip = ClipSimilarity(profile.clip, device)
+            shards = make_shards(pipe, clip, job, triplets, starts)
+        else:
+            shards = make_shards_on_ray(profile, job, triplets, starts, workers, device, dtype)
+        return write_all(shards, manifest, job, len(starts))
+
+
+def origin(triplets: list[dict], profile: Profile, job: Job, dtype: torch.dtype) -> dict:
+    """What the bytes of a folder depend on: the first line of its manifest."""
+    texts = json.dumps([[t["input"], t["edit"], t["output"]] for t in triplets])
+    made_by = {
+        "job": asdict(job),
+        "triplets": hashlib.sha256(texts.encode()).hexdigest(),
+        "text_to_image": Path(profile.text_to_image).name,
+        "clip": Path(profile.clip).name,
+    }
+    if dtype != torch.float32:
+        made_by["dtype"] = str(dtype).removeprefix("torch.")
+    return made_by
+
+
+def shard_name(job: Job, start: int) -> str:
+    return f"pairs-{start // job.shard:05d}.parquet"
+
+
+def is_done(manifest: Manifest, job: Job, start: int) -> bool:
+    """Whether the shard from triplet `start` on is noted, and there, whole."""
+    noted = manifest.shards.get(shard_name(job, start))
+    path = manifest.path.with_name(shard_name(job, start))
+    return noted is not None and path.exists() and digest(path) == noted["sha256"]
+
+
+def make_shards(
+    pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], starts: list[int]
+) -> Iterator[tuple[int, bytes, dict]]:
+    """(start, bytes, counts) of each shard, in this process."""
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    for start in starts:
+        yield start, *make_shard(pipe, clip, job, triplets, start)
+
+
+def make_shards_on_ray(
+    profile: Profile,
+    job: Job,
+    triplets: list[dict],
+    starts: list[int],
+    workers: int | None = None,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[tuple[int, bytes, dict]]:
+    """The same on a Ray cluster; see `ip2p.factory.on_ray.spread`."""
+    from ip2p.factory.on_ray import spread
+
+    def load(device: str) -> tuple:
+        return load_text_to_image(profile, device, dtype), ClipSimilarity(profile.clip, device)
+
+    def make(models: tuple, start: int) -> tuple[bytes, dict]:
+        return make_shard(*models, job, triplets, start)
+
+    return spread(load, make, starts, max(1, job.threads), workers, device)
+
+
+def write_all(shards: Iterator[tuple[int, bytes, dict]], manifest: Manifest, job: Job, total: int) -> Counter:
+    """Write shards and note them; returns the counts of all."""
+    all_counts = Counter()
+    for start, data, counts in tqdm(shards, total=total, desc="pairs", unit="shard"):
+        name = shard_name(job, start)
+        write_shard(manifest.path.with_name(name), data)
+        manifest.add({"shard": name, "sha256": hashlib.sha256(data).hexdigest(), **counts})
+        all_counts.update(counts)
+    return all_counts

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator, Sequence
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,28 +33,41 @@ def scenes(n: int, seed: int, mix: str = "plain") -> list[Scene]:
     return [random_scene(random.Random(seed * 1_000_003 + i), mix) for i in range(n)]
 
 
-def held_out_edits(n: int, kinds: tuple[str, ...] | None = None, seed: int = 0) -> list[Edit]:
-    """`n` edits of held-out scenes, all `kinds` (None: EDIT_KINDS) equally often, in turn.
+def possible_edits(
+    first_seed: int, kinds: Sequence[str]
+) -> Iterator[tuple[Scene, Scene, str, random.Random]]:
+    """Scenes with a random edit each, the `kinds` in turn, without end: (before, after, kind, what chooses
+    on).
 
-    Raises ValueError for a kind that there is not.
+    The scenes are those of the seeds from `first_seed` on, without those that allow no such edit. Raises
+    ValueError for a kind that there is not.
     """
-    kinds = kinds or EDIT_KINDS
     unknown = set(kinds) - {*EDIT_KINDS, "swap"}
     if unknown:
         raise ValueError(
             f"there is no edit of kind {min(unknown)!r}; choose from {', '.join(EDIT_KINDS)}, swap"
         )
-    edits: list[Edit] = []
-    attempt = 0
-    while len(edits) < n:
-        rng = random.Random(HELD_OUT * 7 + seed * 1_000_003 + attempt)
-        attempt += 1
-        kind = kinds[len(edits) % len(kinds)]
+    turns = cycle(kinds)
+    kind = next(turns)
+    for seed in count(first_seed):
+        rng = random.Random(seed)
         before = random_scene(rng)
         try:
             after = random_edit(before, rng, kind)
         except ValueError:  # no such edit of this scene: take the next one
             continue
+        yield before, after, kind, rng
+        kind = next(turns)
+
+
+def held_out_edits(n: int, kinds: tuple[str, ...] | None = None, seed: int = 0) -> list[Edit]:
+    """`n` edits of held-out scenes, all `kinds` (None: EDIT_KINDS) equally often, in turn.
+
+    Raises ValueError for a kind that there is not.
+    """
+    first_seed = HELD_OUT * 7 + seed * 1_000_003
+    edits = []
+    for before, after, kind, rng in islice(possible_edits(first_seed, kinds or EDIT_KINDS), n):
         edits.append(Edit(before, after, instruction(before, after, rng), kind))
     return edits
 

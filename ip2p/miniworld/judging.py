@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from ip2p.common.images import to_float, to_pil
+from ip2p.common.images import to_float, to_pil, to_rgb
 from ip2p.miniworld.scene import ATTRIBUTES, Scene, difference
 from ip2p.paths import DATA
 
@@ -138,8 +138,8 @@ def pixels(images, size: int = SIZE) -> torch.Tensor:
 
 
 def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The whole image, RGB, scaled to (width, height), in whatever shape."""
-    image = image.convert("RGB")
+    """The whole image, upright RGB, scaled to (width, height), in whatever shape."""
+    image = to_rgb(image)
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 

@@ -1,4 +1,5 @@
-"""The autoencoder of mini-sd: diffusers' AutoencoderKL, 64 px -> 4 x 16 x 16 latents of unit variance a channel."""
+"""The autoencoder of mini-sd: diffusers' AutoencoderKL, 64 px -> 4 x 16 x 16 latents of unit variance a
+channel."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss(vae, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """L1 on pixels and on their differences (keeps outlines crisp), and a small KL term (keeps latents smooth)."""
+    """L1 on pixels and on their differences (keeps outlines crisp), and a small KL term (keeps latents
+    smooth)."""
     posterior = vae.encode(x).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
     y = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -50,8 +52,9 @@ def loss(vae, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 @torch.no_grad()
 def normalise_latents(vae, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fold a per-channel shift and scale into the 1x1 quant convolutions, so that every latent channel of `pictures`
-    (uint8) has mean 0 and standard deviation 1 / 0.18215. Stock pipelines multiply by 0.18215 and get unit variance.
+    """Fold a per-channel shift and scale into the 1x1 quant convolutions, so that every latent channel of
+    `pictures` (uint8) has mean 0 and standard deviation 1 / 0.18215. Stock pipelines multiply by 0.18215
+    and get unit variance.
 
     Returns the mean and standard deviation that were folded away, (4,) each.
     """

@@ -135,9 +135,9 @@ def make_triplets(build: Build) -> None:
 
 def make_triplet_pairs(build: Build) -> None:
     # four candidates of a triplet, each of its own seed: so the shipped pairs were made
-    settings = {"candidates": 4, "per_seed": 1} | build.settings.get("pairs", {})
-    triplets = read_triplets(build.triplets)
-    counts = make_pairs(triplets, build.profile.pairs, build.profile, seed=build.seed, **settings)
+    settings = {"candidates": 4, "per_seed": 1, "seed": build.seed, "device": str(build.device)}
+    settings |= build.settings.get("pairs", {})
+    counts = make_pairs(read_triplets(build.triplets), build.profile.pairs, build.profile, **settings)
     print("pairs:", dict(counts))
 
 

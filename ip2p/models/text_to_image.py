@@ -9,7 +9,15 @@ from pathlib import Path
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from ip2p.common.diffusion import add_noise, latent_shape, min_snr_loss, stratified_timesteps
+from ip2p.common.diffusion import (
+    add_noise,
+    guided_step,
+    latent_shape,
+    min_snr_loss,
+    seeded,
+    starting_latents,
+    stratified_timesteps,
+)
 from ip2p.common.durable import replacing
 from ip2p.common.train_loop import train_loop
 from ip2p.miniworld import Scene, caption
@@ -152,22 +160,18 @@ def sample_latents(
     guidance_scale: float = 3.0,
     steps: int = 25,
 ) -> torch.Tensor:
-    """Plain classifier-free guided sampling, eps = eps_0 + s (eps_c - eps_0). cond, uncond: (n, T, d); seeds:
-    n.
+    """Plain sampling with classifier-free guidance. cond, uncond: (n, T, d); seeds: n.
 
     Returns scaled latents (n, c, h, w), of the shape that the UNet is made for.
     """
     device = cond.device
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    text = torch.cat([uncond, cond])
+    scale = torch.full((len(cond),), guidance_scale, device=device)
+    generators = seeded(seeds)
     scheduler.set_timesteps(steps)
-    noise = torch.stack([torch.randn(latent_shape(unet), generator=g) for g in generators])
-    z = noise.to(device) * scheduler.init_noise_sigma
-    both = torch.cat([uncond, cond])
+    z = starting_latents(scheduler, latent_shape(unet), generators, device)
     for t in scheduler.timesteps:
-        z_in = scheduler.scale_model_input(z, t)
-        eps_0, eps_c = unet(torch.cat([z_in, z_in]), t, both).sample.chunk(2)
-        eps = eps_0 + guidance_scale * (eps_c - eps_0)
-        z = scheduler.step(eps, t, z, generator=generators).prev_sample
+        z = guided_step(unet, scheduler, z, t, text, scale, generators)
     return z
 
 

@@ -1,8 +1,9 @@
-"""What InstructPix2Pix is compared with (section 4.1 of the paper), and two bounds that only a known world has.
+"""What InstructPix2Pix is compared with (section 4.1 of the paper), and two bounds of a world that is known.
 
-SDEdit (Meng et al., arXiv 2108.01073) noises a picture part of the way and paints it back by a text. Text2LIVE (Bar-Tal
-et al., arXiv 2204.02491) trains, for one picture, a network that paints a layer of colour and opacity over it. The
-bounds are the picture as it was, and the true edit (`ip2p.miniworld.render` of the edited scene).
+SDEdit (Meng et al., arXiv 2108.01073) noises a picture part of the way and paints it back by a text.
+Text2LIVE (Bar-Tal et al., arXiv 2204.02491) trains, for one picture, a network that paints a layer of colour
+and opacity over it. The bounds are the picture as it was, and the true edit (`ip2p.miniworld.render` of the
+edited scene).
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
-from ip2p.common.images import as_tensor, to_pil
-from ip2p.training import SIDES
+from ip2p.common.diffusion import decode, embed, guided_step, new_scheduler, seeded
+from ip2p.common.images import as_tensor, as_uint8, fit, to_float, to_pil
+from ip2p.dataset.lessons import SIDES
 
 
+@torch.no_grad()
 def sdedit(
     pipe,
     images: Sequence[Image.Image],
@@ -31,31 +34,48 @@ def sdedit(
     steps: int = 20,
     seeds: Sequence[int] | None = None,
 ) -> list[Image.Image]:
-    """SDEdit with a text-to-image StableDiffusionPipeline: noise of `strength` (0: none, 1: nothing is left), then
-    strength * steps denoising steps by the prompt. Picture i has its own noise, of seeds[i] (None: 0, 1, ...)."""
-    from diffusers import StableDiffusionImg2ImgPipeline
+    """SDEdit with a text-to-image StableDiffusionPipeline, as diffusers' image-to-image pipeline does it.
 
-    if not 0 < strength <= 1 or steps * strength < 1:
+    Noise of `strength` (0: none, 1: nothing is left), then strength * steps denoising steps by the prompt.
+    Picture i has its own noise, of seeds[i] (None: 0, 1, ...). All pictures come out in the size of the first
+    one, cut to what the model can paint. Raises ValueError for a strength that paints nothing.
+    """
+    painted = int(steps * strength)
+    if not 0 < strength <= 1 or painted < 1:
         raise ValueError(
             f"strength {strength} of {steps} steps: nothing would be painted; take a strength in (0, 1] "
             "and more steps"
         )
-    painter = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
-    painter.set_progress_bar_config(disable=True)
-    generators = [
-        torch.Generator().manual_seed(int(s)) for s in (range(len(images)) if seeds is None else seeds)
-    ]
-    return painter(
-        list(prompts),
-        image=list(images),
-        strength=strength,
-        guidance_scale=guidance_scale,
-        num_inference_steps=steps,
-        generator=generators,
-    ).images
+    n, device = len(images), pipe.unet.device
+    generators = seeded(range(n) if seeds is None else seeds)
+    text = torch.cat([embed(pipe, [""]).expand(n, -1, -1), embed(pipe, list(prompts))])
+    scale = torch.full((n,), guidance_scale, device=device)
+    clean = posterior_samples(pipe.vae, images, generators)
+    scheduler = new_scheduler(pipe.scheduler)
+    scheduler.set_timesteps(steps, device=device)
+    first = scheduler.order * (steps - painted)
+    scheduler.set_begin_index(first)
+    timesteps = scheduler.timesteps[first:]
+    noise = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators])
+    z = scheduler.add_noise(clean, noise.to(device), timesteps[:1].repeat(n))
+    for t in timesteps:
+        z = guided_step(pipe.unet, scheduler, z, t, text, scale, generators)
+    return [to_pil(picture) for picture in decode(pipe, z)]
 
 
-# -------------------------------------------------------------------------------------------- Text2LIVE
+def posterior_samples(vae, images: Sequence[Image.Image], generators: list[torch.Generator]) -> torch.Tensor:
+    """Scaled latents, (n, c, h, w) float32, drawn with each picture's own generator."""
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)  # pixels of a latent's side
+    width, height = images[0].size
+    size = (width // factor * factor, height // factor * factor)
+    pixels = to_float(as_uint8([fit(image, size) for image in images])).to(vae.device, vae.dtype)
+    samples = []
+    for i, generator in enumerate(generators):
+        samples.append(vae.encode(pixels[i : i + 1]).latent_dist.sample(generator))
+    return torch.cat(samples).float() * vae.config.scaling_factor
+
+
+# ------------------------------------------------------------------------------------------- Text2LIVE
 
 
 class LayerGenerator(nn.Module):
@@ -97,13 +117,14 @@ class Layered(NamedTuple):
 
 SCREEN = (0.0, 177 / 255, 64 / 255)  # the authors' green
 
+# The authors'
 WEIGHTS = {
     "composition": 1.0,
     "direction": 1.0,
     "screen": 1.0,
     "structure": 2.0,
     "sparsity": 0.06,
-}  # the authors'
+}
 
 
 def text2live(
@@ -120,58 +141,94 @@ def text2live(
     seed: int = 0,
     progress: bool = True,
 ) -> Layered:
-    """Train a `LayerGenerator` on one picture (square, of any size) until its layer over the picture shows `target`.
+    """Train a `LayerGenerator` on one square picture until its layer over the picture shows `target`.
 
-    caption: what the picture shows. layer: what the layer alone should show, over a green screen (None: `target`).
-    Losses, weighted as the authors do: the composite's CLIP features against the target's, the change's direction, the
-    layer over the screen, the composite's structure (self-similarity of CLIP's map of features) against the picture's,
-    and a sparse opacity. CLIP sees random crops, `views` of each. Stops early when the smoothed loss has not fallen for
-    `patience` steps. Smaller than the authors' code: a lighter network that sees the whole picture only, no templates
-    around the texts, structure by CLIP's features instead of a ViT's keys, AdamW instead of MADGRAD, no bootstrapping
-    of the opacity, and crops without tilt, jitter or grey, since colours are what many edits are about.
+    caption: what the picture shows. layer: what the layer alone should show, over a green screen (None:
+    `target`). CLIP sees random crops, `views` of each picture (see `LayerLosses`). Stops early when the
+    smoothed loss has not fallen for `patience` steps. Smaller than the authors' code: a lighter network that
+    sees the whole picture only, no templates around the texts, structure by CLIP's features instead of a
+    ViT's keys, AdamW instead of MADGRAD, no bootstrapping of the opacity, and crops without tilt, jitter or
+    grey, since colours are what many edits are about.
     """
-    device, generator = clip.mean.device, torch.Generator().manual_seed(seed)
-    picture = as_tensor([image.convert("RGB")]).to(device)
+    device = clip.mean.device
+    generator = torch.Generator().manual_seed(seed)
+    picture = as_tensor([image]).to(device)
+    texts = [caption, target, target if layer is None else layer]
     flips = not SIDES.search(f"{caption} {target}")
-    source, goal, alone = clip.encode_text([caption, target, layer or target])[:, None]
-    screen = torch.tensor(SCREEN, device=device)[:, None, None]
+    layer_losses = LayerLosses(clip, picture, texts, views, flips, generator)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = LayerGenerator().to(device)
     optimiser = torch.optim.AdamW(net.parameters(), lr)
-    structure = self_similarity(clip, picture)
-    losses, best, waited, smooth = [], float("inf"), 0, None
-    with tqdm(
-        range(steps), desc="Text2LIVE", disable=not progress, delay=2, mininterval=2.0, leave=False
-    ) as bar:
+    losses = []
+    smooth = None
+    best = float("inf")
+    waited = 0
+    options = {"disable": not progress, "delay": 2, "mininterval": 2.0, "leave": False}
+    with tqdm(range(steps), desc="Text2LIVE", **options) as bar:
         for _ in bar:
-            rgba = net(picture)
-            over = compose(rgba, picture)
-            crops = random_crops(
-                torch.cat([picture, over, compose(rgba, screen)], 1), views, clip.size, flips, generator
-            )
-            before, after, shown = (features(clip, x) for x in crops.split(3, 1))
-            terms = {
-                "composition": spherical(after, goal),
-                "direction": 1 - F.cosine_similarity(after - before, goal - source).mean(),
-                "screen": spherical(shown, alone),
-                "structure": (self_similarity(clip, over) - structure).square().mean(),
-                "sparsity": rgba[:, 3].mean() + (2 * (5 * rgba[:, 3]).sigmoid() - 1).mean(),
-            }
-            loss = sum(WEIGHTS[name] * term for name, term in terms.items())
+            loss = layer_losses(net(picture))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             losses.append(loss.item())
             smooth = losses[-1] if smooth is None else 0.9 * smooth + 0.1 * losses[-1]
-            best, waited = (smooth, 0) if smooth < best - 1e-3 else (best, waited + 1)
             bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
+            waited += 1
+            if smooth < best - 1e-3:
+                best = smooth
+                waited = 0
             if waited >= patience:
                 break
     with torch.no_grad():
         rgba = net(picture)
-        drawn = (rgba[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Layered(to_pil(compose(rgba, picture)[0]), Image.fromarray(drawn, "RGBA"), losses)
+    return Layered(to_pil(compose(rgba, picture)[0]), to_pil(rgba[0]), losses)
+
+
+class LayerLosses:
+    """Text2LIVE's losses of a layer over a picture, weighted as the authors do.
+
+    The composite's CLIP features against the target's, the change's direction, the layer over the screen, the
+    composite's structure (self-similarity of CLIP's map of features) against the picture's, and a sparse
+    opacity. picture: (1, 3, H, W) in [0, 1]. texts: what the picture shows, what it should show, and what the
+    layer should.
+    """
+
+    def __init__(
+        self,
+        clip: ClipSimilarity,
+        picture: torch.Tensor,
+        texts: list[str],
+        views: int,
+        flips: bool,
+        generator: torch.Generator,
+    ):
+        self.clip = clip
+        self.picture = picture
+        self.views = views
+        self.flips = flips
+        self.generator = generator
+        self.source, self.goal, self.alone = clip.encode_text(texts)[:, None]
+        self.screen = torch.tensor(SCREEN, device=picture.device)[:, None, None]
+        self.structure = self_similarity(clip, picture)
+
+    def __call__(self, rgba: torch.Tensor) -> torch.Tensor:
+        """rgba: (1, 4, H, W) in [0, 1]. Returns the weighted sum."""
+        over = compose(rgba, self.picture)
+        on_screen = compose(rgba, self.screen)
+        pictures = torch.cat([self.picture, over, on_screen], 1)
+        crops = random_crops(pictures, self.views, self.clip.size, self.flips, self.generator)
+        before, after, shown = (features(self.clip, part) for part in crops.split(3, 1))
+        opacity = rgba[:, 3]
+        few = 2 * (5 * opacity).sigmoid() - 1
+        terms = {
+            "composition": spherical(after, self.goal),
+            "direction": 1 - F.cosine_similarity(after - before, self.goal - self.source).mean(),
+            "screen": spherical(shown, self.alone),
+            "structure": (self_similarity(self.clip, over) - self.structure).square().mean(),
+            "sparsity": opacity.mean() + few.mean(),
+        }
+        return sum(WEIGHTS[name] * term for name, term in terms.items())
 
 
 def compose(rgba: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
@@ -181,18 +238,18 @@ def compose(rgba: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
 
 
 def random_crops(x: torch.Tensor, n: int, size: int, flips: bool, generator: torch.Generator) -> torch.Tensor:
-    """n crops (n, C, size, size) of 60 to 100% of the side of one picture (1, C, H, W), half of them mirrored."""
+    """n crops (n, C, size, size) of 60 to 100% of a picture's side, (1, C, H, W); half of them mirrored."""
     scale = 0.6 + 0.4 * torch.rand(n, generator=generator)
     shift = (2 * torch.rand(n, 2, generator=generator) - 1) * (1 - scale)[:, None]
-    mirror = 1 - 2 * (torch.rand(n, generator=generator) < 0.5).float() if flips else torch.ones(n)
-    zero = torch.zeros(n)
-    theta = torch.stack(
-        [torch.stack([scale * mirror, zero, shift[:, 0]], 1), torch.stack([zero, scale, shift[:, 1]], 1)], 1
-    ).to(x.device)
-    grid = F.affine_grid(theta, (n, x.shape[1], size, size), align_corners=False)
-    return F.grid_sample(
-        x.expand(n, -1, -1, -1), grid, mode="bilinear", padding_mode="reflection", align_corners=False
-    )
+    mirror = torch.ones(n)
+    if flips:
+        mirror = 1 - 2 * (torch.rand(n, generator=generator) < 0.5).float()
+    across = torch.stack([scale * mirror, torch.zeros(n), shift[:, 0]], 1)
+    down = torch.stack([torch.zeros(n), scale, shift[:, 1]], 1)
+    theta = torch.stack([across, down], 1).to(x.device)  # (n, 2, 3): where each crop lies
+    places = F.affine_grid(theta, (n, x.shape[1], size, size), align_corners=False)
+    pictures = x.expand(n, -1, -1, -1)
+    return F.grid_sample(pictures, places, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def features(clip: ClipSimilarity, images: torch.Tensor) -> torch.Tensor:
@@ -201,17 +258,16 @@ def features(clip: ClipSimilarity, images: torch.Tensor) -> torch.Tensor:
 
 
 def spherical(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The mean squared distance on the sphere of unit vectors, twice: the authors' loss for CLIP's features."""
+    """Twice the mean squared distance on the sphere of unit vectors: the authors' loss of CLIP's features."""
     return ((a - b).norm(dim=-1) / 2).clamp(max=1).arcsin().square().mul(2).mean()
 
 
 def self_similarity(clip: ClipSimilarity, image: torch.Tensor) -> torch.Tensor:
-    """(1, 3, H, W) -> (N, N): the cosines between all places of CLIP's deepest map of features that has 4x4 or more."""
+    """(1, 3, H, W) -> (N, N): cosines between all places of CLIP's deepest map of features of 4x4 or more."""
     if image.shape[-2:] != (clip.size, clip.size):
         image = F.interpolate(image, (clip.size, clip.size), mode="bicubic", antialias=True).clamp(0, 1)
-    maps = clip.clip.visual.forward_intermediates((image - clip.mean) / clip.std, intermediates_only=True)[
-        "image_intermediates"
-    ]
-    deepest = next(m for m in reversed(maps) if m.shape[-1] >= 4)[0].flatten(1)
-    places = F.normalize(deepest, dim=0)
+    image = (image - clip.mean) / clip.std
+    maps = clip.clip.visual.forward_intermediates(image, intermediates_only=True)["image_intermediates"]
+    large = [of_layer for of_layer in maps if of_layer.shape[-1] >= 4]
+    places = F.normalize(large[-1][0].flatten(1), dim=0)  # (d, N)
     return places.T @ places

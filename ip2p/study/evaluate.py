@@ -1,7 +1,8 @@
-"""What the models reach, on held-out scenes: the measures, and `ip2p evaluate`, which prints and writes them all.
+"""`ip2p evaluate`: what the models reach on held-out scenes, part by part; and, if asked to, the README
+renewed.
 
-The judge (`ip2p.miniworld.judge`) decides what a picture shows. It measures only: it chooses no data, no threshold
-and no checkpoint.
+The judge (`ip2p.miniworld.judge`) decides what a picture shows. It measures only: it chooses no data, no
+threshold and no checkpoint.
 """
 
 from __future__ import annotations
@@ -10,429 +11,398 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
+from ip2p.common.devices import choose_device, choose_dtype
+from ip2p.common.durable import append_line, write_atomically
+from ip2p.common.images import quantise
 from ip2p.common.markdown import fill
-from ip2p.dataset.checks import check, follows
-from ip2p.dataset.shards import read_pairs
-from ip2p.dataset.triplets import from_completion, read_captions, read_triplets
+from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
+from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
 from ip2p.factory.pairs import paint_and_filter
 from ip2p.miniworld import caption, edit_kind, judge, parse, random_scene, render
-from ip2p.miniworld.held_out import HELD_OUT, held_out_edits, reworded_edits
-from ip2p.models.autoencoder import held_out_psnr
-from ip2p.models.files import CORES, minutes
+from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, reworded_edits
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import Profile, get_profile, load_text_to_image
+from ip2p.study.answers import language_model_figures
 from ip2p.study.measures import (
-    BATCH,
-    best_p,
-    by_kind,
     clip_of_edits,
     judge_pairs,
     paint,
     paired_rise,
     run_editor,
     score,
-    stated,
+    stated_attributes,
     summary,
+    summary_by_kind,
+    validity_by_p,
 )
+from ip2p.study.progress import begin_or_resume, model_checksums
+from ip2p.study.tables import data_facts, markdown_table
 
 FIGURES = DATA / "eval" / "figures.json"
 
-GENERATED = DATA / "triplets" / "generated.jsonl"  # by stage 1
+
+class Place(NamedTuple):
+    """Where models run, and in which number format those that paint and edit do. CLIP and the judge, which
+    measure, are always float32."""
+
+    device: torch.device
+    dtype: torch.dtype
 
 
-def text_to_image(profile: Profile, n: int = 500, pipe=None) -> dict:
-    """How well the text-to-image model paints what held-out captions state, by the judge."""
-    pipe = pipe or load_text_to_image(profile)
+CPU = Place(torch.device("cpu"), torch.float32)
+
+
+def quiet_painter(profile: Profile, place: Place):
+    """The profile's text-to-image pipeline, without progress bars."""
+    pipe = load_text_to_image(profile, place.device, place.dtype)
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def load_vae(profile: Profile, place: Place):
+    """The profile's autoencoder, float32."""
+    return load_text_to_image(profile, place.device).vae
+
+
+# -------------------------------------------------------------------------- text to image, and the filter
+
+
+def text_to_image_figures(profile: Profile, n: int = 500, pipe=None) -> dict:
+    """How well the text-to-image model (None: the profile's) paints what n held-out captions state, by the
+    judge: shares of right attributes, in the "mean", of each of "attributes", and of pictures with "all" of
+    them right."""
+    pipe = pipe or quiet_painter(profile, CPU)
     scenes = [random_scene(random.Random(HELD_OUT + i)) for i in range(n)]
     pictures = paint(
         pipe,
-        [caption(s, i) for i, s in enumerate(scenes)],
+        [caption(scene, i) for i, scene in enumerate(scenes)],
         guidance_scale=profile.paint_guidance,
         steps=profile.steps,
         seed=HELD_OUT,
     )
-    right, total, whole = Counter(), Counter(), 0
-    for scene, seen in zip(scenes, judge(pictures), strict=True):
-        hits = {name: seen[name] == value for name, value in stated(scene).items()}
-        right.update(name for name, hit in hits.items() if hit)
-        total.update(hits.keys())
-        whole += all(hits.values())
+    stated: Counter = Counter()
+    right: Counter = Counter()
+    all_right = 0
+    for scene, reading in zip(scenes, judge(pictures), strict=True):
+        attributes = stated_attributes(scene)
+        hits = [name for name, value in attributes.items() if reading[name] == value]
+        stated.update(attributes.keys())
+        right.update(hits)
+        all_right += len(hits) == len(attributes)
     return {
         "n": n,
-        "mean": sum(right.values()) / sum(total.values()),
-        "all": whole / n,
-        "attributes": {name: right[name] / total[name] for name in total},
+        "mean": right.total() / stated.total(),
+        "all": all_right / n,
+        "attributes": {name: right[name] / stated[name] for name in stated},
     }
 
 
-def filter_effect(profile: Profile, n: int = 32, seed: int = 1) -> dict:
-    """The share of invalid pairs before and after the filter (thresholds, then the best few of a caption pair), and
-    the valid share of each kind of edit among unfiltered candidates at the best p. Painted afresh, with another seed
-    than the shipped pairs, from n random ones of stage 1's triplets of each kind of edit (all, if there are fewer)."""
-    of_kind: dict[str, list[dict]] = {}
-    for triplet in read_triplets(GENERATED):
-        of_kind.setdefault(edit_kind(parse(triplet["input"]), parse(triplet["output"])), []).append(triplet)
-    rng, rows = random.Random(seed), []
-    triplets = [t for some in of_kind.values() for t in rng.sample(some, min(n, len(some)))]
-    pipe, clip, job = (
-        load_text_to_image(profile),
-        ClipSimilarity(profile.clip),
-        Job.of(profile, seed, enough=False),
-    )
+def triplets_by_kind() -> dict[str, list[dict]]:
+    """Stage 1's triplets of each kind of edit."""
+    by_kind: dict[str, list[dict]] = {}
+    for triplet in read_triplets(GENERATED_TRIPLETS):
+        kind = edit_kind(parse(triplet["input"]), parse(triplet["output"]))
+        by_kind.setdefault(kind, []).append(triplet)
+    return by_kind
 
-    def seen(asked, settings, pictures, _):
-        verdicts = judge_pairs(asked, *[(x * 255).round().to(torch.uint8) for x in pictures])
-        rows.extend(
-            {"kind": v["kind"], "p": s.p, "valid": v["valid"], "key": (t["input"], s), "kept": False}
-            for v, s, t in zip(verdicts, settings, asked, strict=True)
-        )
 
-    at_once = job.batch // job.per_seed
-    for k in tqdm(range(0, len(triplets), at_once), desc="painting pairs", mininterval=2.0, leave=False):
-        start = len(rows)
-        kept, _ = paint_and_filter(pipe, clip, job, triplets, range(k, min(k + at_once, len(triplets))), seen)
-        chosen = {(triplets[number]["input"], setting) for number, _, setting, *_ in kept}
-        for row in rows[start:]:
-            row["kept"] = row.pop("key") in chosen
-    kept = [row["valid"] for row in rows if row["kept"]]
-    before, after = (1 - float(np.mean(x)) if x else float("nan") for x in ([r["valid"] for r in rows], kept))
+def invalid_share(rows: list[dict]) -> float:
+    """NaN if there are no rows."""
+    if not rows:
+        return float("nan")
+    return 1 - sum(row["valid"] for row in rows) / len(rows)
+
+
+def filter_figures(profile: Profile, n: int = 32, seed: int = 1, place: Place = CPU) -> dict:
+    """The share of invalid pairs before and after the filter (thresholds, then the best few of a caption
+    pair), and the valid share of each kind of edit among unfiltered candidates at the best p. Painted afresh,
+    with another seed than the shipped pairs, from n random ones of stage 1's triplets of each kind of edit
+    (all, if there are fewer)."""
+    rng = random.Random(seed)
+    by_kind = triplets_by_kind()
+    triplets = []
+    for of_kind in by_kind.values():
+        triplets += rng.sample(of_kind, min(n, len(of_kind)))
+    rows = judged_candidates(profile, triplets, seed, place)
+    kept = [row for row in rows if row["kept"]]
+    kinds = {}
+    for kind in by_kind:
+        kinds[kind] = validity_by_p([row for row in rows if row["kind"] == kind])
     return {
         "n": len(rows),
         "kept": len(kept),
-        "invalid_before": before,
-        "invalid_after": after,
-        "kinds": {kind: best_p([r for r in rows if r["kind"] == kind]) for kind in of_kind},
+        "invalid_before": invalid_share(rows),
+        "invalid_after": invalid_share(kept),
+        "kinds": kinds,
     }
 
 
-# -------------------------------------------------------------------------------------------- stage 1
+def judged_candidates(profile: Profile, triplets: list[dict], seed: int, place: Place) -> list[dict]:
+    """All candidates of triplets: "kind" of edit, "p", whether they are "valid", by the judge, and whether
+    the filter has "kept" them."""
+    pipe = quiet_painter(profile, place)
+    clip = ClipSimilarity(profile.clip, place.device)
+    job = Job.of(profile, seed, enough=False)
+    rows: list[dict] = []
+    candidates: list[tuple] = []  # of each row: its input caption and its setting
+
+    def note(asked, settings, pictures, similarities) -> None:
+        first, second = (quantise(side) for side in pictures)
+        verdicts = judge_pairs(asked, first, second)
+        for triplet, setting, verdict in zip(asked, settings, verdicts, strict=True):
+            rows.append({"kind": verdict["kind"], "p": setting.p, "valid": verdict["valid"]})
+            candidates.append((triplet["input"], setting))
+
+    at_once = job.batch // job.per_seed
+    for start in tqdm(range(0, len(triplets), at_once), desc="painting pairs", mininterval=2.0, leave=False):
+        numbers = range(start, min(start + at_once, len(triplets)))
+        first_row = len(rows)
+        kept_pairs, _ = paint_and_filter(pipe, clip, job, triplets, numbers, note)
+        kept = {(triplets[pair.number]["input"], pair.setting) for pair in kept_pairs}
+        for k in range(first_row, len(rows)):
+            rows[k]["kept"] = candidates[k] in kept
+    return rows
 
 
-def stage_1(profile: Profile, n: int = 1000, n_shown: int = 100, seed: int = 1) -> dict:
-    """The profile's fine-tuned language model on n held-out captions (fresh ones, or the last of its file), one answer
-    each, and on n_shown of them the same model not fine-tuned, but shown eight examples. Values: see `judge_answers`.
-    """
-    from ip2p.backends.local import generate
-    from ip2p.instructions import load_finetuned, load_language_model
+# ---------------------------------------------------------------------------------------------- the editor
 
-    lessons, own = (read_triplets(path) if path else [] for path in (profile.triplets, profile.own_triplets))
-    captions = fresh_captions(n, lessons + own) if profile.in_world else read_captions(profile.captions)[-n:]
-    examples, out = lessons[:: len(lessons) // 8][:8], {"lessons": len(lessons)}
-    for name, (model, tokenizer), some, shown in (
-        ("few-shot", load_language_model(profile.language_model), captions[-n_shown:], examples),
-        (
-            "fine-tuned",
-            load_finetuned(profile.language_model, lessons, world=profile.in_world, own=own),
-            captions,
-            (),
-        ),
-    ):
-        answers = generate(model, tokenizer, some, shown, seed=seed, max_new_tokens=128)
-        out[name] = judge_answers(some, answers, lessons, profile.in_world)
-    return out
+# Multiples of the profile's scale -> which of CLIP's similarities must rise with it, until it levels off.
+IMAGE_GUIDANCE_FACTORS = (0.5, 0.75, 1, 1.5, 2)
+GUIDANCE_FACTORS = (0.1, 0.2, 0.3, 0.4, 0.6, 1)
 
 
-def fresh_captions(n: int, known: list[dict]) -> list[str]:
-    """n captions of random scenes that are the input of none of the triplets `known`."""
-    rng, out, known = random.Random(HELD_OUT * 3), {}, {t["input"] for t in known}
-    while len(out) < n:
-        words = caption(random_scene(rng), rng)
-        if words not in known:
-            out[words] = None
-    return list(out)
-
-
-def kind_of_edit(triplet: dict) -> str:
-    return edit_kind(parse(triplet["input"]), parse(triplet["output"]))
-
-
-def judge_answers(captions: list[str], answers: list[str], lessons: list[dict], world: bool) -> dict:
-    """Shares of answers: "formed" (the authors' format, and a change), "follows" (by words alone, see `follows`) and,
-    with `world`, "valid" (of the world, and just the edit that was asked for). Of the instructions of formed answers,
-    the share of "distinct" ones and of "new" ones (in no lesson). "missing": kinds of edit that the lessons have
-    and no valid answer has."""
-    formed = []
-    for asked, answer in zip(captions, answers, strict=True):
-        try:
-            triplet = from_completion(asked, answer)
-        except ValueError:
-            continue
-        if check(triplet, world=False) is None:
-            formed.append(triplet)
-    said, taught = {t["edit"].casefold() for t in formed}, {t["edit"].casefold() for t in lessons}
-    out = {
-        "n": len(captions),
-        "formed": len(formed) / len(captions),
-        "follows": sum(map(follows, formed)) / len(captions),
-        "distinct": len(said) / max(1, len(formed)),
-        "new": len(said - taught) / max(1, len(said)),
-    }
-    if world:
-        valid = [t for t in formed if check(t) is None]
-        out |= {
-            "valid": len(valid) / len(captions),
-            "missing": sorted(set(map(kind_of_edit, lessons)) - set(map(kind_of_edit, valid))),
-        }
-    return out
-
-
-# ------------------------------------------------------------------------------------------ ip2p evaluate
-
-
-def evaluate_editor(editor, profile: Profile, n: int = 300) -> dict:
+def editor_figures(editor: Editor, profile: Profile, n: int = 300, place: Place = CPU) -> dict:
     """Edit success and preservation on renders and on the text-to-image model's own pictures, on reworded
     instructions, and CLIP's curves over s_I and s_T."""
-    kinds = profile.edit_kinds
-    edits, figures = held_out_edits(n, kinds), {"kinds": list(kinds)}
-    inputs = [render(e.before) for e in edits]
+    edits = held_out_edits(n, profile.edit_kinds)
+    inputs = [render(edit.before) for edit in edits]
     begin = time.perf_counter()
     outputs = run_editor(editor, edits, inputs)
-    figures["seconds_an_edit"] = (time.perf_counter() - begin) / n
+    seconds = time.perf_counter() - begin
     rows = score(edits, inputs, outputs)
-    figures |= {"renders": summary(rows), "by_kind": by_kind(rows)}
+    clip = ClipSimilarity(profile.clip, place.device)
+    sweep = Sweep(editor, clip, edits, inputs, outputs)
+    return {
+        "kinds": list(profile.edit_kinds),
+        "seconds_an_edit": seconds / n,
+        "renders": summary(rows),
+        "by_kind": summary_by_kind(rows),
+        "samples": figures_on_samples(editor, profile, edits, place),
+        "reworded": figures_on_reworded(editor, profile),
+        "image_guidance_scale": sweep.figures(
+            "image_guidance_scale", profile.image_guidance_scale, IMAGE_GUIDANCE_FACTORS, "image"
+        ),
+        "guidance_scale": sweep.figures(
+            "guidance_scale", profile.guidance_scale, GUIDANCE_FACTORS, "direction"
+        ),
+    }
 
-    pipe = load_text_to_image(profile)
-    pipe.set_progress_bar_config(disable=True)
+
+def figures_on_samples(editor: Editor, profile: Profile, edits: list[Edit], place: Place) -> dict:
+    """`summary` of edits of pictures that the text-to-image model painted, instead of renders."""
     painted = paint(
-        pipe,
-        [caption(e.before, i) for i, e in enumerate(edits)],
+        quiet_painter(profile, place),
+        [caption(edit.before, i) for i, edit in enumerate(edits)],
         guidance_scale=profile.paint_guidance,
         steps=profile.steps,
         seed=2 * HELD_OUT,
     )
-    figures["samples"] = summary(score(edits, painted, run_editor(editor, edits, painted)))
+    return summary(score(edits, painted, run_editor(editor, edits, painted)))
 
-    worded = [e for e in reworded_edits() if e.kind in kinds]
-    inputs_worded = [render(e.before) for e in worded]
-    figures["reworded"] = summary(score(worded, inputs_worded, run_editor(editor, worded, inputs_worded)))
 
-    clip = ClipSimilarity(profile.clip)
-    sweeps = {
-        "image_guidance_scale": ("image", (0.5, 0.75, 1, 1.5, 2)),
-        "guidance_scale": ("direction", (0.1, 0.2, 0.3, 0.4, 0.6, 1)),
-    }  # the rise, and where it levels off
-    for name, (measure, factors) in sweeps.items():
-        values = [getattr(profile, name) * f for f in factors]
-        curves = [
-            clip_of_edits(
-                clip,
-                edits,
-                inputs,
-                outputs
-                if f == 1
-                # 1: the default, painted above
-                else run_editor(editor, edits, inputs, **{name: v}),
-            )[measure]
-            for f, v in zip(factors, values, strict=True)
-        ]
-        figures[name] = {
-            "values": values,
-            "mean": [float(c.mean()) for c in curves],
-            "rises": paired_rise(curves),
-        }
-    return figures
+def figures_on_reworded(editor: Editor, profile: Profile) -> dict:
+    """`summary` of the edits whose instructions were worded by hand."""
+    edits = [edit for edit in reworded_edits() if edit.kind in profile.edit_kinds]
+    inputs = [render(edit.before) for edit in edits]
+    return summary(score(edits, inputs, run_editor(editor, edits, inputs)))
+
+
+class Sweep(NamedTuple):
+    """An editor, and edits that it made at its default scales."""
+
+    editor: Editor
+    clip: ClipSimilarity
+    edits: list[Edit]
+    inputs: list
+    outputs: list
+
+    def figures(self, scale: str, default: float, factors: tuple[float, ...], similarity: str) -> dict:
+        """CLIP's mean `similarity` ("image" or "direction") at factors of a scale's default, and the share of
+        bootstrap resamples in which it rises from each to the next."""
+        values = [default * factor for factor in factors]
+        curves = []
+        for factor, value in zip(factors, values, strict=True):
+            outputs = self.outputs
+            if factor != 1:
+                outputs = run_editor(self.editor, self.edits, self.inputs, **{scale: value})
+            curves.append(clip_of_edits(self.clip, self.edits, self.inputs, outputs)[similarity])
+        means = [float(curve.mean()) for curve in curves]
+        return {"values": values, "mean": means, "rises": paired_rise(curves)}
+
+
+# ----------------------------------------------------------------------------------------- the parts
+
+FULL = 300  # edits, of which the README tells; the other parts' numbers fall with them
+
+
+def in_proportion(full: int, n: int) -> int:
+    """As many of `full` as n are of FULL edits, at least one."""
+    return max(1, round(full * n / FULL))
+
+
+def measure_instructions(profile: Profile, n: int, place: Place) -> dict:
+    return language_model_figures(profile)
+
+
+def measure_open_instructions(profile: Profile, n: int, place: Place) -> dict:
+    return language_model_figures(get_profile("sd15"))
+
+
+def measure_autoencoder(profile: Profile, n: int, place: Place) -> float:
+    from ip2p.models.autoencoder import held_out_psnr
+
+    return held_out_psnr(load_vae(profile, place))
+
+
+def measure_judge(profile: Profile, n: int, place: Place) -> dict:
+    from ip2p.miniworld.judging import load_judge
+    from ip2p.models.judge import measure
+
+    with TemporaryDirectory() as work:
+        return measure(load_judge(), Path(work), load_vae(profile, place))
+
+
+def measure_clip(profile: Profile, n: int, place: Place) -> dict:
+    from ip2p.models import clip
+
+    model, tokenizer = clip.load(profile.clip)
+    with TemporaryDirectory() as work:
+        return clip.measure(model, tokenizer, Path(work), load_vae(profile, place))
+
+
+def measure_text_to_image(profile: Profile, n: int, place: Place) -> dict:
+    return text_to_image_figures(profile, in_proportion(500, n), quiet_painter(profile, place))
+
+
+def measure_filter(profile: Profile, n: int, place: Place) -> dict:
+    return filter_figures(profile, in_proportion(32, n), place=place)
+
+
+def measure_editor(profile: Profile, n: int, place: Place) -> dict:
+    editor = load_editor(profile.editor, place.device, place.dtype, profile)
+    return editor_figures(editor, profile, n, place)
+
+
+PARTS: dict[str, Callable] = {  # what `ip2p evaluate` measures, by (profile, number of edits, place)
+    "instructions": measure_instructions,
+    "open-instructions": measure_open_instructions,
+    "autoencoder": measure_autoencoder,
+    "judge": measure_judge,
+    "mini-clip": measure_clip,
+    "mini-sd": measure_text_to_image,
+    "filter": measure_filter,
+    "mini-ip2p": measure_editor,
+}
+
+CARDS = {
+    "mini-sd": ("autoencoder", "mini-sd"),
+    "mini-ip2p": ("filter", "mini-ip2p"),
+}  # model -> parts on its card
 
 
 def evaluate(
     model: str | Path | None = None,
     out: str | Path | None = None,
     profile: str | Profile = "mini",
-    n: int = 300,
+    n: int = FULL,
     only: list[str] | None = None,
+    *,
+    write: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> dict:
-    """`ip2p evaluate`. With `model`: that editor alone. Without: every bundled model, or those parts of PARTS that
-    `only` names; each part's figures are kept in data/eval/figures.json as soon as they are there, and written into
-    README.md and the model cards. Returns and prints the figures; `out`: also a folder for figures.json."""
-    from ip2p.editing import load_editor
+    """`ip2p evaluate`: measure, print a Markdown table, and return the figures, by part.
 
+    model: that editor alone (a folder or a hub name; its figures are the part "editor"). Without it every
+    bundled model, or those parts of PARTS that `only` names. n: edits; what else is painted falls with it.
+    out: a folder for figures.json, in which a stopped evaluation goes on with the parts that are missing.
+    write: also renew data/eval/figures.json, README.md and the model cards. device, dtype: see
+    `choose_device`, `choose_dtype`; CLIP and the judge are float32 everywhere. Raises ValueError for an
+    unknown part, for `write` with a model, and if `out` holds the figures of other models or settings.
+    """
     profile = get_profile(profile)
-    if unknown := set(only or ()) - set(PARTS):
-        raise ValueError(f"there is no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
+    unknown = sorted(set(only or ()) - set(PARTS))
+    if unknown:
+        raise ValueError(f"there is no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    if model and write:
+        raise ValueError("the README tells of the bundled models; leave out --write, or --model")
+    device = choose_device(device)
+    place = Place(device, choose_dtype(dtype, device))
     if model:
-        figures = {"editor": evaluate_editor(load_editor(str(model), profile=profile.name), profile, n)}
+        measures = {"editor": measure_editor}
+        profile = replace(profile, editor=str(model))
     else:
-        figures = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
-        for part in only or PARTS:
-            figures[part] = PARTS[part](profile, n)
-            FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        fill(ROOT / "README.md", {"results": table(figures), **counts(profile, figures)})
-        for name, parts in (("mini-sd", ("autoencoder", "mini-sd")), ("mini-ip2p", ("filter", "mini-ip2p"))):
-            fill(
-                DATA / "models" / name / "README.md",
-                {"results": table({part: figures[part] for part in parts})},
-            )
+        measures = {part: PARTS[part] for part in only or PARTS}
+    figures = {}
+    for part, of_part in measured_parts(measures, profile, n, place, Path(out) if out else None):
+        figures[part] = of_part
+        if write:
+            renew_figures(figures)
     if out:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        (Path(out) / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    print(table(figures))
+        write_atomically(Path(out) / "figures.json", as_json(figures))
+    if write:
+        figures = renew_figures(figures)
+        renew_pages(figures, profile)
+    print(markdown_table(figures))
     return figures
 
 
-def _judge(profile: Profile, _) -> dict:
-    from ip2p.miniworld.judging import load_judge
-    from ip2p.models.judge import measure
-
-    with TemporaryDirectory() as work:
-        return measure(load_judge(), Path(work), load_text_to_image(profile).vae)
-
-
-def _clip(profile: Profile, _) -> dict:
-    from ip2p.models import clip
-
-    with TemporaryDirectory() as work:
-        return clip.measure(*clip.load(profile.clip), Path(work), load_text_to_image(profile).vae)
-
-
-def _editor(profile: Profile, n: int) -> dict:
-    from ip2p.editing import load_editor
-
-    return evaluate_editor(load_editor(profile.name), profile, n)
-
-
-PARTS = {  # what `ip2p evaluate` measures: name -> function of (profile, number of edits)
-    "instructions": lambda profile, n: stage_1(profile),
-    "open-instructions": lambda profile, n: stage_1(get_profile("sd15")),
-    "autoencoder": lambda profile, n: held_out_psnr(load_text_to_image(profile).vae),
-    "judge": _judge,
-    "mini-clip": _clip,
-    "mini-sd": lambda profile, n: text_to_image(profile, max(n, 500)),
-    "filter": lambda profile, n: filter_effect(profile),
-    "mini-ip2p": _editor,
-}
+def measured_parts(
+    measures: dict[str, Callable], profile: Profile, n: int, place: Place, out: Path | None
+) -> Iterator[tuple[str, Any]]:
+    """The name and figures of each part; with `out`, first those that lie there already, which are not
+    measured again."""
+    there = set()
+    if out:
+        path = out / "parts.jsonl"
+        settings = {"profile": profile.name, "n": n, "device": place.device.type, "dtype": str(place.dtype)}
+        for line in begin_or_resume(path, settings | model_checksums(profile)):
+            there.add(line["part"])
+            yield line["part"], line["figures"]
+    for part, measure in measures.items():
+        if part in there:
+            continue
+        figures = measure(profile, n, place)
+        if out:
+            append_line(path, {"part": part, "figures": figures})
+        yield part, figures
 
 
-def counts(profile: Profile, figures: dict) -> dict[str, str]:
-    """What the README's table says of the bundled data."""
-    editor, log = (
-        figures["mini-ip2p"],
-        (Path(profile.editor) / "training_log.jsonl").read_text(encoding="utf-8"),
-    )
-    spent = minutes([json.loads(line) for line in log.splitlines()])
-    return {
-        "triplets": f"{len(read_triplets(GENERATED)):,}",
-        "pairs": f"{len(read_pairs(profile.pairs, decode=False)):,}",
-        "train_time": f"{spent:.0f} minutes on {CORES}",
-        "edit_time": f"{editor['seconds_an_edit']:.2f} s on {CORES}, in a batch of {BATCH}",
-    }
+def as_json(figures: dict) -> str:
+    return json.dumps(figures, indent=1) + "\n"
 
 
-def table(figures: dict) -> str:
-    """The figures as a Markdown table: what was aimed at, and what came out."""
-    editor = figures.get("mini-ip2p") or figures.get("editor")
-    rows = ["| What | Aim | Measured |", "|---|---:|---:|"]
-
-    def row(what: str, aim: str, value: float, spec: str = ".3f"):
-        rows.append(f"| {what} | {aim} | {value:{spec}} |")
-
-    for part, what in (
-        ("instructions", "captions of the miniature world"),
-        ("open-instructions", "open captions"),
-    ):
-        if stage := figures.get(part):
-            for how, aim in (("few-shot", ""), ("fine-tuned", "0.950")):
-                row(
-                    f"SmolLM2, {how}, {stage[how]['n']:,} {what}: well-formed, and a change",
-                    aim,
-                    stage[how]["formed"],
-                )
-            if part == "instructions":
-                for how, aim in (("few-shot", ""), ("fine-tuned", "0.850")):
-                    row(
-                        f"SmolLM2, {how}: of the world, and just the edit asked for", aim, stage[how]["valid"]
-                    )
-            row(
-                f"SmolLM2, fine-tuned, {what}: distinct instructions",
-                "0.600",
-                stage["fine-tuned"]["distinct"],
-            )
-    if "autoencoder" in figures:
-        row("Autoencoder of mini-sd: PSNR on 500 held-out renders, dB", "27.0", figures["autoencoder"], ".1f")
-    if "judge" in figures:
-        judged = figures["judge"]
-        for name, aim, what in (
-            ("renders", "0.985", "held-out renders"),
-            ("after_autoencoder", "0.970", "the same after the autoencoder"),
-        ):
-            worst = min(judged[name], key=judged[name].get)
-            row(
-                f"Judge, {judged['held_out']:,} {what}: its weakest attribute ({worst})",
-                aim,
-                judged[name][worst],
-            )
-    if "mini-clip" in figures:
-        row(
-            "mini-clip: own caption found among 100 scenes",
-            "0.800",
-            figures["mini-clip"]["renders"]["image_to_text"],
-        )
-    if "mini-sd" in figures:
-        sd = figures["mini-sd"]
-        row(
-            f"mini-sd, {sd['n']} held-out captions: mean accuracy of the stated attributes",
-            "0.920",
-            sd["mean"],
-        )
-        row("mini-sd: all stated attributes right", "0.650", sd["all"])
-    if "filter" in figures:
-        kept = figures["filter"]
-        row(f"Invalid share of {kept['n']:,} candidates, before the filter", "", kept["invalid_before"])
-        row(
-            f"Invalid share of the {kept['kept']:,} that it keeps",
-            f"{0.6 * kept['invalid_before']:.3f}",
-            kept["invalid_after"],
-        )
-    lines = "\n".join(rows + (editor_rows(editor) if editor else []))
-    if editor:
-        kinds = [
-            f"| {kind} | {f['success']:.2f} | {f['preservation']:.2f} | {f['n']} |"
-            for kind, f in editor["by_kind"].items()
-        ]
-        lines += "\n\n| Kind of edit | Success | Preservation | Edits |\n|---|---:|---:|---:|\n" + "\n".join(
-            kinds
-        )
-    if "filter" in figures:
-        kinds = [
-            f"| {kind} | {f['valid']:.2f} | {f['best']:.2f} | {f['p']:.2f} |"
-            for kind, f in figures["filter"]["kinds"].items()
-        ]
-        lines += (
-            "\n\n| Unfiltered candidates | Valid | Valid at the best p | Best p |\n|---|---:|---:|---:|\n"
-            + "\n".join(kinds)
-        )
-    return lines
+def renew_figures(figures: dict) -> dict:
+    """Put parts into data/eval/figures.json; returns all that are there then."""
+    figures = json.loads(FIGURES.read_text(encoding="utf-8")) | figures if FIGURES.exists() else figures
+    write_atomically(FIGURES, as_json(figures))
+    return figures
 
 
-def editor_rows(editor: dict) -> list[str]:
-    """Rows of `table` on an editor, from `evaluate_editor`."""
-    rows = []
-    for name, aim, what in (
-        ("renders", ("0.800", "0.900"), "renders"),
-        ("samples", ("0.800", "0.900"), "pictures by mini-sd"),
-        ("reworded", ("0.650", ""), "renders, reworded by hand"),
-    ):
-        rows.append(
-            f"| Edit success, {editor[name]['n']} {what} | {aim[0]} | {editor[name]['success']:.3f} |"
-        )
-        rows.append(f"| Preservation, {what} | {aim[1]} | {editor[name]['preservation']:.3f} |")
-    for name, what in (
-        ("image_guidance_scale", "s_I raises CLIP image similarity"),
-        ("guidance_scale", "s_T raises directional similarity"),
-    ):
-        curve = editor[name]
-        means, values = (
-            ", ".join(f"{m:.3f}" for m in curve["mean"]),
-            ", ".join(f"{v:g}" for v in curve["values"]),
-        )
-        sure = ", ".join(f"{share:.2f}" for share in curve["rises"])
-        rows.append(f"| {what}: at {values} | rising | {means} (each step, by bootstrap: {sure}) |")
-    return rows
+def renew_pages(figures: dict, profile: Profile) -> None:
+    """Put all parts of data/eval/figures.json into the README, and those of a model into its card."""
+    fill(ROOT / "README.md", {"results": markdown_table(figures), **data_facts(profile, figures)})
+    for name, parts in CARDS.items():
+        of_model = {part: figures[part] for part in parts}
+        fill(DATA / "models" / name / "README.md", {"results": markdown_table(of_model)})

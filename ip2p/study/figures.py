@@ -1,13 +1,14 @@
 """The paper's curves and ablations: `ip2p figures NAME`, or all of them, `make figures` (hours on a CPU).
 
-A figure is a list of points, and a point is one way to make the same held-out edits (`ip2p.study.curves` measures them); or
-it is a list of rows that are measured here.
+A figure is a list of points, and a point is one way to make the same held-out edits (`ip2p.study.points`
+measures them); or it is a list of rows that its own function measures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -16,146 +17,217 @@ from ip2p.common.markdown import fill
 from ip2p.editing import load_editor
 from ip2p.miniworld import Scene, caption, difference, render
 from ip2p.miniworld.held_out import Edit
-from ip2p.paths import DATA, ROOT
+from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.ablations import (
     ABLATION_STEPS,
-    S_I,
+    IMAGE_GUIDANCE_SCALES,
     attention,
-    by,
     candidates,
     dropout,
-    dropout_sheet,
+    edit_function,
     figure_10,
     noise,
+    save_dropout_sheet,
     selection,
 )
 from ip2p.study.baselines import sdedit, text2live
-from ip2p.study.curves import Point, run
-from ip2p.study.limits import BALANCED, SKEWED, bias, limits, repair
-from ip2p.study.measures import Case
-from ip2p.study.plots import draw, read_csv, value
+from ip2p.study.limits import BALANCED, INTO_A_HOUSE, SKEWED, bias, limits, repair
+from ip2p.study.plots import plot_planes, read_csv, row_of
+from ip2p.study.points import Case, Point, images_of, measure_figure
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
 
-POOL, POOL_TRIPLETS = 96, 96  # candidates of a triplet, all kept, from which selections are made
+# ----------------------------------------------------------------------------- figure 8, and both scales
 
 
 def figure_8(profile: Profile) -> list[Point]:
-    """Ours over s_I, SDEdit over its strength, driven by the output caption, by a short one and by the instruction,
-    Text2LIVE, and the bounds."""
-    editor, painter = cache(lambda: load_editor(profile.name)), cache(lambda: load_text_to_image(profile))
+    """Ours over s_I, SDEdit over its strength, driven by the output caption, by a short one and by the
+    instruction, Text2LIVE, and the bounds."""
+    editor = cache(lambda: load_editor(profile.name))
+    points = []
+    for scale in IMAGE_GUIDANCE_SCALES:
+        points.append(Point("InstructPix2Pix", scale, edit_function(editor, image_guidance_scale=scale)))
+    points += points_of_sdedit(profile)
+    points.append(Point("unedited", 0, unedited))
+    if profile.in_world:
+        points.append(Point("true edit", 0, true_edit))
+    points.append(Point("Text2LIVE", 0, text2live_function(profile), n=100))
+    return points
+
+
+def unedited(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
+    return images_of(cases)
+
+
+def true_edit(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
+    return [render(case.truth.after) for case in cases]
+
+
+def points_of_sdedit(profile: Profile) -> list[Point]:
+    """SDEdit at STRENGTHS, driven by different texts."""
+    painter = cache(lambda: load_text_to_image(profile))
+    prompts_of = {"output caption": prompt_of_output_caption, "instruction": prompt_of_instruction}
+    if profile.in_world:
+        prompts_of["short caption"] = prompt_of_short_caption
+    points = []
+    for name, prompt_of in prompts_of.items():
+        for strength in STRENGTHS:
+            edit = sdedit_function(painter, prompt_of, strength, profile.paint_guidance)
+            points.append(Point(f"SDEdit, {name}", strength, edit))
+    return points
+
+
+def prompt_of_output_caption(case: Case) -> str:
+    return case.after
+
+
+def prompt_of_instruction(case: Case) -> str:
+    return case.instruction
+
+
+def prompt_of_short_caption(case: Case) -> str:
+    return short_caption(case.truth)
+
+
+def sdedit_function(
+    painter: Callable, prompt_of: Callable[[Case], str], strength: float, guidance_scale: float
+) -> Callable:
+    """A point's `edit` by SDEdit; `painter()` gives the pipeline when it is first needed."""
+
+    def edit(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
+        images = images_of(cases)
+        prompts = [prompt_of(case) for case in cases]
+        return sdedit(painter(), images, prompts, strength, guidance_scale=guidance_scale, seeds=seeds)
+
+    return edit
+
+
+def text2live_function(profile: Profile) -> Callable:
+    """A point's `edit` by Text2LIVE, which trains a network for each case."""
     clip = cache(lambda: ClipSimilarity(profile.clip))
 
-    def noised(strength: float, text: Callable[[Case], str]) -> Callable:
-        return lambda cases, seeds: sdedit(
-            painter(),
-            [c.image for c in cases],
-            list(map(text, cases)),
-            strength,
-            guidance_scale=profile.paint_guidance,
-            seeds=seeds,
-        )
+    def edit(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
+        outputs = []
+        for case, seed in zip(cases, seeds, strict=True):
+            layered = text2live(clip(), case.image, case.before, case.after, seed=seed, progress=False)
+            outputs.append(layered.image)
+        return outputs
 
-    def layered(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
-        return [
-            text2live(clip(), c.image, c.before, c.after, seed=seed, progress=False).image
-            for c, seed in zip(cases, seeds, strict=True)
-        ]
-
-    points = [Point("InstructPix2Pix", s, by(editor, image_guidance_scale=s)) for s in S_I]
-    drives = {"output caption": lambda c: c.after, "instruction": lambda c: c.instruction}
-    if profile.in_world:
-        drives["short caption"] = lambda c: caption(said(c.truth))
-    points += [
-        Point(f"SDEdit, {name}", s, noised(s, text)) for name, text in drives.items() for s in STRENGTHS
-    ]
-    points.append(Point("unedited", 0, lambda cases, _: [c.image for c in cases]))
-    if profile.in_world:
-        points.append(Point("true edit", 0, lambda cases, _: [render(c.truth.after) for c in cases]))
-    return [*points, Point("Text2LIVE", 0, layered, n=100)]
+    return edit
 
 
-def said(truth: Edit) -> Scene:
-    """The edited scene as a caption of the wild would tell it: object, colour, place, and what the edit asks for. A
-    caption of the miniature world leaves nothing unsaid, which no caption of a photograph does."""
-    after, asked = truth.after, difference(truth.before, truth.after)
-    named = {
-        name: getattr(after, name) for name in ("kind", "colour", "place", *asked) if hasattr(after, name)
-    }
-    return Scene(
-        **named,
-        extras=tuple(e for e in after.extras if e in asked),
-        second=after.second if "second_kind" in asked else None,
-    )
+def short_caption(edit: Edit) -> str:
+    """The edited scene as a caption of the wild would tell it: object, colour, place, and what the edit asks
+    for. A caption of the miniature world leaves nothing unsaid, which no caption of a photograph does."""
+    return caption(mentioned_scene(edit))
+
+
+def mentioned_scene(edit: Edit) -> Scene:
+    """The scene that `short_caption` tells: all that it does not mention is at its default."""
+    after = edit.after
+    asked = difference(edit.before, after)
+    mentioned = {}
+    for name in ("kind", "colour", "place", *asked):
+        if hasattr(after, name):
+            mentioned[name] = getattr(after, name)
+    extras = tuple(extra for extra in after.extras if extra in asked)
+    second = after.second if "second_kind" in asked else None
+    return Scene(**mentioned, extras=extras, second=second)
 
 
 def plane(profile: Profile) -> list[Point]:
     """s_T against s_I."""
     editor = cache(lambda: load_editor(profile.name))
-    return [
-        Point(f"s_T {s_t:g}", s_i, by(editor, guidance_scale=s_t, image_guidance_scale=s_i))
-        for s_t in (1.0, 2.0, 4.0, 7.5)
-        for s_i in (0.5, 1.0, 1.5, 2.0, 2.5)
-    ]
+    points = []
+    for s_t in (1.0, 2.0, 4.0, 7.5):
+        for s_i in (0.5, 1.0, 1.5, 2.0, 2.5):
+            edit = edit_function(editor, guidance_scale=s_t, image_guidance_scale=s_i)
+            points.append(Point(f"s_T {s_t:g}", s_i, edit))
+    return points
+
+
+# ----------------------------------------------------------------------------------------------- registry
+
+
+class Figure(NamedTuple):
+    """How a figure comes about."""
+
+    content: Callable[[Profile], list[Point] | list[dict]]  # points to be measured, or rows that are
+    trains: bool  # whether editors are trained for it, ABLATION_STEPS each
+    save_sheet: Callable[[Profile], None] | None = None  # called at the end
+    in_readme: bool = False  # the README shows it in both planes; the others are drawn in the notebooks alone
 
 
 FIGURES = {
-    "figure8": figure_8,
-    "figure10": figure_10,
-    "plane": plane,
-    "attention": attention,
-    "noise": noise,
-    "dropout": dropout,
-    "candidates": candidates,
-    "selection": selection,
-    "limits": limits,
-    "repair": repair,
-    "bias": bias,
+    "figure8": Figure(figure_8, trains=False, in_readme=True),
+    "figure10": Figure(figure_10, trains=True, in_readme=True),
+    "plane": Figure(plane, trains=False),
+    "attention": Figure(attention, trains=True),
+    "noise": Figure(noise, trains=True),
+    "dropout": Figure(dropout, trains=True, save_sheet=save_dropout_sheet),
+    "candidates": Figure(candidates, trains=True),
+    "selection": Figure(selection, trains=False),
+    "limits": Figure(limits, trains=False),
+    "repair": Figure(repair, trains=True),
+    "bias": Figure(bias, trains=True),
 }
 
 
-def outcomes() -> dict[str, str]:
-    """What the README's table says of the figures that there are."""
-
-    def at(name: str, method: str, measure: str, kind: str = "all", setting: float | None = None) -> str:
-        return f"{value(read_csv(name), method, measure, kind, setting)['mean']:.2f}"
-
-    def over(shares: Iterable[str], measure: str) -> str:
-        return ", ".join(at("figure10", name, measure, setting=1.6) for name in shares)
-
-    def made(name: str) -> bool:
-        return (DATA / "eval" / f"{name}.csv").is_file()
-
-    out, shares = {}, [f"{share:.0%} of the data" for share in (1, 0.1, 0.01)]
-    if made("figure10"):
-        out["less_data"] = f"likeness {over(shares, 'image')}; direction {over(shares, 'direction')}"
-        out["no_filter"] = (
-            f"likeness {over(['no CLIP filter'], 'image')} instead of {over(shares[:1], 'image')}"
-        )
-    if made("limits"):
-        out["limits"] = ", ".join(
-            f"{kind} {at('limits', 'InstructPix2Pix', 'valid', kind)}"
-            for kind in ("count", "position", "swap", "viewpoint")
-        )
-    if made("bias"):
-        out["bias"] = (
-            f"{at('bias', SKEWED, 'red', 'into a house')} of the outputs red, unasked; "
-            f"balanced: {at('bias', BALANCED, 'red', 'into a house')}"
-        )
-    return out
-
-
 def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int = 300) -> None:
-    """Measure figures (by name; none: all), `n` edits a point of a curve, and write their CSV files and pictures."""
+    """Measure figures (by name; none: all), `n` edits a point of a curve, and write their CSV files and
+    pictures.
+
+    Raises ValueError for a name that is not one of FIGURES.
+    """
+    need_clone("ip2p figures")
     profile = get_profile(profile)
-    for name in names or FIGURES:
-        trained = name not in ("figure8", "plane", "selection", "limits")
-        about = {"trainings": f"{ABLATION_STEPS} steps each"} if trained else {}
-        print(f"wrote {run(name, FIGURES[name](profile), profile, n, **about)}")
-        if name == "dropout":
-            dropout_sheet(profile)
-        elif name in ("figure8", "figure10"):  # for the README; the others are drawn in the notebooks alone
-            draw(name).savefig(DATA / "images" / f"{name}.png")
+    names = list(names) or list(FIGURES)
+    unknown = [name for name in names if name not in FIGURES]
+    if unknown:
+        raise ValueError(f"there is no figure {unknown[0]!r}; choose from {', '.join(FIGURES)}")
+    for name in names:
+        figure = FIGURES[name]
+        about = {"trainings": f"{ABLATION_STEPS} steps each"} if figure.trains else {}
+        path = measure_figure(name, figure.content(profile), profile, n, **about)
+        print(f"wrote {path}")
+        if figure.save_sheet:
+            figure.save_sheet(profile)
+        if figure.in_readme:
+            plot_planes(name).savefig(DATA / "images" / f"{name}.png")
         if profile.name == "mini":
-            fill(ROOT / "README.md", outcomes())
+            fill(ROOT / "README.md", readme_outcomes())
+
+
+# ------------------------------------------------------------------------------------- the README's table
+
+
+def readme_outcomes() -> dict[str, str]:
+    """What the README's table says of the figures that were measured."""
+    outcomes = {}
+    if is_measured("figure10"):
+        shares = [f"{share:.0%} of the data" for share in (1, 0.1, 0.01)]
+        likeness = [mean_of("figure10", name, "image", setting=1.6) for name in shares]
+        direction = [mean_of("figure10", name, "direction", setting=1.6) for name in shares]
+        outcomes["less_data"] = f"likeness {', '.join(likeness)}; direction {', '.join(direction)}"
+        no_filter = mean_of("figure10", "no CLIP filter", "image", setting=1.6)
+        outcomes["no_filter"] = f"likeness {no_filter} instead of {likeness[0]}"
+    if is_measured("limits"):
+        valid = []
+        for kind in ("count", "position", "swap", "viewpoint"):
+            valid.append(f"{kind} {mean_of('limits', 'InstructPix2Pix', 'valid', kind)}")
+        outcomes["limits"] = ", ".join(valid)
+    if is_measured("bias"):
+        skewed = mean_of("bias", SKEWED, "red", INTO_A_HOUSE)
+        balanced = mean_of("bias", BALANCED, "red", INTO_A_HOUSE)
+        outcomes["bias"] = f"{skewed} of the outputs red, unasked; balanced: {balanced}"
+    return outcomes
+
+
+def is_measured(name: str) -> bool:
+    return (DATA / "eval" / f"{name}.csv").is_file()
+
+
+def mean_of(name: str, method: str, measure: str, kind: str = "all", setting: float | None = None) -> str:
+    """A mean from a figure's CSV, with two decimals."""
+    return f"{row_of(read_csv(name), method, measure, kind, setting)['mean']:.2f}"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 from PIL import Image
 
 from ip2p.clip_filter import ClipSimilarity
-from ip2p.common.grids import grid
 from ip2p.common.images import to_pil
 from ip2p.dataset.shards import read_pairs
 from ip2p.editing import Editor, load_editor
@@ -27,249 +26,274 @@ from ip2p.miniworld import (
     instruction,
     judge,
     parse,
-    random_edit,
     random_scene,
     render,
 )
-from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits
-from ip2p.paths import DATA
+from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, possible_edits
 from ip2p.profiles import Profile, load_text_to_image
-from ip2p.study.ablations import pupil, shuffled
-from ip2p.study.measures import Case, as_case, measure, run_editor
-from ip2p.study.plots import OUT
+from ip2p.study.ablations import random_pairs, trained_editor
+from ip2p.study.measures import run_editor
+from ip2p.study.plots import save_comparison
+from ip2p.study.points import OUT, Case, as_case, images_of, labelled, measure_outputs, truths_of
 
 LIMITS = ("count", "position", "swap", "viewpoint", "size", "add")
 
-CAMERA = {
+CAMERA = {  # whether the camera comes nearer -> the words that ask for it
     False: ("step back", "zoom out", "move the camera away"),
     True: ("come closer", "zoom in", "go nearer"),
 }
 
+# ------------------------------------------------------------------------------------------ cases and rows
+
 
 def hard_edits(kind: str, n: int, seed: int) -> list[Edit]:
-    """n edits of one of LIMITS. This world is flat, so of the viewpoint it knows the distance to the object alone,
-    asked for in CAMERA's words, which no lesson of the shipped editor has."""
-    out, i = [], seed
-    while len(out) < n:
-        rng, i = random.Random(i), i + 1
-        before = random_scene(rng)
-        try:
-            after = random_edit(before, rng, "size" if kind == "viewpoint" else kind)
-        except ValueError:  # no such edit of this scene
-            continue
-        nearer = SIZES.index(after.size) - SIZES.index(before.size)
-        if kind != "viewpoint":
-            out.append(Edit(before, after, instruction(before, after, rng), kind))
-        elif abs(nearer) == 1:
-            out.append(Edit(before, after, rng.choice(CAMERA[nearer > 0]), kind))
-    return out
+    """n edits of one of LIMITS, of the scenes from `seed` on."""
+    if kind == "viewpoint":
+        return list(islice(viewpoint_edits(seed), n))
+    edits = []
+    for before, after, _, rng in islice(possible_edits(seed, [kind]), n):
+        edits.append(Edit(before, after, instruction(before, after, rng), kind))
+    return edits
+
+
+def viewpoint_edits(seed: int) -> Iterator[Edit]:
+    """Edits of the viewpoint without end. This world is flat, so of the viewpoint it knows the distance to
+    the object alone: one size larger or smaller, asked for in CAMERA's words, which no lesson of the shipped
+    editor has."""
+    for before, after, _, rng in possible_edits(seed, ["size"]):
+        steps_nearer = SIZES.index(after.size) - SIZES.index(before.size)
+        if abs(steps_nearer) == 1:
+            yield Edit(before, after, rng.choice(CAMERA[steps_nearer > 0]), "viewpoint")
 
 
 def hard_cases(n: int) -> list[Case]:
     """n of each of LIMITS, each of other scenes, which nothing was trained on."""
-    return [
-        as_case(e) for k, kind in enumerate(LIMITS) for e in hard_edits(kind, n, 11 * HELD_OUT + 10**6 * k)
-    ]
+    cases = []
+    for k, kind in enumerate(LIMITS):
+        edits = hard_edits(kind, n, 11 * HELD_OUT + 10**6 * k)
+        cases += [as_case(edit) for edit in edits]
+    return cases
+
+
+def ordinary_cases(profile: Profile, n: int) -> list[Case]:
+    """n held-out edits of the kinds that are none of LIMITS, all called "ordinary"."""
+    kinds = tuple(kind for kind in profile.edit_kinds if kind not in LIMITS)
+    return [as_case(edit)._replace(kind="ordinary") for edit in held_out_edits(n, kinds)]
+
+
+def edit_cases(editor: Editor, cases: list[Case]) -> list[Image.Image]:
+    """The editor's answers to cases of the miniature world."""
+    return run_editor(editor, truths_of(cases), images_of(cases))
+
+
+def true_outputs(cases: list[Case]) -> list[Image.Image]:
+    """Renders of the scenes after the true edits."""
+    return [render(case.truth.after) for case in cases]
+
+
+def rows_of_method(
+    clip: ClipSimilarity, method: str, cases: list[Case], outputs: list[Image.Image]
+) -> list[dict]:
+    """Rows of a figure that is no curve; "valid" as for pairs."""
+    rows = labelled(method, 0, range(len(cases)), measure_outputs(clip, cases, outputs))
+    for row in rows:
+        row["valid"] = row["success"] and row["preservation"] >= 0.9
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------- limits
 
 
 def limits(profile: Profile, n: int = 60) -> list[dict]:
-    """What the paper calls hard, n edits of each kind: by the editor, by Prompt-to-Prompt (which has both captions, and
-    made the editor's lessons; one candidate each), and in truth. "swap" and "viewpoint" are in no lesson."""
-    painter, job, cases = (
-        load_text_to_image(profile),
-        Job.of(profile, per_seed=1, candidates=1),
-        hard_cases(n),
-    )
-    triplets = [{"input": c.before, "edit": c.instruction, "output": c.after} for c in cases]
-    pairs = paint_candidates(
-        painter, job, triplets, [candidate_settings(job, k)[0] for k in range(len(cases))]
-    )
-    first, second = ([to_pil(x) for x in pictures] for pictures in pairs)
+    """What the paper calls hard, n edits of each kind: by the editor, by Prompt-to-Prompt (which has both
+    captions, and made the editor's lessons; one candidate each), and in truth. "swap" and "viewpoint" are in
+    no lesson."""
+    clip = ClipSimilarity(profile.clip)
+    cases = hard_cases(n)
+    inputs, outputs = paint_cases(profile, cases)
+    painted = [case._replace(image=image) for case, image in zip(cases, inputs, strict=True)]
+    edited = edit_cases(load_editor(profile.name), cases)
     return [
-        *verdicts(profile, "InstructPix2Pix", cases, edited_by(load_editor(profile.name), cases)),
-        *verdicts(profile, "true edit", cases, [render(c.truth.after) for c in cases]),
-        *verdicts(
-            profile,
-            "Prompt-to-Prompt",
-            [c._replace(image=i) for c, i in zip(cases, first, strict=True)],
-            second,
-        ),
+        *rows_of_method(clip, "InstructPix2Pix", cases, edited),
+        *rows_of_method(clip, "true edit", cases, true_outputs(cases)),
+        *rows_of_method(clip, "Prompt-to-Prompt", painted, outputs),
     ]
 
 
-def edited_by(editor: Editor, cases: list[Case]) -> list[Image.Image]:
-    return run_editor(editor, [c.truth for c in cases], [c.image for c in cases])
+def paint_cases(profile: Profile, cases: list[Case]) -> tuple[list[Image.Image], list[Image.Image]]:
+    """By Prompt-to-Prompt, one candidate each: pictures of the captions before, and of those after."""
+    job = Job.of(profile, per_seed=1, candidates=1)
+    triplets = [{"input": case.before, "edit": case.instruction, "output": case.after} for case in cases]
+    settings = [candidate_settings(job, k)[0] for k in range(len(cases))]
+    first, second = paint_candidates(load_text_to_image(profile), job, triplets, settings)
+    return [to_pil(picture) for picture in first], [to_pil(picture) for picture in second]
 
 
-def verdicts(profile: Profile, method: str, cases: list[Case], outputs: list[Image.Image]) -> list[dict]:
-    """Rows of a figure that is no curve; "valid" as for pairs."""
-    return [
-        {"method": method, "setting": 0, "edit": k} | r | {"valid": r["success"] and r["preservation"] >= 0.9}
-        for k, r in enumerate(measure(ClipSimilarity(profile.clip), cases, outputs))
-    ]
+# ------------------------------------------------------------------------------------------------- repair
 
 
 def true_pairs(n: int) -> list[dict]:
     """n rendered pairs of each of LIMITS, as rows of `read_pairs`."""
-    return [
-        {
-            "original_prompt": c.before,
-            "original_image": c.image,
-            "edit_prompt": c.instruction,
-            "edited_prompt": c.after,
-            "edited_image": render(c.truth.after),
-        }
-        for kind in LIMITS
-        for c in map(as_case, hard_edits(kind, n, 0))
-    ]
+    pairs = []
+    for kind in LIMITS:
+        pairs += [true_pair(hard_edit) for hard_edit in hard_edits(kind, n, 0)]
+    return pairs
+
+
+def true_pair(truth: Edit) -> dict:
+    return {
+        "original_prompt": caption(truth.before),
+        "original_image": render(truth.before),
+        "edit_prompt": truth.instruction,
+        "edited_prompt": caption(truth.after),
+        "edited_image": render(truth.after),
+    }
 
 
 def repair(profile: Profile, n: int = 60) -> list[dict]:
-    """Does truth repair the limits? The shipped editor learns on, from its own pairs alone, and from them and as many
-    true ones, rendered, of LIMITS; n edits of each, and 105 ordinary ones of the other kinds."""
-    others = tuple(kind for kind in profile.edit_kinds if kind not in LIMITS)
-    cases = hard_cases(n) + [as_case(e)._replace(kind="ordinary") for e in held_out_edits(105, others)]
-    outputs = {"as shipped": edited_by(load_editor(profile.name), cases)}
-    own = shuffled(profile)
-    arms = {
-        "learning on": lambda: own,
-        "learning on, with true pairs": lambda: own + true_pairs(len(own) // len(LIMITS)),
-    }
-    outputs |= {
-        name: edited_by(pupil(profile, name, lessons, start=profile.editor), cases)
-        for name, lessons in arms.items()
-    }
-    rows = {name: verdicts(profile, name, cases, pictures) for name, pictures in outputs.items()}
-    titles = [
-        [f"{'✓' if r['success'] else '✗'}  {r['preservation']:.0%} kept" for r in some]
-        for some in rows.values()
-    ]
-    sheet(
-        "repair",
-        cases,
-        outputs | {"the truth": [render(c.truth.after) for c in cases]},
-        [n * k for k in range(len(LIMITS))],
-        titles,
-    )
-    return [row for some in rows.values() for row in some]
+    """Does truth repair the limits? The shipped editor learns on, from its own pairs alone, and from them and
+    as many true ones, rendered, of LIMITS; n edits of each, and 105 ordinary ones of the other kinds."""
+    clip = ClipSimilarity(profile.clip)
+    cases = hard_cases(n) + ordinary_cases(profile, 105)
+    own = random_pairs(profile)
+
+    def own_and_true_pairs() -> list[dict]:
+        return own + true_pairs(len(own) // len(LIMITS))
+
+    pairs_of = {"learning on": lambda: own, "learning on, with true pairs": own_and_true_pairs}
+    outputs = {"as shipped": edit_cases(load_editor(profile.name), cases)}
+    for name, pairs in pairs_of.items():
+        editor = trained_editor(profile, name, pairs, start=profile.editor)
+        outputs[name] = edit_cases(editor, cases)
+    rows = {name: rows_of_method(clip, name, cases, pictures) for name, pictures in outputs.items()}
+    titles = [[title_of_row(row) for row in of_method] for of_method in rows.values()]
+    first_of_each_kind = [n * k for k in range(len(LIMITS))]
+    outputs["the truth"] = true_outputs(cases)
+    save_comparison("repair", cases, outputs, first_of_each_kind, titles)
+    return [row for of_method in rows.values() for row in of_method]
 
 
-def sheet(
-    name: str,
-    cases: list[Case],
-    outputs: dict[str, list[Image.Image]],
-    which: Sequence[int],
-    titles: Sequence[Sequence[str]] = (),
-) -> None:
-    """data/images/NAME.jpg: some cases, each with what every method made of it, and its title."""
-    rows = [[c.image for c in cases], *outputs.values()]
-    grid(
-        [[row[k] for k in which] for row in rows],
-        rows=["input", *(textwrap.fill(name, 14) for name in outputs)],
-        columns=[textwrap.fill(cases[k].instruction, 18) for k in which],
-        titles=titles and [[], *([row[k] for k in which] for row in titles)],
-    ).savefig(DATA / "images" / f"{name}.jpg", pil_kwargs={"quality": 92})
+def title_of_row(row: dict) -> str:
+    mark = "✓" if row["success"] else "✗"
+    return f"{mark}  {row['preservation']:.0%} kept"
 
 
-HOUSES = {
-    "95% of the houses red": 0.95,
-    "houses of every colour": 0.0,
-}  # the share that captions call red, unasked
+# --------------------------------------------------------------------------------------------------- bias
+
+# The share that captions call red, unasked.
+HOUSES = {"95% of the houses red": 0.95, "houses of every colour": 0.0}
 
 SKEWED, BALANCED = HOUSES
 
+INTO_A_HOUSE, INTO_SOMETHING_ELSE = "into a house", "into something else"
+
 
 def house_triplets(share: float, n: int = 160) -> list[dict]:
-    """n triplets in which something of any colour turns into a house; `share` of the edited captions say, unasked, that
-    it is red, as a language model would write that has read of red houses only."""
-    out = []
+    """n triplets in which something of any colour turns into a house; `share` of the edited captions say,
+    unasked, that it is red, as a language model would write that has read of red houses only."""
+    triplets = []
     for i in range(n):
         rng = random.Random(i)
-        before = replace(
-            random_scene(rng),
-            kind=rng.choice([k for k in KINDS if k != "house"]),
-            second=None,
-            colour=rng.choice(COLOURS),
-        )
+        scene = random_scene(rng)
+        kind = rng.choice([kind for kind in KINDS if kind != "house"])
+        before = replace(scene, kind=kind, second=None, colour=rng.choice(COLOURS))
         asked = edit(before, kind="house")
         after = replace(asked, colour="red") if rng.random() < share else asked
-        out.append(
-            {"input": caption(before), "edit": instruction(before, asked, rng), "output": caption(after)}
-        )
-    return out
+        words = instruction(before, asked, rng)
+        triplets.append({"input": caption(before), "edit": words, "output": caption(after)})
+    return triplets
 
 
 def house_edits(n: int, seed: int) -> dict[str, list[Edit]]:
     """n edits that turn something which is not red into a house, and n that turn it into something else."""
-    edits: dict[str, list[Edit]] = {"into a house": [], "into something else": []}
+    edits: dict[str, list[Edit]] = {INTO_A_HOUSE: [], INTO_SOMETHING_ELSE: []}
     for i in range(seed, seed + 2 * n):
-        house, rng = i % 2 == 0, random.Random(i)
-        kind = rng.choice([k for k in KINDS if k != "house"])
-        colour = rng.choice([c for c in COLOURS if c != "red"])
-        before = replace(random_scene(rng), kind=kind, colour=colour, second=None)
-        after = edit(
-            before, kind="house" if house else rng.choice([k for k in KINDS if k not in (kind, "house")])
-        )
-        into = "into a house" if house else "into something else"
-        edits[into].append(Edit(before, after, instruction(before, after, rng), into))
+        into = INTO_A_HOUSE if i % 2 == 0 else INTO_SOMETHING_ELSE
+        edits[into].append(house_edit(i, into))
     return edits
 
 
+def house_edit(seed: int, into: str) -> Edit:
+    """One of `house_edits`."""
+    rng = random.Random(seed)
+    kind = rng.choice([kind for kind in KINDS if kind != "house"])
+    colour = rng.choice([colour for colour in COLOURS if colour != "red"])
+    before = replace(random_scene(rng), kind=kind, colour=colour, second=None)
+    new_kind = "house"
+    if into == INTO_SOMETHING_ELSE:
+        new_kind = rng.choice([other for other in KINDS if other not in (kind, "house")])
+    after = edit(before, kind=new_kind)
+    return Edit(before, after, instruction(before, after, rng), into)
+
+
 def house_pairs(profile: Profile) -> dict[str, list[dict]]:
-    """Pairs by either way of writing captions of HOUSES, as many of the same instructions: of those that passed the
-    filter both ways."""
-
-    def triplet(r: dict) -> tuple[str, str]:
-        return r["original_prompt"], r["edit_prompt"]
-
-    out = {}
+    """Pairs by either way of writing captions of HOUSES, as many of the same instructions: of those that
+    passed the filter both ways."""
+    pairs = {}
     for name, share in HOUSES.items():
         folder = OUT / f"houses-{share:g}"
         make_pairs(house_triplets(share), folder, profile)
-        out[name] = read_pairs(folder)
-    wanted = Counter(map(triplet, out[SKEWED])) & Counter(map(triplet, out[BALANCED]))
-    for name, rows in out.items():
-        left = wanted.copy()
-        out[name] = []
-        for r in rows:
-            if left[triplet(r)]:
-                left[triplet(r)] -= 1
-                out[name].append(r)
-    return out
+        pairs[name] = read_pairs(folder)
+    in_both = Counter(map(asked_of_pair, pairs[SKEWED])) & Counter(map(asked_of_pair, pairs[BALANCED]))
+    return {name: pairs_wanted(rows, in_both) for name, rows in pairs.items()}
+
+
+def asked_of_pair(row: dict) -> tuple[str, str]:
+    return row["original_prompt"], row["edit_prompt"]
+
+
+def pairs_wanted(rows: list[dict], wanted: Counter) -> list[dict]:
+    """The first so many rows of each caption and instruction as are `wanted`."""
+    left = wanted.copy()
+    chosen = []
+    for row in rows:
+        asked = asked_of_pair(row)
+        if left[asked]:
+            left[asked] -= 1
+            chosen.append(row)
+    return chosen
+
+
+def about_houses(row: dict) -> bool:
+    return "house" in (parse(row["original_prompt"]).kind, parse(row["edited_prompt"]).kind)
 
 
 def bias(profile: Profile, n: int = 150) -> list[dict]:
-    """Captions whose houses are nearly always red, and captions that are balanced: n held-out edits that turn something
-    into a house, and n that turn it into something else. "red": the share of outputs (of lessons: of captions) whose
-    object is; "colour": of those that keep theirs."""
-    lessons, rows = house_pairs(profile), []
-    others = [
-        r
-        for r in read_pairs(profile.pairs)
-        if "house" not in (parse(r["original_prompt"]).kind, parse(r["edited_prompt"]).kind)
-    ]
-    cases = [as_case(e) for some in house_edits(n, 13 * HELD_OUT).values() for e in some]
-    outputs = {"as shipped": edited_by(load_editor(profile.name), cases)} | {
-        name: edited_by(pupil(profile, name, partial(others.__add__, some)), cases)
-        for name, some in lessons.items()
-    }
-    read = {name: judge(pictures) for name, pictures in outputs.items()}
-    which = (0, 1, 2, 3, n, n + 1, n + 2)
-    sheet("bias", cases, outputs, which, [[s["colour"] for s in some] for some in read.values()])
-    for name, some in lessons.items():
-        rows += [
-            {
-                "method": f"lessons: {name}",
-                "setting": 0,
-                "edit": k,
-                "kind": "into a house",
-                "red": parse(r["edited_prompt"]).colour == "red",
-            }
-            for k, r in enumerate(some)
-        ]
+    """Captions whose houses are nearly always red, and captions that are balanced: n held-out edits that turn
+    something into a house, and n that turn it into something else. "red": the share of outputs (of lessons:
+    of captions) whose object is; "colour": of those that keep theirs."""
+    clip = ClipSimilarity(profile.clip)
+    of_houses = house_pairs(profile)
+    others = [row for row in read_pairs(profile.pairs) if not about_houses(row)]
+    edits = house_edits(n, 13 * HELD_OUT)
+    cases = [as_case(edit) for edit in edits[INTO_A_HOUSE] + edits[INTO_SOMETHING_ELSE]]
+    outputs = {"as shipped": edit_cases(load_editor(profile.name), cases)}
+    for name, pairs in of_houses.items():
+        editor = trained_editor(profile, name, partial(concatenated, others, pairs))
+        outputs[name] = edit_cases(editor, cases)
+    readings = {name: judge(pictures) for name, pictures in outputs.items()}
+    colours = [[reading["colour"] for reading in of_method] for of_method in readings.values()]
+    save_comparison("bias", cases, outputs, (0, 1, 2, 3, n, n + 1, n + 2), colours)
+    rows = []
+    for name, pairs in of_houses.items():
+        rows += rows_of_lessons(name, pairs)
     for name, pictures in outputs.items():
-        rows += [
-            row | {"red": seen["colour"] == "red", "colour": seen["colour"] == c.truth.before.colour}
-            for row, seen, c in zip(verdicts(profile, name, cases, pictures), read[name], cases, strict=True)
-        ]
+        of_method = rows_of_method(clip, name, cases, pictures)
+        for row, reading, case in zip(of_method, readings[name], cases, strict=True):
+            row["red"] = reading["colour"] == "red"
+            row["colour"] = reading["colour"] == case.truth.before.colour
+        rows += of_method
     return rows
+
+
+def concatenated(rows: list[dict], more: list[dict]) -> list[dict]:
+    return rows + more
+
+
+def rows_of_lessons(name: str, pairs: list[dict]) -> list[dict]:
+    """Whether the edited captions of pairs about houses say red."""
+    rows = []
+    for pair in pairs:
+        says_red = parse(pair["edited_prompt"]).colour == "red"
+        rows.append({"kind": INTO_A_HOUSE, "red": says_red})
+    return labelled(f"lessons: {name}", 0, range(len(pairs)), rows)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
+from ip2p.common.durable import digest
 from ip2p.common.markdown import fill
-from ip2p.paths import ROOT
+from ip2p.paths import ROOT, need_clone
 from ip2p.profiles import PROFILES
+
+# Files that do not count: hidden ones, those of a folder `work`, temporary ones and an editor's copies.
+PASSING = re.compile(r"(^|/)(\.|work/)|\.tmp$|~$")
 
 
 def checksums(data: Path) -> str:
@@ -16,33 +19,39 @@ def checksums(data: Path) -> str:
     rows = ["| File | Bytes | SHA-256 |", "|---|---:|---|"]
     for path in sorted(data.rglob("*")):
         name = path.relative_to(data).as_posix()
-        if path.is_file() and name != "README.md" and not re.search(r"(^|/)(\.|work/)|\.tmp$|~$", name):
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            rows.append(f"| {name} | {path.stat().st_size:,} | `{digest}` |")
+        if path.is_dir() or name == "README.md" or PASSING.search(name):
+            continue
+        size = path.stat().st_size
+        rows.append(f"| {name} | {size:,} | `{digest(path)}` |")
     return "\n".join(rows)
 
 
 def settings(page: str) -> dict[str, str]:
-    """The values of the parts of `page` that are called after a profile's setting: `mini.candidates`."""
-    out = {}
+    """The values of the parts of `page` called after a profile's setting, such as `mini.candidates`."""
+    values = {}
     for name in re.findall(r"<!-- figures:(\w+\.\w+) -->", page):
         profile, setting = name.split(".")
-        value = getattr(PROFILES[profile], setting)
-        out[name] = (
-            " to ".join(map(str, value))
-            if isinstance(value, tuple)
-            else f"{value:,}"
-            if isinstance(value, int)
-            else str(value)
-        )
-    return out
+        values[name] = in_words(getattr(PROFILES[profile], setting))
+    return values
+
+
+def in_words(value: object) -> str:
+    """A setting as the README shows it: `0.1 to 0.9`, `3,200`, `both`."""
+    if isinstance(value, tuple):
+        return " to ".join(map(str, value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
 
 
 def renew(root: Path = ROOT) -> None:
-    """Write checksums and settings again in the files below `root`."""
-    readme = root / "README.md"
+    """Write checksums, settings and the numbers of lessons again in the files below `root`."""
+    if root == ROOT:
+        need_clone("ip2p docs")
     fill(root / "data" / "README.md", {"checksums": checksums(root / "data")})
+    readme = root / "README.md"
     fill(readme, settings(readme.read_text(encoding="utf-8")))
     for name in ("mini", "open"):
-        lessons = (root / "data" / "triplets" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        fill(readme, {f"lessons_{name}": str(len(lessons))})
+        lessons = root / "data" / "triplets" / f"{name}.jsonl"
+        count = len(lessons.read_text(encoding="utf-8").splitlines())
+        fill(readme, {f"lessons_{name}": str(count)})

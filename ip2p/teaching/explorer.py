@@ -6,8 +6,8 @@ import asyncio
 import base64
 import html
 import io
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ip2p.common.grids import grid
 from ip2p.common.images import fit, open_image
-from ip2p.editing import Editor
+from ip2p.editing import EditHistory, Editor
 
 
 def png(image: Image.Image) -> bytes:
@@ -43,18 +43,52 @@ def sentence(error: Exception) -> str:
     """An error as a sentence for the user."""
     if not isinstance(error, ValueError):
         return f"The editor failed: {type(error).__name__}: {error}."
-    return f"{str(error)[:1].upper()}{str(error)[1:]}."
+    words = str(error)
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def button(name: str, icon: str, tooltip: str, style: str = "") -> widgets.Button:
+    layout = widgets.Layout(width="auto")
+    return widgets.Button(description=name, icon=icon, tooltip=tooltip, button_style=style, layout=layout)
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def around(scale: float) -> list[float]:
+    """Five scales from 0 to twice the given one (of 1, if that is 0), which stands in the middle."""
+    middle = 1 if scale == 0 else scale
+    return [round(middle * part, 2) for part in (0, 0.5, 1, 1.5, 2)]
+
+
+def unused_path() -> Path:
+    """edited-1.png in this folder, or the next number that is free."""
+    number = 1
+    while Path(f"edited-{number}.png").exists():
+        number += 1
+    return Path(f"edited-{number}.png")
+
+
+@dataclass
+class Earlier:
+    """A finished edit that can be gone back to."""
+
+    history: EditHistory  # of its input picture
+    turns: int  # how many of them there were
+    settings: dict
+    output: Image.Image
 
 
 class EditExplorer(widgets.VBox):
     """Input and edited picture side by side, and below them everything that decides the edit.
 
-    A moved slider, a new sentence (Enter) or the button edits again; the picture sharpens while it is painted, and a
-    newer wish replaces the one that is being painted. output: the last finished edit (None before the first). Without a
-    kernel `figure()` is shown.
+    A moved slider, a new sentence (Enter) or the button edits again; the picture sharpens while it is
+    painted, and a newer wish replaces the one that is being painted. output: the last finished edit (None
+    before the first). Without a kernel `figure()` is shown.
 
-    image: a picture or its file. pictures: more to choose from, name -> file. size: px of each of the two pictures. The
-    other arguments are where the controls stand at first (None: the editor's defaults).
+    image: a picture or its file. pictures: more to choose from, name -> file. size: px of each of the two
+    pictures. The other arguments are where the controls stand at first (None: the editor's defaults).
     """
 
     def __init__(
@@ -70,58 +104,71 @@ class EditExplorer(widgets.VBox):
         size: int = 320,
         pictures: dict | None = None,
     ):
-        self.editor, self.size = editor, size
+        self.editor = editor
+        self.size = size
         self.output: Image.Image | None = None
         self.shown: dict | None = None  # the settings that `output` was made with
-        self.source = ""  # the input picture's file
-        self.way: list[dict] = []  # the edits that made the input picture out of its file
-        self.past: list[tuple] = []  # (image, source, way, settings, output) of earlier edits, for undo
+        self.past: list[Earlier] = []  # for undo
         self.wish = 0  # the number of the newest request
-        s_t, s_i, n = (
-            default if given is None else given
-            for given, default in zip(
-                (guidance_scale, image_guidance_scale, steps), editor.defaults, strict=True
-            )
+        self.files = {"(as given)": image}
+        if pictures is not None:
+            self.files.update(pictures)
+        default_s_t, default_s_i, default_steps = editor.defaults
+        self._add_controls(
+            instruction,
+            default_s_t if guidance_scale is None else guidance_scale,
+            default_s_i if image_guidance_scale is None else image_guidance_scale,
+            seed,
+            default_steps if steps is None else steps,
         )
-        # no height of it depends on what it shows, so nothing jumps
+        self._add_choice_of_pictures()
+        self._add_buttons()
+        self._add_frames()
+        super().__init__(self._rows(), layout=widgets.Layout(max_width=f"{2 * size + 24}px"))
+        self._take(EditHistory(editor, as_image(image)))
+        self._listen()
+        self._now(self.settings)  # at once, so that the page of an executed notebook is never blank
+
+    # --------------------------------------------------------------------------------------- its parts
+
+    def _add_controls(self, instruction: str, s_t: float, s_i: float, seed: int, steps: int) -> None:
+        """The text field and the sliders; no height of it depends on what it shows, so nothing jumps."""
         wide = {"style": {"description_width": "15em"}, "layout": widgets.Layout(width="98%")}
-        self.files = {"(as given)": image} | dict(pictures or {})
-        self.picker = widgets.Dropdown(
-            options=list(self.files), description="picture", layout=widgets.Layout(width="20em")
-        )
-        self.upload = widgets.FileUpload(
-            accept="image/*", description="Upload a picture", layout=widgets.Layout(width="14em")
-        )
         self.instruction = widgets.Text(
             instruction,
             description="instruction (c_T)",
             continuous_update=False,
-            **wide,
             placeholder="what to change, such as: make it night",
+            **wide,
         )
         self.guidance_scale = widgets.FloatSlider(
             s_t,
             min=min(0, s_t),
             max=max(12, 2 * s_t),
             step=0.25,
-            **wide,
             description="guidance_scale (s_T)",
             tooltip="how hard to follow the sentence",
+            **wide,
         )
         self.image_guidance_scale = widgets.FloatSlider(
             s_i,
             min=min(0, s_i),
             max=max(3, 2 * s_i),
             step=0.05,
-            **wide,
             description="image_guidance_scale (s_I)",
             tooltip="how closely to keep to the picture",
+            **wide,
         )
         self.seed = widgets.IntSlider(
             seed, min=0, max=max(99, seed), description="seed (of the noise)", **wide
         )
         self.steps = widgets.IntSlider(
-            n, min=1, max=max(50, 2 * n), description="steps (of denoising)", continuous_update=False, **wide
+            steps,
+            min=1,
+            max=max(50, 2 * steps),
+            description="steps (of denoising)",
+            continuous_update=False,
+            **wide,
         )
         self.wipe = widgets.FloatSlider(
             0,
@@ -130,26 +177,39 @@ class EditExplorer(widgets.VBox):
             step=0.01,
             description="before | after",
             readout=False,
-            **wide,
             tooltip="lay the input over the left part of the edited picture",
+            **wide,
         )
-        self.button, self.next, self.back, self.save, self.both = (
-            widgets.Button(
-                description=name,
-                icon=icon,
-                tooltip=tip,
-                button_style=style,
-                layout=widgets.Layout(width="auto"),
-            )
-            for name, icon, tip, style in (
-                ("Edit", "paint-brush", "edit as the controls say", "primary"),
-                ("Edit further", "step-forward", "take the edited picture as the next input", ""),
-                ("Undo", "undo", "back to the edit before this one", ""),
-                ("Save", "download", "write the edited picture into this folder", ""),
-                ("Both scales", "th", "the same edit at 25 pairs of scales", ""),
-            )
+        self.controls = {
+            "instruction": self.instruction,
+            "guidance_scale": self.guidance_scale,
+            "image_guidance_scale": self.image_guidance_scale,
+            "num_inference_steps": self.steps,
+            "seed": self.seed,
+        }
+
+    def _add_choice_of_pictures(self) -> None:
+        self.picker = widgets.Dropdown(
+            options=list(self.files), description="picture", layout=widgets.Layout(width="20em")
         )
-        self.progress = widgets.IntProgress(0, min=0, max=n, layout=widgets.Layout(width="12em"))
+        self.upload = widgets.FileUpload(
+            accept="image/*", description="Upload a picture", layout=widgets.Layout(width="14em")
+        )
+
+    def _add_buttons(self) -> None:
+        self.button = button("Edit", "paint-brush", "edit as the controls say", style="primary")
+        self.next = button("Edit further", "step-forward", "take the edited picture as the next input")
+        self.back = button("Undo", "undo", "back to the edit before this one")
+        self.save = button("Save", "download", "write the edited picture into this folder")
+        self.both = button("Both scales", "th", "the same edit at 25 pairs of scales")
+        self.progress = widgets.IntProgress(
+            0, min=0, max=self.steps.value, layout=widgets.Layout(width="12em")
+        )
+
+    def _add_frames(self) -> None:
+        """Where pictures, messages and the code are shown."""
+        self.before = widgets.Image(format="png", width=self.size, height=self.size)
+        self.after = widgets.Image(format="png", width=self.size, height=self.size)
         self.message = widgets.HTML(layout=widgets.Layout(height="4em", width="98%"))
         self.code = widgets.Textarea(
             rows=9, layout=widgets.Layout(width="98%"), description="code", style={"description_width": "3em"}
@@ -157,61 +217,55 @@ class EditExplorer(widgets.VBox):
         self.sweep = widgets.Image(
             format="png",
             value=png(Image.new("RGB", (1, 1), "white")),
-            layout=widgets.Layout(width=f"{2 * size}px", object_fit="contain"),
+            layout=widgets.Layout(width=f"{2 * self.size}px", object_fit="contain"),
         )
         self.more = widgets.Accordion(
             [self.code, self.sweep],
             titles=("The code that made this picture", "The same edit at 25 pairs of scales"),
         )
-        self.before, self.after = (widgets.Image(format="png", width=size, height=size) for _ in range(2))
-        sides = [
-            widgets.VBox([widgets.Label(name), side])
-            for name, side in (("input picture (c_I)", self.before), ("edited picture", self.after))
-        ]
-        self.controls = (
-            self.instruction,
-            self.guidance_scale,
-            self.image_guidance_scale,
-            self.seed,
-            self.steps,
-        )
-        buttons = widgets.HBox([self.button, self.next, self.back, self.both, self.save, self.progress])
+
+    def _rows(self) -> list[widgets.Widget]:
         choice = widgets.HBox([self.picker, self.upload], layout=widgets.Layout(width="98%"))
-        super().__init__(
-            [choice, widgets.HBox(sides), self.wipe, *self.controls, buttons, self.message, self.more],
-            layout=widgets.Layout(max_width=f"{2 * size + 24}px"),
-        )
-        self._take(as_image(image))
-        for control in self.controls:
+        before = widgets.VBox([widgets.Label("input picture (c_I)"), self.before])
+        after = widgets.VBox([widgets.Label("edited picture"), self.after])
+        sliders = [self.instruction, self.guidance_scale, self.image_guidance_scale, self.seed, self.steps]
+        buttons = widgets.HBox([self.button, self.next, self.back, self.both, self.save, self.progress])
+        return [
+            choice,
+            widgets.HBox([before, after]),
+            self.wipe,
+            *sliders,
+            buttons,
+            self.message,
+            self.more,
+        ]
+
+    def _listen(self) -> None:
+        for control in self.controls.values():
             control.observe(self.edit, "value")
-        self.wipe.observe(lambda _: self._show(self.output or self.image), "value")
+        self.wipe.observe(self._show_again, "value")
         self.picker.observe(self._pick, "value")
         self.upload.observe(self._uploaded, "value")
-        for button, action in (
-            (self.button, self.edit),
-            (self.next, self._further),
-            (self.back, self.undo),
-            (self.save, self._save),
-            (self.both, self._sweep),
-        ):
-            button.on_click(action)
-        self._now(self.settings)  # at once, so that the page of an executed notebook is never blank
+        self.button.on_click(self.edit)
+        self.next.on_click(self._further)
+        self.back.on_click(self.undo)
+        self.save.on_click(self._save)
+        self.both.on_click(self._sweep)
+
+    @property
+    def image(self) -> Image.Image:
+        """The input picture."""
+        return self.history.picture
 
     @property
     def settings(self) -> dict:
         """What the controls say, as the editor's keyword arguments."""
-        return {
-            "instruction": self.instruction.value,
-            "guidance_scale": self.guidance_scale.value,
-            "image_guidance_scale": self.image_guidance_scale.value,
-            "num_inference_steps": self.steps.value,
-            "seed": self.seed.value,
-        }
+        return {name: control.value for name, control in self.controls.items()}
 
-    # ------------------------------------------------------------------------------------------------ editing
+    # --------------------------------------------------------------------------------------- editing
 
     def edit(self, _=None) -> None:
-        """Edit as the controls say. In a running kernel this returns at once, and a newer call replaces this one."""
+        """Edit as the controls say. In a running kernel this returns at once; a newer call replaces it."""
         settings = self.settings
         self.wish += 1
         if settings == self.shown:  # leaving the text field by a click on the button asks twice
@@ -237,22 +291,23 @@ class EditExplorer(widgets.VBox):
             pass
 
     def _painting(self, settings: dict) -> Iterator[None]:
-        """Paint, show every step's predicted picture, and in the end keep it; what goes wrong is one sentence."""
-        self.progress.max, self.progress.value = settings["num_inference_steps"], 0
+        """Paint, show every step's predicted picture, keep the last; what goes wrong is one sentence."""
+        self.progress.max = settings["num_inference_steps"]
+        self.progress.value = 0
         self._say("painting ...")
-        options = {name: value for name, value in settings.items() if name not in ("instruction", "seed")}
+        options = dict(settings)
+        instruction = options.pop("instruction")
+        seed = options.pop("seed")
         try:
             yield  # of many wishes that came at once, only the last is begun
-            for step in self.editor.sample(
-                [self.image], [settings["instruction"]], seeds=[settings["seed"]], **options
-            ):
+            for step in self.editor.sample([self.image], [instruction], seeds=[seed], **options):
                 self.progress.value = step.index + 1
                 self._show(self.editor.decode(step.x0)[0])
                 yield
             output = self.editor.finish(step.z, [self.image])[0]
         except Exception as error:  # an exception in a callback would vanish unseen
             self._say(sentence(error))
-            self._show(self.output or self.image)
+            self._show_again()
             return
         self._remember()
         self._finished(settings, output)
@@ -260,22 +315,26 @@ class EditExplorer(widgets.VBox):
 
     def _remember(self) -> None:
         if self.output is not None:
-            self.past.append((self.image, self.source, self.way, self.shown, self.output))
+            turns = len(self.history.turns)
+            self.past.append(Earlier(self.history, turns, self.shown, self.output))
 
-    def _finished(self, settings: dict | None, output: Image.Image | None) -> None:
-        self.shown, self.output = settings, output
+    def _finished(self, settings: dict, output: Image.Image) -> None:
+        self.shown = settings
+        self.output = output
         self.code.value = self.python()
-        self._show(output or self.image)
+        self._show(output)
 
     def undo(self, _=None) -> None:
-        """Back to the edit before, controls and input picture included; first of all, away from one in the making."""
+        """Back to the edit before, controls and input picture included; first, away from one being made."""
         if self.output is None or self.settings == self.shown:
             if not self.past:
                 self._say("There is nothing to undo.")
                 return
-            image, source, way, settings, output = self.past.pop()
-            self._take(image, source, way)
-            self._finished(settings, output)
+            earlier = self.past.pop()
+            while len(earlier.history.turns) > earlier.turns:
+                earlier.history.undo()
+            self._take(earlier.history)
+            self._finished(earlier.settings, earlier.output)
         else:
             self.wish += 1
             self._show(self.output)
@@ -284,10 +343,10 @@ class EditExplorer(widgets.VBox):
 
     def _set(self, **settings) -> None:
         """Set controls without editing."""
-        names = ("instruction", "guidance_scale", "image_guidance_scale", "seed", "num_inference_steps")
-        for control, name in zip(self.controls, names, strict=True):
+        for name, value in settings.items():
+            control = self.controls[name]
             control.unobserve(self.edit, "value")
-            control.value = settings.get(name, control.value)
+            control.value = value
             control.observe(self.edit, "value")
 
     def _further(self, _) -> None:
@@ -296,19 +355,21 @@ class EditExplorer(widgets.VBox):
             self._say("There is no edited picture yet.")
             return
         self._remember()
-        self._take(self.output, self.source, [*self.way, self.shown])
+        self.history.add(self.shown, self.output)
+        self._take(self.history)
         self._set(instruction="")
         self._say("This is the input now. Write what to change next.")
 
-    # ------------------------------------------------------------------------------------------------ pictures
+    # --------------------------------------------------------------------------------------- pictures
 
-    def _take(self, image: Image.Image, source: str = "", way: Sequence[dict] = ()) -> None:
+    def _take(self, history: EditHistory) -> None:
         """Another input picture; what was painted from the one before is no longer shown."""
         self.wish += 1
-        self.source, self.way = source or getattr(image, "filename", "") or "picture.png", list(way)
-        self.image, self.output, self.shown = image, None, None
-        self.before.value = enlarged(image, self.size)
-        self._show(image)
+        self.history = history  # the edits that made the input picture out of its file
+        self.output = None
+        self.shown = None
+        self.before.value = enlarged(self.image, self.size)
+        self._show(self.image)
 
     def _pick(self, change) -> None:
         self._other(lambda: as_image(self.files[change["new"]]))
@@ -326,16 +387,20 @@ class EditExplorer(widgets.VBox):
             self._say(sentence(error))
             return
         self._remember()
-        self._take(image)
+        self._take(EditHistory(self.editor, image))
         self.edit()
 
     def _show(self, picture: Image.Image) -> None:
         """In the right frame: a picture, its left part covered by the input as far as `wipe` says."""
         if self.wipe.value:
             size = (self.size, self.size)
+            covered = round(self.wipe.value * self.size)
             picture = fit(picture, size)
-            picture.paste(fit(self.image, size).crop((0, 0, round(self.wipe.value * self.size), self.size)))
+            picture.paste(fit(self.image, size).crop((0, 0, covered, self.size)))
         self.after.value = enlarged(picture, self.size)
+
+    def _show_again(self, _=None) -> None:
+        self._show(self.image if self.output is None else self.output)
 
     def _say(self, words: str) -> None:
         self.message.value = html.escape(words, quote=False)
@@ -344,7 +409,7 @@ class EditExplorer(widgets.VBox):
         if self.output is None:
             self._say("There is no edited picture yet.")
             return
-        path = next(path for k in count(1) if not (path := Path(f"edited-{k}.png")).exists())
+        path = unused_path()
         try:
             self.output.save(path)
             self._say(f"Saved as {path.resolve()}.")
@@ -354,65 +419,69 @@ class EditExplorer(widgets.VBox):
     def _sweep(self, _) -> None:
         """The same edit with s_T across and s_I down, from the same noise, in one batch."""
         self.wish += 1
-        self._show(self.output or self.image)
-        settings = self.settings
-        across, down = (
-            [round(center * part, 2) for part in (0, 0.5, 1, 1.5, 2)]
-            for center in (settings["guidance_scale"] or 1, settings["image_guidance_scale"] or 1)
-        )
-        scales = [(s_t, s_i) for s_i in down for s_t in across]
+        self._show_again()
+        options = self.settings
+        instruction = options.pop("instruction")
+        across = around(options.pop("guidance_scale"))
+        down = around(options.pop("image_guidance_scale"))
         try:
             edits = self.editor.many(
                 [self.image] * 25,
-                [settings["instruction"]] * 25,
-                seeds=[settings["seed"]] * 25,
-                guidance_scale=[s for s, _ in scales],
-                image_guidance_scale=[s for _, s in scales],
-                num_inference_steps=settings["num_inference_steps"],
+                [instruction] * 25,
+                seeds=[options.pop("seed")] * 25,
+                guidance_scale=across * 5,
+                image_guidance_scale=[s_i for s_i in down for _ in across],
+                **options,
             )
         except Exception as error:
             self._say(sentence(error))
             return
         figure = grid(
             [edits[k : k + 5] for k in range(0, 25, 5)],
-            columns=[f"s_T = {s:g}" for s in across],
-            rows=[f"s_I = {s:g}" for s in down],
+            columns=[f"s_T = {s_t:g}" for s_t in across],
+            rows=[f"s_I = {s_i:g}" for s_i in down],
             size=1.2,
-            heading=settings["instruction"],
+            heading=instruction,
         )
-        self.sweep.value, self.more.selected_index = figure_png(figure), 1
+        self.sweep.value = figure_png(figure)
+        self.more.selected_index = 1
         self._say("The 25 pictures stand below, around your settings.")
 
     def python(self) -> str:
         """The program that paints the shown picture."""
+        source = getattr(self.history.turns[0][1], "filename", "")
         lines = [
             "from ip2p import load_editor",
-            "from ip2p.editing import open_image",
+            "from ip2p.common.images import open_image",
             "",
             f"editor = load_editor({self.editor.name!r})",
-            f"picture = open_image({str(self.source)!r})",
+            f"picture = open_image({source or 'picture.png'!r})",
         ]
-        for turn in [*self.way, *([self.shown] if self.shown else [])]:
-            options = ", ".join(f"{name}={value!r}" for name, value in turn.items() if name != "instruction")
-            lines.append(f"picture = editor(picture, {turn['instruction']!r}, {options})")
-        return "\n".join([*lines, 'picture.save("edited.png")'])
+        turns = [settings for settings, _ in self.history.turns[1:]]
+        if self.shown is not None:
+            turns.append(self.shown)
+        for turn in turns:
+            options = dict(turn)
+            instruction = options.pop("instruction")
+            words = ", ".join(f"{name}={value!r}" for name, value in options.items())
+            lines.append(f"picture = editor(picture, {instruction!r}, {words})")
+        lines.append('picture.save("edited.png")')
+        return "\n".join(lines)
 
     def figure(self):
         """Input and output with the settings, as a matplotlib figure."""
-        shown = self.shown or self.settings
+        shown = self.settings if self.shown is None else self.shown
         settings = (
             f"s_T = {shown['guidance_scale']:g}, s_I = {shown['image_guidance_scale']:g}, "
             f"seed {shown['seed']}, {shown['num_inference_steps']} steps"
         )
-        seen = Image.open(io.BytesIO(enlarged(self.image, self.size)))
-        return grid(
-            [seen, self.output], titles=["input picture", settings], size=2.6, heading=shown["instruction"]
-        )
+        seen = fit(self.image, (self.size, self.size))
+        titles = ["input picture", settings]
+        return grid([seen, self.output], titles=titles, size=2.6, heading=shown["instruction"])
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         """The live widget, and for viewers that have none the static picture."""
-        picture = base64.b64encode(figure_png(self.figure())).decode()
-        return super()._repr_mimebundle_(**kwargs) | {"image/png": picture}
+        return super()._repr_mimebundle_(**kwargs) | {"image/png": base64_of(figure_png(self.figure()))}
 
 
 class Frames(widgets.VBox):
@@ -420,24 +489,30 @@ class Frames(widgets.VBox):
 
     def __init__(self, frames: dict[str, Image.Image], description: str = ""):
         self.frames = list(frames.values())
-        pictures = [png(frame) for frame in self.frames]
-        picture = widgets.Image(value=pictures[0], format="png")
+        self.pngs = [png(frame) for frame in self.frames]
+        self.picture = widgets.Image(value=self.pngs[0], format="png")
         self.slider = widgets.SelectionSlider(
             options=[(label, i) for i, label in enumerate(frames)],
             description=description,
             layout=widgets.Layout(width="24em"),
         )
-        self.slider.observe(lambda change: setattr(picture, "value", pictures[change["new"]]), "value")
-        self.picture = picture
-        super().__init__([self.slider, picture])
+        self.slider.observe(self._show, "value")
+        super().__init__([self.slider, self.picture])
 
-    def _repr_mimebundle_(self, **kwargs) -> dict:
-        """The live widget, and for viewers that have none the labelled frames one below the other."""
+    def _show(self, change) -> None:
+        self.picture.value = self.pngs[change["new"]]
+
+    def sheet(self) -> Image.Image:
+        """The labelled frames one below the other."""
         width, height = self.frames[0].size
         sheet = Image.new("RGB", (width + 96, height * len(self.frames)), "white")
-        for i, (frame, (label, _)) in enumerate(zip(self.frames, self.slider.options, strict=True)):
+        font = ImageFont.load_default(15)
+        for i, frame in enumerate(self.frames):
+            label, _ = self.slider.options[i]
             sheet.paste(frame, (96, i * height))
-            ImageDraw.Draw(sheet).text(
-                (88, (i + 0.5) * height), label, "black", ImageFont.load_default(15), "rm"
-            )
-        return super()._repr_mimebundle_(**kwargs) | {"image/png": base64.b64encode(png(sheet)).decode()}
+            ImageDraw.Draw(sheet).text((88, (i + 0.5) * height), label, "black", font, "rm")
+        return sheet
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        """The live widget, and for viewers that have none the sheet."""
+        return super()._repr_mimebundle_(**kwargs) | {"image/png": base64_of(png(self.sheet()))}

@@ -1,4 +1,4 @@
-"""The picture at the top of the README: real edits by the bundled model. `ip2p hero --out data/images/hero.png`."""
+"""The picture at the top of the README, real edits: `ip2p hero --out data/images/hero.png`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from ip2p.common.grids import grid
 from ip2p.common.images import open_image
 from ip2p.editing import load_editor
 from ip2p.paths import DATA
-from ip2p.profiles import Profile
 
 EDITS = {
     "cat": ("make it night", "turn it into a pencil sketch", "make the cat blue", "let it snow"),
@@ -22,15 +21,16 @@ EDITS = {
 }
 
 
-def hero(out: str | Path, profile: str | Profile = "mini", seed: int = 0) -> None:
-    """Edit three sample pictures, four ways each, and save the sheet. No picture is chosen: one seed for all."""
+def hero(out: str | Path, profile: str = "mini", seed: int = 0) -> None:
+    """Edit three sample pictures, four ways each, and save the sheet. Nothing is picked: one seed for all."""
     editor = load_editor(profile)
-    rows, titles = [], []
+    rows = []
+    titles = []
     for name, instructions in EDITS.items():
         image = open_image(DATA / "images" / f"{name}.png")
-        edited = editor.many(
-            [image] * len(instructions), list(instructions), seeds=[seed] * len(instructions)
-        )
+        n = len(instructions)
+        edited = editor.many([image] * n, list(instructions), seeds=[seed] * n)
         rows.append([image, *edited])
-        titles.append(["input", *[f"“{text}”" for text in instructions]])
-    grid(rows, titles=titles, size=1.9).savefig(out, dpi=100, bbox_inches="tight", pad_inches=0.06)
+        titles.append(["input", *(f"“{instruction}”" for instruction in instructions)])
+    sheet = grid(rows, titles=titles, size=1.9)
+    sheet.savefig(out, dpi=100, bbox_inches="tight", pad_inches=0.06)

@@ -1,8 +1,8 @@
-"""A static site of the executed notebooks, the README and a glossary: `make site`, best after `make run`.
+"""A static site: the executed notebooks, and a reference of the module. `make site`, after `make run`.
 
-The pages are made by Sphinx from a copy of the files they link to, laid out as in the repository, so that the same
-links work. A warning, such as a link that leads nowhere, is an error. Notebooks that were not executed yet are.
-A folder OUT/site that this command did not make is left alone.
+The pages are made by Sphinx from a copy of the files they link to, laid out as in the repository, so that the
+same links work. A warning, such as a link that leads nowhere, is an error. Notebooks that were not executed
+yet are executed now. A folder OUT/site that this command did not make is left alone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from ip2p.common.folders import fill_folder, refuse_foreign, temporary_folder
-from ip2p.paths import ROOT
-from ip2p.teaching import run_notebooks as notebooks
+from ip2p.paths import ROOT, need_clone
+from ip2p.teaching.notebook_files import NOTEBOOKS, read
+from ip2p.teaching.run_notebooks import execute
 
 LINKED = (
     "README.md",
@@ -24,20 +25,38 @@ LINKED = (
     "data/models/*/README.md",
     "data/images/*",
     "data/eval/*.csv",
-    "ip2p/profiles.py",
+    "ip2p/*.py",
     "ip2p/miniworld/samples.py",
 )
 
 MAKER = "ip2p site"  # whose folders may be filled again
-WIDGET = (
-    "application/vnd.jupyter.widget-view+json"  # needs a kernel; each leaves a still picture or a text, too
-)
+
+# An output that needs a kernel; each such cell leaves a still picture or a text, too.
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def collect(executed: Path, source: Path) -> None:
+def build_site(out: Path, executed: Path | None = None) -> Path:
+    """Make the site in `out`/site from the notebooks executed in `executed` (None: in `out`).
+
+    Returns its first page. Raises ValueError with Sphinx's warnings, or if `out`/site was not made here.
+    """
+    need_clone(MAKER)
+    refuse_foreign(out / "site", MAKER)
+    with temporary_folder(out) as temporary:
+        source = temporary / "source"
+        site = temporary / "site"
+        collect_sources(executed or out, source)
+        options = ["-W", "--keep-going", "-q", "-b", "html"]
+        command = [sys.executable, "-m", "sphinx", *options, str(source), str(site)]
+        sphinx = subprocess.run(command, capture_output=True, text=True)
+        if sphinx.returncode:
+            raise ValueError(f"the site was not made, because of these warnings:\n{sphinx.stderr}")
+        fill_folder(out / "site", site, MAKER)
+    return out / "site" / "index.html"
+
+
+def collect_sources(executed: Path, source: Path) -> None:
     """Copy what the site is made of to the new folder `source`; executed notebooks are in `executed`."""
-    import nbformat
-
     shutil.copytree(ROOT / "site", source)
     for pattern in LINKED:
         for path in ROOT.glob(pattern):
@@ -45,29 +64,20 @@ def collect(executed: Path, source: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
     (source / "notebooks").mkdir()
-    for path in sorted(notebooks.NOTEBOOKS.glob("[0-9]*.ipynb")):
-        if not (executed / path.name).is_file():
-            notebooks.execute(path, executed)
-        nb = notebooks.read(executed / path.name)
-        nb.metadata.pop("widgets", None)
-        for output in (
-            o for cell in nb.cells for o in cell.get("outputs", ()) if WIDGET in o.get("data", {})
-        ):
-            del output["data"][WIDGET]
-        nbformat.write(nb, source / "notebooks" / path.name)
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        done = executed / path.name
+        if not done.is_file():
+            done = execute(path, executed)
+        copy_without_widgets(done, source / "notebooks" / path.name)
 
 
-def build(out: Path, executed: Path | None = None) -> Path:
-    """Make the site in `out`/site from the notebooks executed in `executed` (None: `out`); returns its first page.
-    Raises ValueError if a page has a warning, or if `out`/site is not a site that was made here."""
-    refuse_foreign(out / "site", MAKER)
-    with temporary_folder(out) as temporary:
-        source, site = temporary / "source", temporary / "site"
-        collect(executed or out, source)
-        options = ["-W", "--keep-going", "-q", "-b", "html"]
-        command = [sys.executable, "-m", "sphinx", *options, str(source), str(site)]
-        made = subprocess.run(command, capture_output=True, text=True)
-        if made.returncode:
-            raise ValueError(f"the site was not made, because of these warnings:\n{made.stderr}")
-        fill_folder(out / "site", site, MAKER)
-    return out / "site" / "index.html"
+def copy_without_widgets(path: Path, target: Path) -> None:
+    """Copy the notebook at `path` to `target`, but for its live widgets."""
+    import nbformat
+
+    nb = read(path)
+    nb.metadata.pop("widgets", None)
+    for cell in nb.cells:
+        for output in cell.get("outputs", ()):
+            output.get("data", {}).pop(WIDGET, None)
+    nbformat.write(nb, target)

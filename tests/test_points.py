@@ -1,4 +1,4 @@
-"""The runner of figures: what is measured, that nothing is lost, and that a figure says what made it."""
+"""Points of figures: what is measured, that nothing is lost, and that a figure says what made it."""
 
 import json
 from typing import NamedTuple
@@ -8,10 +8,10 @@ import pytest
 
 from ip2p.miniworld import render
 from ip2p.profiles import MINI
-from ip2p.study import curves
-from ip2p.study.curves import Point, run
-from ip2p.study.measures import held_out_cases, interval, measure
-from ip2p.study.plots import curve, differ, read_csv, value
+from ip2p.study import plots, points
+from ip2p.study.measures import interval
+from ip2p.study.plots import curve, differ, read_csv, row_of
+from ip2p.study.points import Point, held_out_cases, measure_figure, measure_outputs
 
 
 class Small(NamedTuple):
@@ -30,9 +30,10 @@ def small(monkeypatch, tmp_path):
         asked.extend(seeds)
         return [c.image for c in cases]
 
-    monkeypatch.setattr(curves, "OUT", tmp_path / "out")
-    monkeypatch.setattr(curves, "DATA", tmp_path)
-    monkeypatch.setattr(curves, "BATCH", 4)
+    monkeypatch.setattr(points, "OUT", tmp_path / "out")
+    monkeypatch.setattr(points, "DATA", tmp_path)
+    monkeypatch.setattr(plots, "DATA", tmp_path)
+    monkeypatch.setattr(points, "BATCH", 4)
     (tmp_path / "eval").mkdir()
     return Small(
         asked,
@@ -44,10 +45,12 @@ def small(monkeypatch, tmp_path):
 
 
 def test_bounds_are_what_they_must_be(small):
-    run("small", small.points, MINI, 10)
+    measure_figure("small", small.points, MINI, 10)
     rows = read_csv("small")
     names = ("success", "preservation", "outside", "l1", "image", "direction")
-    same, true = ({name: value(rows, method, name) for name in names} for method in ("unedited", "true edit"))
+    same, true = (
+        {name: row_of(rows, method, name) for name in names} for method in ("unedited", "true edit")
+    )
     assert same["success"]["mean"] == 0 and same["preservation"]["mean"] == 1
     assert same["l1"]["mean"] == 0 and same["image"]["mean"] > 0.999
     assert true["success"]["mean"] > 0.8 and true["outside"]["mean"] < 0.02
@@ -56,17 +59,17 @@ def test_bounds_are_what_they_must_be(small):
     assert differ(same["success"], true["success"]) and differ(true["success"], same["success"])
     assert not differ(same["image"], same["image"])
     with pytest.raises(ValueError):
-        value(rows, "unedited", "success", setting=7)
+        row_of(rows, "unedited", "success", setting=7)
     assert len(curve(rows, "unedited", "success")) == 1 and {r["kind"] for r in rows} > {"all", "colour"}
 
 
 def test_a_killed_run_goes_on_without_losing_or_repeating(small, tmp_path):
-    run("small", small.points, MINI, 10)
+    measure_figure("small", small.points, MINI, 10)
     whole, path = (tmp_path / "eval" / "small.csv").read_text(), tmp_path / "out" / "small.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:6]) + lines[6][:20])  # the first line says what made it
     small.asked.clear()
-    run("small", small.points, MINI, 10)
+    measure_figure("small", small.points, MINI, 10)
     assert (tmp_path / "eval" / "small.csv").read_text() == whole
     assert small.asked[2:] == [5, 6, 7, 8, 9]  # after the two that are timed
     rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
@@ -74,22 +77,32 @@ def test_a_killed_run_goes_on_without_losing_or_repeating(small, tmp_path):
         [("unedited", k) for k in range(10)] + [("true edit", k) for k in range(6)]
     )
     small.asked.clear()
-    run("small", small.points, MINI, 10)
+    measure_figure("small", small.points, MINI, 10)
     assert small.asked == []
 
 
 def test_a_figure_says_what_made_it_and_other_models_are_refused(small, tmp_path, monkeypatch):
-    run("small", small.points, MINI, 4)
+    measure_figure("small", small.points, MINI, 4)
     head = (tmp_path / "eval" / "small.csv").read_text().splitlines()[:6]
     assert head[0] == "# command: ip2p figures small --profile mini --n 4"
     assert any(line.startswith("# editor: mini-ip2p ") for line in head)
-    monkeypatch.setattr(curves, "stamp", lambda profile: {"editor": "another"})
+    monkeypatch.setattr(points, "model_checksums", lambda profile: {"editor": "another"})
     with pytest.raises(ValueError, match="begun with other editor"):
-        run("small", small.points, MINI, 4)
+        measure_figure("small", small.points, MINI, 4)
+
+
+def test_a_file_of_others_is_refused_and_stays(small, tmp_path):
+    foreign = tmp_path / "out" / "small.jsonl"
+    foreign.parent.mkdir()
+    for text in ("shopping list\neggs", '["a", "list"]\n{"half'):
+        foreign.write_text(text)
+        with pytest.raises(ValueError, match="no list of measurements; move it away"):
+            measure_figure("small", small.points, MINI, 4)
+        assert foreign.read_text() == text
 
 
 def test_what_it_will_cost_is_said_first(small, capsys):
-    run("small", small.points, MINI, 4)
+    measure_figure("small", small.points, MINI, 4)
     assert "unedited: 4 edits" in capsys.readouterr().out
 
 
@@ -115,9 +128,9 @@ def test_measures_are_of_pictures_in_their_own_range():
 
     cases = held_out_cases(MINI, 3)
     clip = ClipSimilarity(MINI.clip)
-    rows = measure(clip, cases, [c.image for c in cases])
+    rows = measure_outputs(clip, cases, [c.image for c in cases])
     assert all(abs(r["image"] - 1) < 1e-5 and r["l2"] == 0 for r in rows)
     dark = [c.image.point(lambda x: x // 2) for c in cases]
-    for row, case in zip(measure(clip, cases, dark), cases, strict=True):
+    for row, case in zip(measure_outputs(clip, cases, dark), cases, strict=True):
         half = np.asarray(case.image, float) / 255
         assert abs(row["l1"] - (half / 2).mean()) < 0.01

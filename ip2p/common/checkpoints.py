@@ -1,0 +1,78 @@
+"""Checkpoints of a training run: `checkpoint-STEP.safetensors`, all tensors, and numbers as JSON in its
+header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from ip2p.common.durable import save_tensors
+
+
+def save_checkpoint(work: Path, step: int, keep: int, state: dict, **rest) -> None:
+    """state: dicts in dicts, down to tensors and numbers; `rest`: what JSON can hold. Older checkpoints in
+    `work` than the last `keep` are deleted."""
+    tensors = {}
+    numbers = {}
+    for name, value in leaves(state):
+        (tensors if torch.is_tensor(value) else numbers)[name] = value
+    about = json.dumps({"step": step, "numbers": numbers} | rest)
+    save_tensors(tensors, work / f"checkpoint-{step:08}.safetensors", about)
+    for old in checkpoints(work)[:-keep]:
+        old.unlink()
+
+
+def checkpoints(work: Path) -> list[Path]:
+    """Those that `save_checkpoint` wrote, the newest last."""
+    return sorted(work.glob(f"checkpoint-{8 * '[0-9]'}.safetensors"))
+
+
+def load_checkpoint(work: Path) -> tuple[dict, dict]:
+    """The newest checkpoint's state, with names like "model.conv_in.weight", and its rest; two empty ones, if
+    none."""
+    paths = checkpoints(work)
+    if not paths:
+        return {}, {}
+    with safe_open(paths[-1], "pt") as file:
+        rest = json.loads(file.metadata()["about"])
+        state = rest.pop("numbers")
+        for name in file.keys():  # noqa: SIM118 (it is no dict)
+            state[name] = file.get_tensor(name)
+    return state, rest
+
+
+def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """("branch.leaf", value) of everything in dicts in dicts."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def part(state: dict, prefix: str) -> dict:
+    """What is called PREFIX.name, by its name."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+
+
+def nested(state: dict) -> dict:
+    """The inverse of `leaves`."""
+    tree: dict = {}
+    for name, value in state.items():
+        *branches, leaf = name.split(".")
+        place = tree
+        for branch in branches:
+            place = place.setdefault(branch, {})
+        place[leaf] = value
+    return tree
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: dict) -> None:
+    """state: "0.exp_avg" and so on, by the number of the parameter."""
+    by_number = {int(number): values for number, values in nested(state).items()}
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": by_number})

@@ -1,0 +1,146 @@
+"""What stage 4 learns from: latents and texts of pairs, encoded once and kept on disk, or augmented and
+encoded anew."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from tqdm.auto import tqdm
+
+from ip2p.common.diffusion import embed
+from ip2p.common.durable import save_tensors
+from ip2p.common.images import as_tensor
+
+SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
+
+
+def may_mirror(pair: dict) -> bool:
+    """Nothing in the words of a pair speaks of left or right."""
+    return not any(SIDES.search(pair[name]) for name in ("edit_prompt", "original_prompt", "edited_prompt"))
+
+
+@torch.no_grad()
+def posteriors(pipe, images: torch.Tensor, batch: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (which is the mode) and standard deviation of the latents, (n, c, h, w) each, of images (n, 3, H,
+    W) in [0, 1]."""
+    means = []
+    stds = []
+    for part in images.split(batch):
+        posterior = pipe.vae.encode(part.to(pipe.vae.device) * 2 - 1).latent_dist
+        means.append(posterior.mean)
+        stds.append(posterior.std)
+    return torch.cat(means), torch.cat(stds)
+
+
+class Encoded(NamedTuple):
+    """What the frozen encoders make of n pairs."""
+
+    source: torch.Tensor  # (n, c, h, w): the mode of the original image's latents
+    mean: torch.Tensor  # (n, c, h, w): of the edited image's latents
+    std: torch.Tensor  # (n, c, h, w)
+    text: torch.Tensor  # (n, T, d): features of the instruction
+
+
+class Cache:
+    """All pairs encoded, computed once and kept in safetensors files of ROWS pairs each in `folder`, from
+    which lessons are read when they are needed: "source", "mean" and "std" (n, 2, c, h, w), as they are and
+    mirrored, and "text" (n, T, d). Stopped at any moment, it goes on with the next file."""
+
+    ROWS = 256
+
+    def __init__(self, pipe, pairs: list[dict], folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.files = []
+        starts = range(0, len(pairs), self.ROWS)
+        for start in tqdm(starts, desc="encoding lessons", delay=2, mininterval=2.0):
+            path = folder / f"{start:08}.safetensors"
+            if not path.exists():
+                save_tensors(encode_both_ways(pipe, pairs[start : start + self.ROWS]), path)
+            self.files.append(safe_open(path, "pt"))
+
+    def take(self, lessons: list[int], mirror: list[bool]) -> Encoded:
+        rows = [self.read(number, mirrored) for number, mirrored in zip(lessons, mirror, strict=True)]
+        return Encoded(*map(torch.cat, zip(*rows, strict=True)))
+
+    def read(self, number: int, mirrored: bool) -> Encoded:
+        """One lesson, n = 1."""
+        file = self.files[number // self.ROWS]
+        row = number % self.ROWS
+        way = int(mirrored)
+        pictures = [
+            file.get_slice(name)[row : row + 1, way : way + 1].squeeze(1)
+            for name in ("source", "mean", "std")
+        ]
+        return Encoded(*pictures, file.get_slice("text")[row : row + 1])
+
+
+def encode_both_ways(pipe, pairs: list[dict]) -> dict[str, torch.Tensor]:
+    """The tensors of a file of the Cache."""
+    original = as_tensor([pair["original_image"] for pair in pairs])
+    edited = as_tensor([pair["edited_image"] for pair in pairs])
+    source, _ = posteriors(pipe, torch.cat([original, original.flip(-1)]))
+    mean, std = posteriors(pipe, torch.cat([edited, edited.flip(-1)]))
+    tensors = {"source": source, "mean": mean, "std": std}
+    for name, both in tensors.items():
+        tensors[name] = torch.stack(both.chunk(2), 1).cpu()
+    tensors["text"] = embed(pipe, [pair["edit_prompt"] for pair in pairs]).cpu()
+    return tensors
+
+
+def paired_augmentation(
+    pair: torch.Tensor, generator: torch.Generator, size: int, larger: float = 1.125, flip: bool = True
+) -> torch.Tensor:
+    """A random size, crop and mirror image, the same for both pictures of a pair: (2, 3, H, H) in [0, 1] ->
+    (2, 3, size, size). The side before cropping is between `size` and `larger` times that. No `flip` where
+    the pair may not be mirrored (`may_mirror`)."""
+    zoom, y, x, mirror = torch.rand(4, generator=generator).tolist()
+    side = round(size * (1 + zoom * (larger - 1)))
+    if side != pair.shape[-1]:
+        pair = F.interpolate(pair, (side, side), mode="bicubic", antialias=True, align_corners=False)
+        pair = pair.clamp(0, 1)
+    top = int(y * (side - size + 1))
+    left = int(x * (side - size + 1))
+    pair = pair[..., top : top + size, left : left + size]
+    return pair.flip(-1) if flip and mirror < 0.5 else pair
+
+
+class Lessons:
+    """Batches of pairs, ready for the loss. cache: None means that pictures are augmented, and so encoded
+    anew."""
+
+    def __init__(self, pipe, pairs: list[dict], size: int, cache: Cache | None):
+        self.pipe, self.pairs, self.size, self.cache = pipe, pairs, size, cache
+        self.mirrorable = [may_mirror(pair) for pair in pairs]
+
+    def batch(self, numbers: list[int], seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Conditioning latents (the mode, unscaled), target latents (a sample, scaled) and texts of pairs by
+        their numbers. All chance of a lesson comes from its own seed, so that its batch does not matter."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        encode = self.augmented if self.cache is None else self.cached
+        source, mean, std, text = (x.to(self.pipe.device) for x in encode(numbers, generators))
+        noise = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in generators]).to(mean.device)
+        return source, (mean + std * noise) * self.pipe.vae.config.scaling_factor, text
+
+    def cached(self, numbers: list[int], generators: list[torch.Generator]) -> Encoded:
+        """Mirrored at random, where they may be."""
+        mirror = []
+        for number, generator in zip(numbers, generators, strict=True):
+            mirror.append(self.mirrorable[number] and torch.rand((), generator=generator).item() < 0.5)
+        return self.cache.take(numbers, mirror)
+
+    def augmented(self, numbers: list[int], generators: list[torch.Generator]) -> Encoded:
+        pictures = []
+        for number, generator in zip(numbers, generators, strict=True):
+            pair = as_tensor([self.pairs[number]["original_image"], self.pairs[number]["edited_image"]])
+            flip = self.mirrorable[number]
+            pictures.append(paired_augmentation(pair, generator, self.size, flip=flip))
+        # first all original images, then all edited ones: (2B, 3, H, W)
+        means, stds = posteriors(self.pipe, torch.stack(pictures, 1).flatten(0, 1))
+        source, mean = means.chunk(2)
+        text = embed(self.pipe, [self.pairs[number]["edit_prompt"] for number in numbers])
+        return Encoded(source, mean, stds.chunk(2)[1], text)

@@ -1,0 +1,60 @@
+"""What lets a long measurement go on after a kill: lines on the disk, headed by what they were measured
+with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from ip2p.common.durable import append_line, whole_lines
+from ip2p.miniworld.judging import FOLDER as JUDGE
+from ip2p.profiles import Profile
+
+
+def checksum_of_weights(folder: Path) -> str:
+    """The first digits of SHA-256 over all safetensors files of a folder, in the order of their paths."""
+    sha256 = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        sha256.update(path.read_bytes())
+    return sha256.hexdigest()[:12]
+
+
+def model_checksums(profile: Profile) -> dict[str, str]:
+    """Name and checksum of each model that measures, or is measured; of a model of the hub, its name
+    alone."""
+    paths = {
+        "text_to_image": profile.text_to_image,
+        "editor": profile.editor,
+        "clip": profile.clip,
+        "judge": JUDGE,
+    }
+    checksums = {}
+    for name, path in paths.items():
+        folder = Path(path)
+        if folder.is_dir():
+            checksums[name] = f"{folder.name} {checksum_of_weights(folder)}"
+        else:
+            checksums[name] = str(folder)
+    return checksums
+
+
+def begin_or_resume(path: Path, made_by: dict) -> list[dict]:
+    """What an earlier run left in a file of JSON lines, whose first line is `made_by`; a new file gets that
+    line. A half line at the end, left by a kill, is cut off.
+
+    Raises ValueError, and leaves the file as it is, if it was begun with something else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.stat().st_size == 0:
+        append_line(path, made_by)
+        return []
+    try:
+        first, *rows = [json.loads(line) for line in whole_lines(path)]
+        changed = [name for name in made_by if made_by[name] != first.get(name)]
+    except (ValueError, AttributeError):
+        raise ValueError(f"{path} is no list of measurements; move it away") from None
+    if first != made_by:
+        raise ValueError(f"{path} was begun with other {', '.join(changed)}; delete it, or move it away")
+    whole_lines(path, cut=True)
+    return rows

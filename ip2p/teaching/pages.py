@@ -1,0 +1,94 @@
+"""What shows executed notebooks: a page for each, an index of them, and the README's table."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+
+from ip2p.common.markdown import fill
+from ip2p.paths import ROOT, need_clone
+from ip2p.teaching.notebook_files import NOTEBOOKS, first_picture, minutes, name_and_question, read
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 3em auto; max-width: 66em; padding: 0 1em; color: #233;
+       background: #fbf8f1 }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(19em, 1fr)); gap: 1.5em }
+a { color: inherit; text-decoration: none }
+.card { background: #fff; border-radius: 12px; overflow: hidden; box-shadow: 0 1px 6px #0002; display: block }
+.card:hover { box-shadow: 0 4px 16px #0003 }
+.card div { height: 11em; background: #eef3f2 center/contain no-repeat }
+.card h2 { font-size: 1.1em; margin: .8em 1em 0 }
+.card p { margin: .2em 1.1em 1em; color: #566 }
+"""
+
+
+def write_page(path: Path, folder: Path) -> None:
+    """Write the notebook at `path` as one HTML file beside it; its text finds its pictures in `folder`."""
+    from nbconvert import HTMLExporter
+
+    nb = read(path)
+    nb.metadata.pop(
+        "widgets", None
+    )  # with their state the page would fetch live widgets and hide the still picture
+    resources = {"metadata": {"name": path.stem, "path": str(folder)}}
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(nb, resources=resources)
+    path.with_suffix(".html").write_text(page, encoding="utf-8")
+
+
+def write_index(out: Path) -> Path:
+    """Write `out`/index.html: a card for each executed notebook, with its picture, question and minutes."""
+    cards = [card(path) for path in sorted(out.glob("[0-9]*.ipynb"))]
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>ip2p</title><style>{STYLE}</style>'
+        "<h1>InstructPix2Pix, run by yourself</h1>"
+        "<p>What your machine has just computed, notebook by notebook.</p>"
+        f"<main>{''.join(cards)}</main></html>\n"
+    )
+    index = out / "index.html"
+    index.write_text(page, encoding="utf-8")
+    return index
+
+
+def card(path: Path) -> str:
+    """The HTML of one executed notebook's card in the index."""
+    nb = read(path)
+    name, question = name_and_question(nb)
+    took = minutes(nb)
+    duration = "not finished" if took is None else f"{took:.1f} minutes"
+    picture = first_picture(nb)
+    background = f' style="background-image:url({thumbnail(picture)})"' if picture else ""
+    return (
+        f'<a class="card" href="{path.stem}.html"><div{background}></div>'
+        f"<h2>{html.escape(name or path.stem)}</h2><p>{html.escape(question)}<br>{duration}</p></a>"
+    )
+
+
+def thumbnail(picture: bytes) -> str:
+    """The bytes of a PNG or JPEG file as a data URL of at most 640 x 400 pixels."""
+    from ip2p.common.images import open_image
+
+    image = open_image(io.BytesIO(picture), "the picture of a notebook")
+    image.thumbnail((640, 400))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def readme_table(out: Path) -> str:
+    """The README's table of notebooks, with the minutes of the last run in `out`."""
+    rows = ["| Notebook | Its question | Minutes |", "|---|---|---:|"]
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        name, question = name_and_question(read(path))
+        executed = out / path.name
+        took = minutes(read(executed)) if executed.exists() else None
+        duration = "not measured yet" if took is None else f"{took:.1f}"
+        rows.append(f"| [{name}](notebooks/{path.name}) | {question} | {duration} |")
+    return "\n".join(rows)
+
+
+def renew_readme_table(out: Path) -> None:
+    """Write the README's table of notebooks again, with the minutes of the run in `out`."""
+    need_clone("ip2p notebooks --readme")
+    fill(ROOT / "README.md", {"notebooks": readme_table(out)})
