@@ -2,9 +2,8 @@
 
 An instruction must name exactly the change between its captions. A language model's answers often do not:
 "daytime, and no rabbit", and the rabbit stays; "I'd like to see an owl too", and the duck becomes one. Such
-lessons teach an editor to change what nobody asked for, so they are found here, by the words that a change must
-and must not have beside it.
-"""
+lessons teach an editor to change what nobody asked for, so they are found here, by the words that a
+change must and must not have beside it."""
 
 from __future__ import annotations
 
@@ -73,7 +72,7 @@ def mentions(text: str) -> list[Mention]:
 
 
 def facts(said: dict[str, object]) -> set[Fact]:
-    """What a caption says (`parse`), as facts."""
+    """What a caption says (`attributes_said`), as facts."""
     found: set[Fact] = set()
     for name, value in said.items():
         found.add(("extra", name) if name in EXTRAS else (name.removeprefix("second_"), value))
@@ -83,9 +82,8 @@ def facts(said: dict[str, object]) -> set[Fact]:
 def changes(before: dict[str, object], after: dict[str, object]) -> dict[str, tuple[object, object]]:
     """{attribute: (value said before, value said after)} of what two captions say differently; None: unsaid.
 
-    That a row or a second object moves a single one to the middle, and that a second object has a colour, goes
-    without saying and is left out.
-    """
+    That a row or a second object moves a single one to the middle, and that a second object has a
+    colour, goes without saying and is left out."""
     changed = {}
     for name in ATTRIBUTES:
         if before.get(name) != after.get(name):
@@ -124,13 +122,12 @@ def begins(text: str, words: str) -> bool:
 
 
 def lie(instruction: str, before: dict[str, object], after: dict[str, object]) -> str | None:
-    """Why an instruction does not name exactly the change between two captions (what `parse` finds in each);
-    None if it may.
+    """Why an instruction does not name exactly the change between two captions (what `attributes_said`
+    finds in each); None if it may.
 
-    "forgotten": the second caption is silent about something that the first one says. "unsaid": the instruction
-    asks for nothing of what changed. "inconsistent": it asks for some of it only, names what neither caption has,
-    or says the opposite.
-    """
+    "forgotten": the second caption is silent about something that the first one says. "unsaid": the
+    instruction asks for nothing of what changed. "inconsistent": it asks for some of it only, names what
+    neither caption has, or says the opposite."""
     text = instruction.lower().replace("’", "'")
     changed = changes(before, after)
     for name, (_, new) in changed.items():

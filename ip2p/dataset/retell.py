@@ -7,7 +7,7 @@ import random
 
 from ip2p.dataset.lies import changes, lie, mentions
 from ip2p.miniworld.captions import caption, what_to_say
-from ip2p.miniworld.parsing import parse
+from ip2p.miniworld.parsing import attributes_said
 from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Scene, random_scene
 
 REDRAWN = 0.7  # how often a value that the instruction does not concern is another one ...
@@ -28,10 +28,11 @@ def scene_with(said: dict[str, object], other: Scene) -> Scene:
 
 
 def retell(triplet: dict, rng: random.Random) -> dict:
-    """The triplet in other captions: what its edit neither changes nor names is drawn anew, said or left unsaid
-    at random. Returns the triplet as it was where that fails, as for captions that are not of this world."""
+    """The triplet in other captions: what its edit neither changes nor names is drawn anew, said or left
+    unsaid at random. Returns the triplet as it was where that fails, as for captions that are not of
+    this world."""
     try:
-        before, after = parse(triplet["input"]), parse(triplet["output"])
+        before, after = attributes_said(triplet["input"]), attributes_said(triplet["output"])
     except ValueError:
         return triplet
     changed = changes(before, after)
@@ -66,7 +67,9 @@ def retell(triplet: dict, rng: random.Random) -> dict:
             "input": caption(scene_with(told_before, other), say=set(told_before), wording=wording),
             "output": caption(scene_with(told_after, other), say=set(told_after), wording=wording),
         }
-        understood = parse(told["input"]) == told_before and parse(told["output"]) == told_after
+        understood = (
+            attributes_said(told["input"]) == told_before and attributes_said(told["output"]) == told_after
+        )
         as_true = lie(triplet["edit"], told_before, told_after) == lie(triplet["edit"], before, after)
     except ValueError:  # there is no such scene, or no such sentence
         return triplet

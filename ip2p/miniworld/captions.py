@@ -1,12 +1,13 @@
-"""The miniature world in words: captions, which say a part of a scene and leave the rest open, as people's do.
+"""The miniature world in words: captions, which say a part of a scene and leave the rest open, as people's
+do.
 
 What a caption is silent about is *unknown*: "a cat at night" may be any cat, anywhere, in any style. Kind and
-number are always said, the rest now and then (`what_to_say`). `parse` (in `parsing.py`) reads a caption back.
+number are always said, the rest now and then (`what_to_say`). `attributes_said` (in `parsing.py`) reads
+one back.
 
-Wordings are templates: "(a|b|)" stands for one of its alternatives (the first one where nothing is random). Every
-part of a caption draws its wording from a seed of its own, so the two captions of an edit (`caption_pair`) are
-worded alike but for what changes.
-"""
+Wordings are templates: "(a|b|)" stands for one of its alternatives (the first one where nothing is
+random). Every part of a caption draws its wording from a seed of its own, so the two captions of an edit
+(`caption_pair`) are worded alike but for what changes."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ TAGS = 0.06  # the share of captions that are lists: "red cat, forest, night"
 
 
 def fill(template: str, rng: random.Random | None) -> str:
-    """A template with one alternative of every "(a|b)" chosen, innermost first; blanks and articles tidied."""
+    """A template with one alternative of every "(a|b)" chosen, innermost first; blanks and articles
+    tidied."""
 
     def choose(match: re.Match) -> str:
         alternatives = match[1].split("|")
@@ -135,10 +137,10 @@ def caption(
 ) -> str:
     """Words for a scene.
 
-    say: the names of the attributes to say, "kind" and "count" among them. None: a random part of them, as people
-    do, or, without an `rng`, everything. rng: a `random.Random` or a seed; None takes the plain wording.
-    wording: a seed for the wording alone. Raises ValueError for a name that is no attribute.
-    """
+    say: the names of the attributes to say, "kind" and "count" among them. None: a random part of them,
+    as people do, or, without an `rng`, everything. rng: a `random.Random` or a seed; None takes the
+    plain wording. wording: a seed for the wording alone. Raises ValueError for a name that is no
+    attribute."""
     rng = random.Random(rng) if isinstance(rng, int) else rng
     if say is None:
         say = what_to_say(scene, rng) if rng else set(ATTRIBUTES)
@@ -152,21 +154,21 @@ def caption(
 def caption_pair(before: Scene, after: Scene, rng: random.Random) -> tuple[str, str]:
     """The captions of an edit, worded alike: the second says what the first one says, and all that changed.
 
-    What changed may or may not have been said before. Both are partial (see `what_to_say`).
+    What is taken away has been said before; what else changes may or may not. Both are partial (see
+    `what_to_say`).
     """
     changed = set(difference(before, after))
-    if changed & {
-        "count",
-        "second_kind",
-    }:  # a row or a second object moves a single one to the middle: unsaid
-        changed.discard("position")
-    say = what_to_say(before, rng)
+    if changed & {"count", "second_kind"}:
+        changed.discard("position")  # a row or a second object moves a single one to the middle: unsaid
+    taken_away = {name for name in changed if after.attributes()[name] in (None, False)}
+    say = what_to_say(before, rng) | taken_away
     wording = rng.randrange(2**62)
     return caption(before, say=say, wording=wording), caption(after, say=say | changed, wording=wording)
 
 
 class Words:
-    """The parts of one caption. Each draws its wording from (seed, name of the part); seed None: the plain one."""
+    """The parts of one caption. Each draws its wording from (seed, name of the part); seed None: the
+    plain one."""
 
     def __init__(self, scene: Scene, say: set[str], seed: int | None):
         self.scene = scene
@@ -174,7 +176,8 @@ class Words:
         self.seed = seed
 
     def chance(self, part: str) -> float:
-        """A number in [0, 1) that belongs to the part; the plain caption's is so high that nothing rare is done."""
+        """A number in [0, 1) that belongs to the part; the plain caption's is so high that nothing rare
+        is done."""
         return 0.99 if self.seed is None else random.Random(f"{self.seed} {part}").random()
 
     def fill(self, part: str, template: str) -> str:

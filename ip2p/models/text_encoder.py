@@ -4,16 +4,14 @@ a picture.
 Why so: InstructPix2Pix hands *instructions* to a text encoder that Stable Diffusion only ever fed *captions*;
 CLIP ViT-L/14 can do that because it has read 400 million texts. A small encoder trained on captions alone
 would not know what "make it" means. So ours first reads both kinds of text and fills in a form: for a caption
-every attribute that it says (or "unsaid"), for an instruction every one that it changes (or "unchanged");
-some instructions are the hand-written ones that stage 1 learns from, the others come from templates. One
-learned query an attribute attends to the token features, just as the UNet's cross-attention will. Then it is
-frozen, the same in both models.
+every attribute of its scene, for an instruction every attribute that it changes (or "unchanged"). One learned
+query an attribute attends to the token features, just as the UNet's cross-attention will. Then it is frozen,
+the same in both models.
 """
 
 from __future__ import annotations
 
 import random
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,15 +20,9 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ip2p.common.train_loop import train_loop
-from ip2p.dataset.lies import changes
-from ip2p.dataset.triplets import read_triplets
-from ip2p.miniworld.captions import caption, what_to_say
+from ip2p.miniworld import ATTRIBUTES, Scene, caption, difference, instruction, random_edit, random_scene
 from ip2p.miniworld.held_out import HELD_OUT
-from ip2p.miniworld.language import instruction
-from ip2p.miniworld.parsing import parse
-from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Scene, difference, random_edit, random_scene
 from ip2p.models.files import filling
-from ip2p.paths import DATA
 
 MAX_TOKENS = 40
 
@@ -38,13 +30,10 @@ WIDTH = 128  # of the token features
 
 VOCABULARY = 1400  # tokens at most
 
-HAND_WRITTEN = 0.15  # the share of the instructions that are hand-written
-MINI_TRIPLETS = DATA / "triplets" / "mini2.jsonl"
-
 
 def classes(attributes: dict) -> list[int]:
     """The class of each attribute that is given, in the order of ATTRIBUTES; of one that is not, the class
-    past the last: "unsaid", or "unchanged"."""
+    past the last: "unchanged"."""
     numbers = []
     for name, values in ATTRIBUTES.items():
         numbers.append(values.index(attributes[name]) if name in attributes else len(values))
@@ -52,36 +41,19 @@ def classes(attributes: dict) -> list[int]:
 
 
 def sample_caption(rng: random.Random) -> tuple[str, list[int]]:
-    """A caption and the class of each attribute, or the one that means "unsaid"."""
-    scene = random_scene(rng, rng.choice(("wild", "wild", "even")))
-    say = what_to_say(scene, rng)
-    attributes = scene.attributes()
-    return caption(scene, rng, say), classes({name: attributes[name] for name in say})
+    """A caption and the class of each attribute."""
+    scene = random_scene(rng, rng.choice(("plain", "plain", "even")))
+    return caption(scene, rng), classes(scene.attributes())
 
 
 def sample_instruction(rng: random.Random) -> tuple[str, list[int]]:
     """An instruction and, for each attribute, the class that it asks for, or the one that means
     "unchanged"."""
-    if rng.random() < HAND_WRITTEN:
-        return rng.choice(hand_written())
-    before = random_scene(rng, rng.choice(("wild", "even")))
+    before = random_scene(rng, rng.choice(("plain", "even")))
     after = random_edit(before, rng)
     if rng.random() < 0.1:  # one more change
         after = _edited_again(before, after, rng)
     return instruction(before, after, rng), classes(difference(before, after))
-
-
-@cache
-def hand_written() -> list[tuple[str, list[int]]]:
-    """The hand-written instructions and the class that each asks for."""
-    samples = []
-    for triplet in read_triplets(MINI_TRIPLETS):
-        changed = changes(parse(triplet["input"]), parse(triplet["output"]))
-        asked = {}
-        for name, (_, new) in changed.items():
-            asked[name] = False if new is None and name in EXTRAS else new
-        samples.append((triplet["edit"], classes(asked)))
-    return samples
 
 
 def _edited_again(before: Scene, after: Scene, rng: random.Random) -> Scene:
@@ -155,12 +127,12 @@ class Reader(nn.Module):
         # of captions and of instructions, a query for each attribute
         self.query = nn.Parameter(torch.randn(2, len(ATTRIBUTES), WIDTH) / WIDTH**0.5)
         self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
-        self.classes = nn.ModuleList([self._form(), self._form()])
+        self.classes = nn.ModuleList([self._form(further=0), self._form(further=1)])
 
     @staticmethod
-    def _form() -> nn.ModuleList:
-        """One linear layer an attribute, with one class more than it has values."""
-        return nn.ModuleList(nn.Linear(WIDTH, len(values) + 1) for values in ATTRIBUTES.values())
+    def _form(further: int) -> nn.ModuleList:
+        """One linear layer an attribute, with so many classes more than it has values."""
+        return nn.ModuleList(nn.Linear(WIDTH, len(values) + further) for values in ATTRIBUTES.values())
 
     def forward(self, ids: torch.Tensor, task: int) -> list[torch.Tensor]:
         """ids (B, T) -> one (B, classes) tensor of logits an attribute. task: 0 for captions, 1 for
