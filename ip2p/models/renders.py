@@ -36,27 +36,31 @@ def draw(todo: list[Scene], size: int = 64, desc: str = "renders") -> np.ndarray
     return out
 
 
-def cached_draw(path: Path, todo: list[Scene]) -> torch.Tensor:
-    """The scenes' pictures (n, 3, 64, 64) uint8, kept at `path` (.npy)."""
+def cached_draw(path: Path, todo: list[Scene], size: int = 64) -> torch.Tensor:
+    """The scenes' pictures (n, 3, size, size) uint8, kept at `path` (.npy)."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         tmp = path.with_suffix(".tmp.npy")
-        np.save(tmp, draw(todo))
+        np.save(tmp, draw(todo, size))
         os.replace(tmp, path)
     return torch.from_numpy(np.load(path))
 
 
-def cached_renders(work: Path, n: int, seed: int, mix: str = "plain") -> tuple[list[Scene], torch.Tensor]:
-    """Scenes and their pictures (n, 3, 64, 64) uint8, kept as `work/renders-MIX-SEED-N.npy`."""
+def cached_renders(
+    work: Path, n: int, seed: int, mix: str = "plain", size: int = 64
+) -> tuple[list[Scene], torch.Tensor]:
+    """Scenes and their pictures (n, 3, size, size) uint8, kept as `work/renders-MIX-SEED-N-SIZE.npy`."""
     todo = scenes(n, seed, mix)
-    return todo, cached_draw(work / f"renders-{mix}-{seed}-{n}.npy", todo)
+    return todo, cached_draw(work / f"renders-{mix}-{seed}-{n}-{size}.npy", todo, size)
 
 
-def cached_edits(work: Path, n: int, seed: int, mix: str = "plain") -> tuple[list[Scene], torch.Tensor]:
-    """One random edit of each scene of `cached_renders`, kept as `work/edits-MIX-SEED-N.npy`."""
+def cached_edits(
+    work: Path, n: int, seed: int, mix: str = "plain", size: int = 64
+) -> tuple[list[Scene], torch.Tensor]:
+    """One random edit of each scene of `cached_renders`, kept as `work/edits-MIX-SEED-N-SIZE.npy`."""
     todo = [random_edit(scene, random.Random(seed * 1_000_003 + i))
             for i, scene in enumerate(scenes(n, seed, mix))]
-    return todo, cached_draw(work / f"edits-{mix}-{seed}-{n}.npy", todo)
+    return todo, cached_draw(work / f"edits-{mix}-{seed}-{n}-{size}.npy", todo, size)
 
 
 def to_float(pictures: torch.Tensor) -> torch.Tensor:
