@@ -18,10 +18,13 @@ from ip2p.loop import train_loop
 from ip2p.models.perceptual import Critic, PerceptualNet, build_perceptual, hinge
 from ip2p.models.renders import HELD_OUT, cached_renders, draw, save_sheet, scenes, to_float, to_uint8
 
-SCALING_FACTOR = 0.18215  # that of Stable Diffusion 1.5, so "scaled" and "unscaled" stay different things here too
-CHANNELS = {64: (16, 32, 64), 128: (16, 24, 48, 96)}  # of the blocks, by size in pixels; latents are 16 x 16 in both
+# That of Stable Diffusion 1.5, so "scaled" and "unscaled" stay different things here too.
+SCALING_FACTOR = 0.18215
+# By size in pixels: channels of the blocks (a block more at 128 px, so latents are 16 x 16 in both) and of the latents.
+CHANNELS = {64: (16, 32, 64), 128: (16, 24, 48, 96)}
 LATENT_CHANNELS = {64: 4, 128: 8}
 PERCEPTUAL_WEIGHT, KL_WEIGHT = 0.2, 1e-3
+ADVERSARIAL_WEIGHT = 0.5  # that of Stable Diffusion's
 SETS = ((5000, 1, "plain"), (5000, 3, "even"))  # (renders, seed, mix) to learn from
 
 
@@ -93,7 +96,7 @@ def adversarial_loss(
     """The distance of `y` to `x` minus the critic's logits, these weighted so that their gradient at the decoder's
     last weights is `strength` times as long as the distance's (LDM's adaptive weight; VQGAN, arXiv 2012.09841,
     equation 7)."""
-    end = y.detach().requires_grad_()  # both gradients are taken up to here, then once through the autoencoder
+    end = y.detach().requires_grad_()  # both gradients are taken up to here, then once through the rest
     far, fooled = distance(end, x, perceptual), critic(end).mean()
     (pull,) = torch.autograd.grad(far, end)
     (push,) = torch.autograd.grad(-fooled, end)
@@ -171,6 +174,14 @@ def measure(vae, work: Path, n: int = 250) -> dict[str, float]:
     return {"psnr": round(psnr(again, pictures), 2), "sharpness": round(sharpness(again, pictures), 3)}
 
 
+def adversarial_strength(share: float, start: float) -> float | None:
+    """Of the adversarial term once a `share` of the steps is done: None before `start`; 0 for 2% of the steps, in
+    which the critic learns and is not yet listened to; then the full weight."""
+    if share < start:
+        return None
+    return ADVERSARIAL_WEIGHT if share >= start + 0.02 else 0.0
+
+
 def build(
     work: Path, *, size: int = 128, latent_channels: int | None = None, device: str = "cpu", steps: int = 20_000,
     batch: int = 4, lr: float = 1.5e-3, muon: bool = True, perceptual_from: float = 0.2,
@@ -193,10 +204,11 @@ def build(
         nonlocal perceptual
         rows = torch.randint(len(pictures), (batch,), generator=generator)
         x = to_float(pictures[rows].to(device))
-        if step >= perceptual_from * steps and perceptual is None:
+        share = step / steps
+        if share >= perceptual_from and perceptual is None:
             told = [scene for some, _ in drawn for scene in some]
             perceptual = build_perceptual(work, told, pictures, device=device, steps=perceptual_steps, seed=seed)
-        return losses(model, x, generator, perceptual, 0.5 if step >= adversarial_from * steps else None)
+        return losses(model, x, generator, perceptual, adversarial_strength(share, adversarial_from))
 
     def sample(step):
         again = decode(contest.vae, encode(contest.vae, test))
