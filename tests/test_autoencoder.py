@@ -79,12 +79,21 @@ def test_the_perceptual_distance_sees_a_blur(pictures):
 def test_the_perceptual_network_reads_every_attribute(pictures):
     read, told = PerceptualNet()(to_float(pictures)), classes(scenes(6, seed=1, mix="even"))
     assert told.shape == (6, len(ATTRIBUTES))
-    assert {name: out.shape for name, out in read.items()} == {name: (6, len(v)) for name, v in ATTRIBUTES.items()}
+    assert {name: out.shape for name, out in read.items()} == {
+        name: (6, len(v)) for name, v in ATTRIBUTES.items()
+    }
 
 
 def test_a_stopped_training_takes_the_same_steps(tmp_path):
-    options = dict(size=64, steps=6, batch=2, perceptual_from=1 / 3, adversarial_from=2 / 3, perceptual_steps=2,
-                   sets=((8, 1, "plain"), (8, 3, "even")))
+    options = dict(
+        size=64,
+        steps=6,
+        batch=2,
+        perceptual_from=1 / 3,
+        adversarial_from=2 / 3,
+        perceptual_steps=2,
+        sets=((8, 1, "plain"), (8, 3, "even")),
+    )
     whole = autoencoder.build(tmp_path, name="whole", **options).state_dict()
     for end in (1, 3, 6):  # one in each of the first two phases, then the end
         halted = autoencoder.build(tmp_path, name="halted", stop_after=end, **options).state_dict()

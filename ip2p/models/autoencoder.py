@@ -68,7 +68,10 @@ def distance(y: torch.Tensor, x: torch.Tensor, perceptual: PerceptualNet | None 
 
 
 def losses(
-    contest: Contest, x: torch.Tensor, generator: torch.Generator, perceptual: PerceptualNet | None = None,
+    contest: Contest,
+    x: torch.Tensor,
+    generator: torch.Generator,
+    perceptual: PerceptualNet | None = None,
     adversarial: float | None = None,
 ) -> Iterator[torch.Tensor]:
     """The parts of one step's loss on pictures x (B, 3, h, w) in [-1, 1].
@@ -134,7 +137,9 @@ def normalise_latents(vae, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.
 def encode(vae, pictures: torch.Tensor, batch: int = 64) -> torch.Tensor:
     """Posterior modes, unscaled: (n, 3, h, w) uint8 -> (n, latent channels, 16, 16) float32."""
     device = next(vae.parameters()).device
-    return torch.cat([vae.encode(to_float(p.to(device))).latent_dist.mode().cpu() for p in pictures.split(batch)])
+    return torch.cat(
+        [vae.encode(to_float(p.to(device))).latent_dist.mode().cpu() for p in pictures.split(batch)]
+    )
 
 
 @torch.no_grad()
@@ -183,10 +188,23 @@ def adversarial_strength(share: float, start: float) -> float | None:
 
 
 def build(
-    work: Path, *, size: int = 128, latent_channels: int | None = None, device: str = "cpu", steps: int = 20_000,
-    batch: int = 4, lr: float = 1.5e-3, muon: bool = True, perceptual_from: float = 0.2,
-    adversarial_from: float = 0.5, perceptual_steps: int = 1500, seed: int = 0, sets=SETS,
-    stop_after: int | None = None, sample_minutes: float = 15, name: str = "autoencoder",
+    work: Path,
+    *,
+    size: int = 128,
+    latent_channels: int | None = None,
+    device: str = "cpu",
+    steps: int = 20_000,
+    batch: int = 4,
+    lr: float = 1.5e-3,
+    muon: bool = True,
+    perceptual_from: float = 0.2,
+    adversarial_from: float = 0.5,
+    perceptual_steps: int = 1500,
+    seed: int = 0,
+    sets=SETS,
+    stop_after: int | None = None,
+    sample_minutes: float = 15,
+    name: str = "autoencoder",
 ):
     """Train from nothing (or from the checkpoint in `work`/`name`) and normalise. Returns the AutoencoderKL.
 
@@ -207,12 +225,18 @@ def build(
         share = step / steps
         if share >= perceptual_from and perceptual is None:
             told = [scene for some, _ in drawn for scene in some]
-            perceptual = build_perceptual(work, told, pictures, device=device, steps=perceptual_steps, seed=seed)
+            perceptual = build_perceptual(
+                work, told, pictures, device=device, steps=perceptual_steps, seed=seed
+            )
         return losses(model, x, generator, perceptual, adversarial_strength(share, adversarial_from))
 
     def sample(step):
         again = decode(contest.vae, encode(contest.vae, test))
-        row = {"step": step, "psnr": round(psnr(again, test), 2), "sharpness": round(sharpness(again, test), 3)}
+        row = {
+            "step": step,
+            "psnr": round(psnr(again, test), 2),
+            "sharpness": round(sharpness(again, test), 3),
+        }
         print(row, flush=True)
         with open(work / name / "measures.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -220,8 +244,20 @@ def build(
         save_sheet(pairs, work / name / f"sheet-{step:06d}.png", zoom=3)
 
     train_loop(
-        step_loss, contest, work / name, steps=steps, lr=lr, seed=seed, ema_decay=0.998, sample=sample,
-        sample_minutes=sample_minutes, desc=name, weight_decay=0.0, decay=0.4, muon=muon, stop_after=stop_after,
+        step_loss,
+        contest,
+        work / name,
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        ema_decay=0.998,
+        sample=sample,
+        sample_minutes=sample_minutes,
+        desc=name,
+        weight_decay=0.0,
+        decay=0.4,
+        muon=muon,
+        stop_after=stop_after,
     )
     normalise_latents(contest.vae, pictures[:: -(-len(pictures) // 2048)])  # of every set
     return contest.vae

@@ -69,8 +69,14 @@ def classes(scenes: list[Scene]) -> torch.Tensor:
 
 
 def build_perceptual(
-    work: Path, scenes: list[Scene], pictures: torch.Tensor, *, device: str = "cpu", steps: int = 1500,
-    batch: int = 16, seed: int = 0,
+    work: Path,
+    scenes: list[Scene],
+    pictures: torch.Tensor,
+    *,
+    device: str = "cpu",
+    steps: int = 1500,
+    batch: int = 16,
+    seed: int = 0,
 ) -> PerceptualNet:
     """Train on renders (n, 3, h, w) uint8 from nothing, or from the checkpoint in `work`/perceptual. Frozen."""
     torch.manual_seed(seed)
@@ -86,7 +92,15 @@ def build_perceptual(
         return sum(F.cross_entropy(out, y[:, i]) for i, out in enumerate(logits.values()))
 
     train_loop(
-        step_loss, model, work / "perceptual", steps=steps, lr=1e-3, seed=seed, muon=True, decay=0.5, save_minutes=2,
+        step_loss,
+        model,
+        work / "perceptual",
+        steps=steps,
+        lr=1e-3,
+        seed=seed,
+        muon=True,
+        decay=0.5,
+        save_minutes=2,
         desc="perceptual network",
     )
     return model.requires_grad_(False)
@@ -103,9 +117,14 @@ class Critic(nn.Module):
         super().__init__()
         first, second, third = channels
         self.layers = nn.Sequential(
-            nn.Conv2d(3, first, 4, 2, 1), nn.LeakyReLU(0.2),
-            nn.Conv2d(first, second, 4, 2, 1), nn.GroupNorm(8, second), nn.LeakyReLU(0.2),
-            nn.Conv2d(second, third, 4, 1, 1), nn.GroupNorm(8, third), nn.LeakyReLU(0.2),
+            nn.Conv2d(3, first, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(first, second, 4, 2, 1),
+            nn.GroupNorm(8, second),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(second, third, 4, 1, 1),
+            nn.GroupNorm(8, third),
+            nn.LeakyReLU(0.2),
             nn.Conv2d(third, 1, 4, 1, 1),
         )
 
