@@ -74,7 +74,7 @@ def build_perceptual(
     pictures: torch.Tensor,
     *,
     device: str = "cpu",
-    steps: int = 1500,
+    steps: int = 1000,
     batch: int = 16,
     seed: int = 0,
 ) -> PerceptualNet:
