@@ -53,7 +53,7 @@ def autoencoder(out: Path, work: Path, profile: Profile, device: str, seed: int)
     from ip2p.models.autoencoder import build
 
     if not (out / "mini-sd" / "vae").exists():
-        build(work, device=device, seed=seed).save_pretrained(out / "mini-sd" / "vae")
+        build(work, size=64, device=device, seed=seed).save_pretrained(out / "mini-sd" / "vae")
 
 
 def text_encoder(out: Path, work: Path, profile: Profile, device: str, seed: int) -> None:
