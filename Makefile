@@ -24,7 +24,7 @@ run: .venv/.ready  ## execute notebooks 00 to 05 into out/ (one: make run ARGS="
 	@$(BIN)/ip2p notebooks $(ARGS)
 
 test: .venv/.ready  ## run all tests (some: make test ARGS="-k filter")
-	$(BIN)/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 soak: .venv/.ready  ## run the long tests: hundreds of kills (minutes)
 	$(BIN)/python -m pytest -q -m soak $(ARGS)
