@@ -7,7 +7,6 @@ for crisp outlines."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ip2p.common.durable import append_line
 from ip2p.common.images import to_float, to_uint8
 from ip2p.common.train_loop import train_loop
 from ip2p.miniworld.held_out import HELD_OUT, scenes
@@ -186,6 +186,22 @@ def measure(vae, work: Path, n: int = 250) -> dict[str, float]:
     return {"psnr": round(psnr(again, pictures), 2), "sharpness": round(sharpness(again, pictures), 3)}
 
 
+def report(vae, pictures: torch.Tensor, folder: Path, step: int) -> None:
+    """Note in `folder` how held-out pictures come back at a step: figures, and a sheet of 24 beside the
+    renders."""
+    again = decode(vae, encode(vae, pictures))
+    row = {
+        "step": step,
+        "psnr": round(psnr(again, pictures), 2),
+        "sharpness": round(sharpness(again, pictures), 3),
+    }
+    print(row, flush=True)
+    append_line(folder / "measures.jsonl", row)
+    middle = slice(len(pictures) // 2 - 12, len(pictures) // 2 + 12)  # half of them plain, half even
+    pairs = torch.stack([pictures[middle], again[middle]], 1).flatten(0, 1)
+    save_sheet(pairs, folder / f"sheet-{step:06d}.png", zoom=3)
+
+
 def adversarial_strength(share: float, start: float) -> float | None:
     """Of the adversarial term once a `share` of the steps is done: None before `start`; 0 for 2% of the
     steps, in which the critic learns and is not yet listened to; then the full weight."""
@@ -236,19 +252,6 @@ def build(
             )
         return losses(model, x, generator, perceptual, adversarial_strength(share, adversarial_from))
 
-    def sample(step):
-        again = decode(contest.vae, encode(contest.vae, test))
-        row = {
-            "step": step,
-            "psnr": round(psnr(again, test), 2),
-            "sharpness": round(sharpness(again, test), 3),
-        }
-        print(row, flush=True)
-        with open(work / name / "measures.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        pairs = torch.stack([test[20:44], again[20:44]], 1).flatten(0, 1)  # half of them plain, half even
-        save_sheet(pairs, work / name / f"sheet-{step:06d}.png", zoom=3)
-
     train_loop(
         step_loss,
         contest,
@@ -257,7 +260,7 @@ def build(
         lr=lr,
         seed=seed,
         ema_decay=0.998,
-        sample=sample,
+        sample=lambda step: report(contest.vae, test, work / name, step),
         sample_minutes=sample_minutes,
         desc=name,
         weight_decay=0.0,
