@@ -7,6 +7,7 @@ its arguments, and beside it stands one that declares its flags.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
 from dataclasses import MISSING, fields
@@ -24,7 +25,8 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
         if "help" not in f.metadata:
             continue
         about = {"help": f.metadata["help"]}
-        if f.default not in (MISSING, None, False):
+        # `is`, as 0 == False: a default of 0 is shown, a switch that is off is not
+        if not any(f.default is nothing for nothing in (MISSING, None, False)):
             about["help"] += f" ({f.default:g})"
         if f.type == "bool":
             about["action"] = argparse.BooleanOptionalAction
@@ -114,8 +116,10 @@ def instructions_flags(sub: argparse.ArgumentParser) -> None:
 
 def one_of_many(text: str) -> tuple[int, int]:
     """The text "2/8" -> (2, 8)."""
-    i, n = map(int, text.split("/"))
-    return i, n
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    if numbers is None:
+        raise argparse.ArgumentTypeError("give I/N, such as 2/8")
+    return int(numbers[1]), int(numbers[2])
 
 
 def choose_device(name: str) -> str:
@@ -282,6 +286,9 @@ def evaluate(a) -> None:
 
 
 def evaluate_flags(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--out", type=Path, metavar="DIR", help="leave the measurements there, and go on with them if stopped"
+    )
     sub.add_argument("--model", help="an editor's folder; without it every bundled model is measured")
     sub.add_argument("--n", type=int, default=300, help="edits (300)")
     sub.add_argument(
@@ -347,7 +354,7 @@ def figures_flags(sub: argparse.ArgumentParser) -> None:
 def bench(a) -> None:
     from ip2p.study.speed import run_benchmark
 
-    run_benchmark(a.name, a.n)
+    run_benchmark(a.name, a.n, a.profile)
 
 
 def bench_flags(sub: argparse.ArgumentParser) -> None:
@@ -424,49 +431,65 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser("ip2p", description="InstructPix2Pix, stage by stage.")
     commands = main.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, help: str, flags=None, *, out: str | Path | None = "required", model=False):
-        """`out`: required, its default, or None if it can be left out. model: whether a model runs."""
+    def command(function, help: str, flags=None, shared: str = "", out: Path | None = None, resumes=False):
+        """shared: which flags it has of those that several commands have; out: the default of --out, which
+        must be given otherwise; resumes: whether it goes on with what a stopped one left."""
         sub = commands.add_parser(function.__name__, help=help, description=help)
-        sub.set_defaults(run=function)
-        sub.add_argument("--profile", default="mini", help="mini (bundled) or sd15 (the paper's models)")
-        sub.add_argument("--seed", type=int, default=0)
-        required = out == "required"
-        sub.add_argument("--out", type=Path, required=required, default=None if required else out)
-        if model:
+        sub.set_defaults(run=function, resumes=resumes)
+        names = shared.split()
+        if "profile" in names:
+            sub.add_argument("--profile", default="mini", help="mini (bundled) or sd15 (the paper's models)")
+        if "seed" in names:
+            sub.add_argument("--seed", type=int, default=0)
+        if "out" in names:
+            sub.add_argument("--out", type=Path, required=out is None, default=out)
+        if "device" in names:
             sub.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or mps")
         if flags:
             flags(sub)
 
-    command(instructions, "stage 1: captions in, edit triplets out", instructions_flags, model=True)
+    stage = "profile seed out device"
+    command(instructions, "stage 1: captions in, edit triplets out", instructions_flags, stage, resumes=True)
     command(
         finetune,
         "stage 1: teach a language model by hand-written triplets, and save it",
         finetune_flags,
-        model=True,
+        "profile out device",
     )
-    command(pairs, "stages 2 and 3: triplets in, filtered image pairs out", pairs_flags, model=True)
-    command(train, "stage 4: pairs in, an editor out", train_flags, model=True)
-    command(edit, "stage 5: edit a picture as a sentence says", edit_flags, model=True)
+    command(pairs, "stages 2 and 3: triplets in, filtered image pairs out", pairs_flags, stage, resumes=True)
+    command(train, "stage 4: pairs in, an editor out", train_flags, stage, resumes=True)
+    command(edit, "stage 5: edit a picture as a sentence says", edit_flags, stage)
     command(
         evaluate,
         "measure an editor, or every bundled model and the figures of the README",
         evaluate_flags,
-        out=None,
-        model=True,
-    )
-    command(models, "build: train every bundled model from nothing", models_flags, model=True)
-    command(hero, "draw the picture at the top of the README")
-    command(samples, "draw the sample pictures", out=DATA / "images")
-    command(triplets, "check: what is wrong with a file of open-domain triplets", triplets_flags, out=None)
-    command(figures, "measure the paper's curves and ablations (hours on a CPU)", figures_flags, out=None)
-    command(
-        bench, "time one thing against another, and write the table into the README", bench_flags, out=None
+        "profile device",
     )
     command(
-        notebooks, "execute the notebooks, and make pages with an index of them", notebooks_flags, out=OUT
+        models,
+        "build: train every bundled model from nothing",
+        models_flags,
+        "seed out device",
+        resumes=True,
     )
-    command(site, "make a static site of the executed notebooks", out=OUT)
-    command(docs, "renew the checksums in data/README.md, and settings in README.md", out=None)
+    command(hero, "draw the picture at the top of the README", shared="profile seed out")
+    command(samples, "draw the sample pictures", shared="out", out=DATA / "images")
+    command(triplets, "check: what is wrong with a file of open-domain triplets", triplets_flags)
+    command(
+        figures,
+        "measure the paper's curves and ablations (hours on a CPU)",
+        figures_flags,
+        "profile",
+        resumes=True,
+    )
+    command(
+        bench, "time one thing against another, and write the table into the README", bench_flags, "profile"
+    )
+    command(
+        notebooks, "execute the notebooks, and make pages with an index of them", notebooks_flags, "out", OUT
+    )
+    command(site, "make a static site of the executed notebooks", shared="out", out=OUT)
+    command(docs, "renew the checksums in data/README.md, and settings in README.md")
     return main
 
 
@@ -478,7 +501,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ip2p: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("ip2p: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
+        # only with --out does an evaluation leave anything
+        goes_on = args.out is not None if args.run is evaluate else args.resumes
+        kept = "; what is done is kept, and the same command goes on" if goes_on else ""
+        print(f"ip2p: stopped{kept}", file=sys.stderr)
         return 130
 
 

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from math import inf
 from numbers import Integral, Real
 
-RANGES = {"share": (0, 1), "cosine": (-1, 1), "count": (1, inf), "natural": (0, inf)}
+RANGES = {"unit": (0, 1), "cosine": (-1, 1), "count": (1, inf), "natural": (0, inf)}
 
 
 def option(default=MISSING, **about):
@@ -40,12 +40,14 @@ class Options:
             choices = f.metadata.get("choices")
             if choices and value not in choices:
                 raise ValueError(f"{f.name} is {value!r}; it must be one of {', '.join(choices)}")
-            limits = f.metadata.get("range")
-            low, high = RANGES.get(limits, limits or (-inf, inf))
-            if limits and not fits(value, f.type, low, high):
+            if "range" not in f.metadata:
+                continue
+            limits = f.metadata["range"]  # a name, or the two numbers themselves
+            low, high = RANGES[limits] if isinstance(limits, str) else limits
+            if not fits(value, f.type, low, high):
                 kind = "a whole number, " if f.type == "int" else ""
-                limits = f"{low:g} or more" if high == inf else f"from {low:g} to {high:g}"
-                raise ValueError(f"{f.name} is {value}; it must be {kind}{limits}")
+                allowed = f"{low:g} or more" if high == inf else f"from {low:g} to {high:g}"
+                raise ValueError(f"{f.name} is {value}; it must be {kind}{allowed}")
 
     @classmethod
     def of(cls, profile, seed: int = 0, **options):
@@ -75,7 +77,7 @@ class Job(Options):
     attention: str = option(
         profile="attention", choices=("self", "cross", "both"), help="which attention the two images share"
     )
-    share: tuple[float, float] = option(profile="share", range="share")  # of p
+    share: tuple[float, float] = option(profile="share", range="unit")  # the range of p
     pair_guidance: tuple[float, float] = option(profile="pair_guidance", range="natural")
     per_seed: int = option(
         profile="per_seed",
@@ -99,9 +101,8 @@ class Job(Options):
     )
     batch: int = option(profile="batch", range="count", help="pairs painted at once")
     shard: int = option(64, range="count")  # triplets a shard
-    threads: int = option(
-        0, range="natural"
-    )  # of PyTorch on a CPU, whose last bits depend on it; 0: its default
+    # of PyTorch on a CPU, whose last bits depend on it; 0: its default
+    threads: int = option(0, range="natural")
     seed: int = option(0)
 
     def __post_init__(self):

@@ -42,9 +42,8 @@ class Profile:
     min_caption: float = 0.2
     min_direction: float = 0.2
     keep: int = 4
-    edit_kinds: tuple[str, ...] = (
-        EDIT_KINDS  # what Prompt-to-Prompt can make with these models (`ip2p evaluate`)
-    )
+    # what Prompt-to-Prompt can make with these models (`ip2p evaluate`)
+    edit_kinds: tuple[str, ...] = EDIT_KINDS
     # Stage 4
     train_batch: int = 1024
     train_lr: float = 1e-4

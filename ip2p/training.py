@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ip2p.common.checkpoints import checkpoints
 from ip2p.common.devices import choose_device, choose_dtype
 from ip2p.common.diffusion import add_noise, embed, min_snr_loss, stratified_timesteps
-from ip2p.common.durable import write_atomically
+from ip2p.common.durable import locked, name_of_model, write_atomically
 from ip2p.common.images import as_tensor
 from ip2p.common.train_loop import LoopOptions, train_loop
-from ip2p.dataset.lessons import Cache, Lessons, posteriors
-from ip2p.dataset.shards import read_pairs
+from ip2p.dataset.lessons import Cache, Lessons, forget_cache, posteriors
+from ip2p.dataset.shards import IMAGES, read_pairs
 from ip2p.options import TrainOptions
 from ip2p.profiles import Profile, get_profile, load_edit_pipeline, load_text_to_image
 
@@ -102,6 +104,7 @@ class Draws(NamedTuple):
         n = shape[0]
         drop_text, drop_image = conditioning_dropout(n, generator, dropout)
         t = stratified_timesteps(n, generator, timesteps)
+        # stratified t rise with the lesson's number, and low numbers lose their text or image: mix them
         t = t[torch.randperm(n, generator=generator)]
         return cls(drop_text, drop_image, t, torch.randn(shape, generator=generator))
 
@@ -149,11 +152,11 @@ def train(
     """Train an editor on pairs (a folder, or rows of `read_pairs`) and save it as a stock pipeline folder.
 
     An interrupted run in `out` goes on; a finished one is not repeated; one with other settings is a
-    ValueError. `batch` lessons make one step whatever the number of processes (`accelerate launch`), and are
-    worked through in `accumulate` parts. dtype: float32 ("auto" too) or bfloat16, which is mixed precision.
-    `sample(pipe, step)` is called now and then, with averaged weights. options: of `TrainOptions`. Returns
-    (pipeline, log); the log (see `train_loop`) also holds "image_weights", the norm of the input
-    convolution's new weights as a share of the old.
+    ValueError, and so is one that is under way. `batch` lessons make one step whatever the number of
+    processes (`accelerate launch`), and are worked through in `accumulate` parts. dtype: float32 ("auto" too)
+    or bfloat16, which is mixed precision. `sample(pipe, step)` is called now and then, with averaged weights.
+    options: of `TrainOptions`. Returns (pipeline, log); the log (see `train_loop`) also holds
+    "image_weights", the norm of the input convolution's new weights as a share of the old.
     """
     profile = get_profile(profile)
     options = TrainOptions.of(profile, **options)
@@ -163,10 +166,29 @@ def train(
     rows = pairs if isinstance(pairs, list) else read_pairs(pairs)
     if not rows:
         raise ValueError("there are no pairs to learn from; make some with `ip2p pairs`")
+    alone = nullcontext()
     if accelerator.is_main_process:
-        same_run(out / "work" / "settings.json", run_settings(rows, profile, options, dtype))
-    accelerator.wait_for_everyone()
+        refuse_untrained(out)  # before the lock, which is a file, too
+        out.mkdir(parents=True, exist_ok=True)
+        alone = locked(out, "training in")
+    with alone:
+        if accelerator.is_main_process:
+            same_run(out / "work", run_settings(rows, profile, options, dtype))
+        accelerator.wait_for_everyone()
+        return train_alone(rows, out, profile, options, accelerator, device, dtype, sample)
 
+
+def train_alone(
+    rows: list[dict],
+    out: Path,
+    profile: Profile,
+    options: TrainOptions,
+    accelerator,
+    device: str,
+    dtype: torch.dtype,
+    sample,
+):
+    """`train`, once the folder `out` is ours."""
     pipe = load_pupil(profile, options).to(device)
     with accelerator.main_process_first():
         cache = None if options.augment else Cache(pipe, rows, out / "work" / "cache")
@@ -183,6 +205,7 @@ def train(
         ema_decay=0.999,
         warmup=min(100, max(1, options.steps // 10)),
         decay=0.5,  # half of the steps cool down: after the first ones, the loss falls with the learning rate
+        # steps, lr, muon, seed, eight_bit, keep, save_minutes, sample_minutes and sample_every
         **options.shared_with(LoopOptions),
     )
     if options.lora:
@@ -219,30 +242,47 @@ def training_dtype(name: str) -> torch.dtype:
 
 
 def run_settings(rows: list[dict], profile: Profile, options: TrainOptions, dtype: torch.dtype) -> dict:
-    """What the result of a run depends on."""
-    texts = []
-    for row in rows:
-        texts.append({name: value for name, value in row.items() if "image" not in name})
-    pairs = hashlib.sha256(json.dumps(texts, default=str).encode()).hexdigest()
+    """What the result of a run depends on; of pairs, words, numbers and pixels count."""
     start = profile.text_to_image if options.start is None else options.start
     return options.identity() | {
-        "pairs": pairs,
-        "start": str(start),
+        "pairs": checksum_of_pairs(rows),
+        "start": name_of_model(start),
+        "resolution": profile.resolution,
         "dtype": str(dtype).removeprefix("torch."),
     }
 
 
-def same_run(path: Path, settings: dict) -> None:
-    """Note the settings of a run in its folder; raises ValueError if another run is there, or another
-    model."""
-    model = path.parents[1] / "model_index.json"
-    if model.exists() and not path.exists():
-        raise ValueError(f"{model.parent} holds a model that was not trained there; choose another folder")
-    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+def checksum_of_pairs(rows: list[dict]) -> str:
+    """SHA-256 of pairs as `read_pairs` gives them."""
+    sha256 = hashlib.sha256()
+    for row in rows:
+        about = {name: value for name, value in row.items() if name not in IMAGES}
+        sha256.update(json.dumps(about, default=str).encode())
+        for name in IMAGES:
+            image = row[name]
+            sha256.update(f"{image.mode} {image.size}".encode())
+            sha256.update(image.tobytes())
+    return sha256.hexdigest()
+
+
+def refuse_untrained(out: Path) -> None:
+    """Raises ValueError if `out` holds a model that `train` did not make there."""
+    if (out / "model_index.json").exists() and not (out / "work" / "settings.json").exists():
+        raise ValueError(f"{out} holds a model that was not trained there; choose another folder")
+
+
+def same_run(work: Path, settings: dict) -> None:
+    """Note the settings of a run in its folder. Raises ValueError if there is a run with other settings. One
+    that failed or was stopped before its first checkpoint binds nobody, and what it encoded goes."""
+    path = work / "settings.json"
+    work.mkdir(parents=True, exist_ok=True)
+    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     differ = ", ".join(name for name in settings if there.get(name) != settings[name])
+    begun = checkpoints(work) or (work.parent / "model_index.json").exists()
+    if differ and begun:
+        raise ValueError(f"{work} holds another run, with other {differ}; choose another folder")
     if differ:
-        raise ValueError(f"{path.parent} holds another run, with other {differ}; choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
+        forget_cache(work / "cache")
     write_atomically(path, json.dumps(settings, indent=1))
 
 

@@ -83,12 +83,52 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, sentence):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "--pairs", "p", "--out", "o", "--dtype", "float8"], ["paint"], ["pairs", "--out", "o"]],
+    [
+        ["train", "--pairs", "p", "--out", "o", "--dtype", "float8"],
+        ["paint"],
+        ["pairs", "--out", "o"],
+        ["docs", "--out", "o"],
+        ["finetune", "--out", "o", "--seed", "1"],
+    ],
 )
 def test_what_argparse_refuses_is_its_own_exit(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2 and "usage: ip2p" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard", ["3", "a/b", "3/", "-1/4"])
+def test_a_shard_is_said_as_a_fraction(capsys, shard):
+    with pytest.raises(SystemExit):
+        main(["instructions", "--captions", "c.txt", "--out", "t.jsonl", f"--shard={shard}"])
+    assert "argument --shard: give I/N, such as 2/8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, goes_on",
+    [
+        (["train", "--pairs", "p", "--out", "o"], True),
+        (["evaluate", "--out", "o"], True),
+        (["evaluate"], False),
+        (["hero", "--out", "h.png"], False),
+    ],
+)
+def test_a_stopped_command_promises_to_go_on_only_if_it_does(monkeypatch, capsys, arguments, goes_on):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    for place in ("ip2p.training.train", "ip2p.study.evaluate.evaluate", "ip2p.teaching.hero.hero"):
+        monkeypatch.setattr(place, stop)
+    assert main(arguments) == 130
+    promise = "; what is done is kept, and the same command goes on" if goes_on else ""
+    assert capsys.readouterr().err == f"ip2p: stopped{promise}\n"
+
+
+def test_help_names_defaults_of_0_too(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "in the end merged; 0: all weights (0)" in said and "(slower) --" in said
 
 
 def test_help_comes_at_once():
@@ -269,13 +309,11 @@ def test_finetune_refuses_a_folder_that_it_did_not_make(thesis, monkeypatch, cap
 
 
 def test_pairs_and_training_leave_other_peoples_folders_alone(thesis, capsys):
-    from ip2p.training import same_run
-
     before = contents(thesis)
     assert main(["pairs", "--triplets", "../t.jsonl", "--out", "."]) == 1
     assert "manifest.jsonl is not a manifest of pairs" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="holds a model that was not trained there"):
-        same_run(thesis / "work" / "settings.json", {})
+    assert main(["train", "--pairs", str(DATA / "pairs"), "--out", "."]) == 1
+    assert "holds a model that was not trained there" in capsys.readouterr().err
     assert contents(thesis) == before
 
 

@@ -86,6 +86,16 @@ def test_another_job_keeps_out(made, tiny_pipe, clip):
     assert len(read_pairs(made)) == 10, "a folder without a manifest can still be read"
 
 
+def test_other_weights_at_the_same_path_are_another_job(tiny_pipe, clip, tmp_path):
+    tiny_pipe.unet.save_pretrained(tmp_path / "sd" / "unet")
+    profile = replace(TINY, text_to_image=str(tmp_path / "sd"))
+    small_shards(TRIPLETS[:2], tmp_path / "a", profile, pipe=tiny_pipe, clip=clip)
+    assert small_shards(TRIPLETS[:2], tmp_path / "a", profile, pipe=tiny_pipe, clip=clip) == {}
+    tiny_pipe.vae.save_pretrained(tmp_path / "sd" / "unet")
+    with pytest.raises(ValueError, match="another job made .text_to_image differ"):
+        small_shards(TRIPLETS[:2], tmp_path / "a", profile, pipe=tiny_pipe, clip=clip)
+
+
 @pytest.mark.parametrize("per_seed", [1, 2])
 def test_rows_hold_the_settings_that_made_them(tiny_pipe, clip, tmp_path, per_seed):
     """Each pair is what `sample_pairs` paints for its seed, p and guidance, alone or in a family."""

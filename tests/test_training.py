@@ -286,6 +286,59 @@ def test_a_batch_in_parts_and_checkpointing_change_nothing_but_memory(tiny, tmp_
         train(rows, tmp_path / "c", profile, accumulate=3)
 
 
+def with_first_picture(colour: str) -> list[dict]:
+    """The lessons, with another first picture."""
+    rows = lessons()
+    rows[0]["edited_image"] = Image.new("RGB", (32, 32), colour)
+    return rows
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_binds_nobody(tiny, tmp_path, monkeypatch):
+    """The corrected command works, and learns from its own pictures, not from what was encoded before."""
+    profile, out = tiny[0], tmp_path / "out"
+    with pytest.raises(ValueError, match="nowhere"):
+        train(with_first_picture("red"), out, profile, lr=1e-3, start=str(tmp_path / "nowhere"))
+    with monkeypatch.context() as broken:
+        broken.setattr("ip2p.training.train_loop", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(with_first_picture("red"), out, profile, lr=2e-3)
+    assert (out / "work" / "cache" / "00000000.safetensors").exists()
+    leftover = out / "work" / "cache" / ".00000000.safetensors.0123456789ab.ip2p-tmp"
+    half = out / "work" / ".checkpoint-00000001.safetensors.0123456789ab.ip2p-tmp"
+    mine = out / "work" / ".mine.ip2p-tmp"
+    for path in (leftover, half, mine):
+        path.write_bytes(b"half")
+    train(with_first_picture("green"), out, profile, lr=1e-3)
+    train(with_first_picture("green"), tmp_path / "other", profile, lr=1e-3)
+    a, b = weights(out), weights(tmp_path / "other")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert mine.exists() and not leftover.exists() and not half.exists()
+
+
+def test_mended_pictures_and_another_resolution_or_start_make_another_run(tiny, tmp_path):
+    profile, rows = tiny
+    train(rows, tmp_path / "a", profile, steps=1, lr=1e-3)
+    with pytest.raises(ValueError, match="another run, with other pairs; choose"):
+        train(with_first_picture("red"), tmp_path / "a", profile, steps=1, lr=1e-3)
+    with pytest.raises(ValueError, match="another run, with other resolution; choose"):
+        train(rows, tmp_path / "a", get_profile(profile, resolution=16), steps=1, lr=1e-3)
+    with pytest.raises(ValueError, match="another run, with other start; choose"):
+        train(rows, tmp_path / "a", profile, steps=1, lr=1e-3, start=str(tmp_path / "a"))
+
+
+def test_two_trainings_in_one_folder_do_not_meet(tiny, tmp_path):
+    profile, rows = tiny
+    refused = []
+
+    def second(pipe, step):
+        with pytest.raises(ValueError, match="another job is training in .*; wait for it, or choose") as no:
+            train(rows, tmp_path, profile, steps=1, lr=1e-3)
+        refused.append(no)
+
+    train(rows, tmp_path, profile, steps=1, lr=1e-3, sample=second)
+    assert len(refused) == 1
+
+
 def test_mixed_precision_learns_nearly_the_same_and_is_saved_whole(tiny, tmp_path):
     profile, rows = tiny
     _, full = train(rows, tmp_path / "a", profile, lr=1e-3, tensorboard=True)

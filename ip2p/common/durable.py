@@ -44,6 +44,12 @@ def replacing(path: Path) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path, pattern: str) -> None:
+    """Delete what killed jobs left of files called `pattern`. For a job that has the folder to itself."""
+    for path in folder.glob(f".{pattern}.*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file whole or not at all; a text as UTF-8."""
     with replacing(path) as new:
@@ -89,6 +95,23 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum_of_weights(folder: Path) -> str:
+    """The first digits of SHA-256 over all safetensors files of a model's folder, in the order of their
+    paths."""
+    sha256 = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        if path.relative_to(folder).parts[0] != "work":  # where `ip2p train` has its checkpoints
+            sha256.update(path.read_bytes())
+    return sha256.hexdigest()[:12]
+
+
+def name_of_model(model: str | Path) -> str:
+    """Name and checksum of a model in a folder, "mini-sd 0123456789ab"; of a model of the hub, its name
+    alone."""
+    folder = Path(model)
+    return f"{folder.name} {checksum_of_weights(folder)}" if folder.is_dir() else str(model)
 
 
 @contextmanager

@@ -47,6 +47,9 @@ def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 def adamw(params: list, lr: float, weight_decay: float, eight_bit: bool = False) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with beta_2 = 0.99, for runs of a few thousand steps.
+    eight_bit: its two moments in 8 bits each (Dettmers et al., arXiv 2110.02861). Raises ValueError if
+    bitsandbytes, which that needs, is missing."""
     options = {"lr": lr, "betas": (0.9, 0.99), "weight_decay": weight_decay}
     if not eight_bit:
         return torch.optim.AdamW(params, foreach=True, **options)

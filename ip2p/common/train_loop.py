@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ip2p.common.checkpoints import load_checkpoint, load_optimiser, part, save_checkpoint
-from ip2p.common.durable import write_atomically
+from ip2p.common.durable import remove_unfinished, write_atomically
 from ip2p.common.optimisers import new_optimisers
 
 
@@ -36,6 +36,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay: 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
+    """How `train_loop` trains; a model's own defaults are with those who call it."""
+
     steps: int  # of the optimiser
     lr: float  # at its peak
     warmup: int = 100  # steps
@@ -75,6 +77,12 @@ class Run:
         self.reset_mean()
 
     def resume(self, optimisers: list[torch.optim.Optimizer]) -> None:
+        """Load the newest checkpoint, if there is one, into the model, `optimisers` and the averages; sets
+        `start` (steps already taken), `log` and `seconds_before`. What a killed run left half-written
+        goes."""
+        if self.accelerator.is_main_process:  # the one that writes
+            for name in ("checkpoint-*", "log.jsonl"):
+                remove_unfinished(self.work, name)
         state, rest = load_checkpoint(self.work)
         self.start = rest.get("step", 0)
         self.log = rest.get("log", [])
@@ -94,6 +102,8 @@ class Run:
         return self.seconds_before + time.monotonic() - self.begun
 
     def save(self, step: int) -> None:
+        """Write the checkpoint after `step` steps, from which a run goes on bit for bit, and `log.jsonl`. In
+        the main process; the others do nothing."""
         if not self.accelerator.is_main_process:
             return
         state = {"model": self.model.state_dict(), "optimiser": {}}

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from ip2p.common.diffusion import embed
-from ip2p.common.durable import save_tensors
+from ip2p.common.durable import remove_unfinished, save_tensors
 from ip2p.common.images import as_tensor
 
 SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
@@ -55,6 +55,7 @@ class Cache:
 
     def __init__(self, pipe, pairs: list[dict], folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder, "*.safetensors")
         self.files = []
         starts = range(0, len(pairs), self.ROWS)
         for start in tqdm(starts, desc="encoding lessons", delay=2, mininterval=2.0):
@@ -109,6 +110,12 @@ def paired_augmentation(
     return pair.flip(-1) if flip and mirror < 0.5 else pair
 
 
+def forget_cache(folder: Path) -> None:
+    """Delete the files of a Cache in `folder`, which knows pairs by their numbers alone."""
+    for path in folder.glob(f"{8 * '[0-9]'}.safetensors"):
+        path.unlink()
+
+
 class Lessons:
     """Batches of pairs, ready for the loss. cache: None means that pictures are augmented, and so encoded
     anew."""
@@ -134,6 +141,8 @@ class Lessons:
         return self.cache.take(numbers, mirror)
 
     def augmented(self, numbers: list[int], generators: list[torch.Generator]) -> Encoded:
+        """Resized, cropped and mirrored at random, to (B, 3, size, size) each, and encoded: latents (B, c, h,
+        w), texts (B, T, d), for B numbers and as many generators."""
         pictures = []
         for number, generator in zip(numbers, generators, strict=True):
             pair = as_tensor([self.pairs[number]["original_image"], self.pairs[number]["edited_image"]])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ip2p.common.durable import TEMPORARY, append_line, digest, whole_lines, write_atomically
+from ip2p.common.durable import append_line, digest, remove_unfinished, whole_lines, write_atomically
 from ip2p.common.images import decode_image
 
 TEXT = ("original_prompt", "edit_prompt", "edited_prompt")
@@ -111,8 +111,7 @@ class Manifest:
         if self.made_by is None:
             self.made_by = made_by
             append_line(self.path, made_by)
-        for path in folder.glob(f".pairs-*{TEMPORARY}"):  # left by a killed job of ours
-            path.unlink()
+        remove_unfinished(folder, "pairs-*")
 
     def add(self, line: dict) -> None:
         """Note a shard, which is written already."""

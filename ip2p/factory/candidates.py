@@ -70,7 +70,10 @@ def paint_candidates(
 
 
 def paint_batch(pipe, job: Job, families: list[Family]) -> tuple[torch.Tensor, torch.Tensor]:
-    shares = [tuple(setting.p for setting in family.settings) for family in families]
+    """One batch: `job.per_seed` pairs for each family. Two tensors (len(families) * per_seed, 3, H, W) in
+    [0, 1], the first and the second images, family by family. Raises ValueError if families of several
+    candidates differ in p."""
+    p_of_families = [tuple(setting.p for setting in family.settings) for family in families]
     leaders = [family.settings[0] for family in families]
     asked = {
         "prompts_0": [family.triplet["input"] for family in families],
@@ -82,9 +85,8 @@ def paint_batch(pipe, job: Job, families: list[Family]) -> tuple[torch.Tensor, t
     }
     if job.per_seed == 1:
         return sample_pairs(pipe, p=[leader.p for leader in leaders], **asked)
-    if len(set(shares)) > 1:
+    if len(set(p_of_families)) > 1:
         raise ValueError("families that are painted together must branch at the same p")
-    first, second = sample_families(
-        pipe, p=list(shares[0]), **asked
-    )  # (families, ...), (families, per_seed, ...)
+    # (families, 3, H, W): a family has its first image in common; (families, per_seed, 3, H, W)
+    first, second = sample_families(pipe, p=list(p_of_families[0]), **asked)
     return first.repeat_interleave(job.per_seed, 0), second.flatten(0, 1)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
 from ip2p.common.devices import choose_device, choose_dtype
-from ip2p.common.durable import digest, locked
+from ip2p.common.durable import digest, locked, name_of_model
 from ip2p.common.images import encode_image, quantise
 from ip2p.dataset.shards import Manifest, shard_bytes, write_shard
 from ip2p.factory.candidates import Setting, candidate_settings, paint_candidates
@@ -47,17 +47,15 @@ def paint_and_filter(
     good: dict[int, list[Kept]] = {number: [] for number in numbers}
     counts = Counter(triplets=len(numbers))
     one_family = job.enough or job.per_seed > 1
-    together = (
-        job.per_seed if one_family else job.candidates
-    )  # candidates of a triplet that are painted at once
+    # candidates of a triplet that are painted at once
+    together = job.per_seed if one_family else job.candidates
     at_once = max(1, job.batch // together)  # triplets
     for start in range(0, job.candidates, together):
         wanting = [number for number in numbers if not job.enough or len(good[number]) < job.keep]
         for i in range(0, len(wanting), at_once):
             group = wanting[i : i + at_once]
-            padding = group[-1:] * (
-                at_once - len(group)
-            )  # always the same batch, so neighbours change no bit
+            # always the same size of batch, so that a triplet's neighbours change no bit of its pictures
+            padding = group[-1:] * (at_once - len(group))
             asked, settings = [], []
             for number in group + padding:
                 asked += [triplets[number]] * together
@@ -90,21 +88,20 @@ def make_shard(pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], start
     """The shard of the triplets from `start` on: its bytes, and counts."""
     numbers = range(start, min(start + job.shard, len(triplets)))
     kept, counts = paint_and_filter(pipe, clip, job, triplets, numbers)
-    rows = [row(triplets[k], setting, first, second, sim) for k, _, setting, first, second, sim in kept]
+    rows = [row(triplets[pair.number], pair) for pair in kept]
     return shard_bytes(rows), dict(counts)
 
 
-def row(
-    triplet: dict, setting: Setting, image_0: torch.Tensor, image_1: torch.Tensor, sim: Similarities
-) -> dict:
+def row(triplet: dict, pair: Kept) -> dict:
     """One pair as a row of a shard."""
+    sim = pair.similarities
     return {
         "original_prompt": triplet["input"],
         "edit_prompt": triplet["edit"],
         "edited_prompt": triplet["output"],
-        "original_image": encode_image(image_0),
-        "edited_image": encode_image(image_1),
-        **setting._asdict(),
+        "original_image": encode_image(pair.image_0),
+        "edited_image": encode_image(pair.image_1),
+        **pair.setting._asdict(),
         "clip_sim_0": sim.sim_0,
         "clip_sim_1": sim.sim_1,
         "clip_sim_dir": sim.sim_direction,
@@ -176,8 +173,8 @@ def origin(triplets: list[dict], profile: Profile, job: Job, dtype: torch.dtype)
     made_by = {
         "job": asdict(job),
         "triplets": hashlib.sha256(texts.encode()).hexdigest(),
-        "text_to_image": Path(profile.text_to_image).name,
-        "clip": Path(profile.clip).name,
+        "text_to_image": name_of_model(profile.text_to_image),
+        "clip": name_of_model(profile.clip),
     }
     if dtype != torch.float32:
         made_by["dtype"] = str(dtype).removeprefix("torch.")

@@ -3,21 +3,12 @@ with."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
-from ip2p.common.durable import append_line, whole_lines
+from ip2p.common.durable import append_line, name_of_model, whole_lines
 from ip2p.miniworld.judging import FOLDER as JUDGE
 from ip2p.profiles import Profile
-
-
-def checksum_of_weights(folder: Path) -> str:
-    """The first digits of SHA-256 over all safetensors files of a folder, in the order of their paths."""
-    sha256 = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        sha256.update(path.read_bytes())
-    return sha256.hexdigest()[:12]
 
 
 def model_checksums(profile: Profile) -> dict[str, str]:
@@ -29,14 +20,7 @@ def model_checksums(profile: Profile) -> dict[str, str]:
         "clip": profile.clip,
         "judge": JUDGE,
     }
-    checksums = {}
-    for name, path in paths.items():
-        folder = Path(path)
-        if folder.is_dir():
-            checksums[name] = f"{folder.name} {checksum_of_weights(folder)}"
-        else:
-            checksums[name] = str(folder)
-    return checksums
+    return {name: name_of_model(path) for name, path in paths.items()}
 
 
 def begin_or_resume(path: Path, made_by: dict) -> list[dict]:

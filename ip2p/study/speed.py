@@ -325,11 +325,11 @@ def bench_editing(rounds: int = 7, profile: str = "mini", steps: int = 20) -> Ta
     return table
 
 
-def bench_guidance(n: int = 300) -> Table:
-    """mini's held-out edits in batches, guided in every k-th step: how many times as fast that is, the
-    judge's success and preservation, CLIP's direction, each with its 95% interval."""
-    profile = get_profile("mini")
-    editor = load_editor(profile.name)
+def bench_guidance(n: int = 300, profile: str = "mini") -> Table:
+    """The miniature's held-out edits in batches, guided in every k-th step: how many times as fast that is,
+    the judge's success and preservation, CLIP's direction, each with its 95% interval."""
+    editor = load_editor(profile)
+    profile = get_profile(profile)
     clip = ClipSimilarity(profile.clip)
     cases = held_out_cases(profile, n)
     edits = truths_of(cases)
@@ -581,7 +581,7 @@ def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> Table:
 
 # ---------------------------------------------------------------------------------------------- ip2p bench
 
-BENCHES = {
+BENCHES: dict[str, Callable[..., Table]] = {
     "pairs": bench_pairs,
     "early": bench_early,
     "editing": bench_editing,
@@ -594,14 +594,20 @@ BENCHES = {
 }
 
 
-def run_benchmark(name: str, n: int | None = None) -> None:
-    """Run one of BENCHES and write its table into the README. n: caption pairs, rounds of edits or steps.
+def run_benchmark(name: str, n: int | None = None, profile: str = "mini") -> None:
+    """Run one of BENCHES and write its table into the README; of another profile than mini, print it. n:
+    caption pairs, rounds of edits or steps.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, and for an `n` that the benchmark has no use for.
     """
     need_clone("ip2p bench")
     if name not in BENCHES:
         raise ValueError(f"there is no benchmark {name!r}; choose from {', '.join(BENCHES)}")
     bench = BENCHES[name]
-    table = bench() if n is None else bench(n)
-    fill(ROOT / "README.md", {f"bench_{name}": str(table)})
+    if n is not None and bench is bench_memory:
+        raise ValueError("the benchmark memory always takes three steps; leave --n out")
+    table = bench(profile=profile) if n is None else bench(n, profile=profile)
+    if profile == "mini":
+        fill(ROOT / "README.md", {f"bench_{name}": str(table)})
+    else:
+        print(table)
