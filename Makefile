@@ -23,7 +23,7 @@ help:  ## this list
 run: .venv/.ready  ## execute notebooks 00 to 05 into out/ (one: make run ARGS="--only 03")
 	@$(BIN)/ip2p notebooks $(ARGS)
 
-test: .venv/.ready  ## run all tests (some: make test ARGS="-k filter")
+test: .venv/.ready  ## run the default tests (some: make test ARGS="-k filter")
 	$(BIN)/python -m pytest -q $(ARGS)
 
 soak: .venv/.ready  ## run the long tests: hundreds of kills (minutes)
