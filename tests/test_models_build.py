@@ -17,7 +17,7 @@ from ip2p.profiles import MINI, load_edit_pipeline
 
 SETS = ((8, 1, "plain"), (6, 3, "even"))
 TINY = {
-    "autoencoder": {"steps": 1, "batch": 2, "renders": 8},
+    "autoencoder": {"steps": 1, "batch": 2, "sets": SETS},
     "text-encoder": {"steps": 2, "batch": 2, "texts": 200, "vocab_size": 600, "held_out": 4},
     "mini-sd": {"steps": 2, "batch": 2, "renders": 8, "shown": 2},
     "mini-clip": {"steps": 2, "batch": 8, "sets": SETS, "held_out": 8},

@@ -84,7 +84,7 @@ class Build:
 
 
 def make_autoencoder(build: Build) -> None:
-    vae = autoencoder.build(build.work, **build.of("autoencoder"))
+    vae = autoencoder.build(build.work, size=build.profile.resolution, **build.of("autoencoder"))
     with filling(build.mini_sd / "vae", last="config.json") as tmp:
         vae.save_pretrained(tmp)
 
@@ -176,7 +176,7 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "autoencoder": Part(make_autoencoder, "mini-sd/vae/config.json", 1.0),
+    "autoencoder": Part(make_autoencoder, "mini-sd/vae/config.json", 4.0),
     "text-encoder": Part(make_text_encoder, "mini-sd/text_encoder/config.json", 0.3),
     "mini-sd": Part(make_mini_sd, "mini-sd/model_index.json", 2.2),
     "mini-clip": Part(make_mini_clip, "mini-clip/README.md", 0.4),
