@@ -23,7 +23,7 @@ help:  ## this list
 run: .venv/.ready  ## execute notebooks 00 to 05 into out/ (one: make run ARGS="--only 03")
 	@$(BIN)/ip2p notebooks $(ARGS)
 
-test: .venv/.ready  ## run all tests (some: make test ARGS="-k filter")
+test: .venv/.ready  ## run the default tests, a file on each of two cores (some: make test ARGS="-k filter")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 soak: .venv/.ready  ## run the long tests: hundreds of kills (minutes)

@@ -134,10 +134,10 @@ def print_counts(counts: Counter) -> None:
 
 
 def finetune(a) -> None:
-    from ip2p.backends.local import MAKER
+    from ip2p.backends.local import MAKER, save
     from ip2p.common.folders import refuse_foreign
     from ip2p.dataset.triplets import read_triplets
-    from ip2p.instructions import load_finetuned, save_language_model
+    from ip2p.instructions import load_finetuned
     from ip2p.profiles import get_profile
 
     refuse_foreign(a.out, MAKER)
@@ -149,7 +149,7 @@ def finetune(a) -> None:
     model, tokenizer = load_finetuned(
         a.model or profile.language_model, lessons, choose_device(a.device), world=profile.in_world, own=own
     )
-    save_language_model(model, tokenizer, a.out)
+    save(model, tokenizer, a.out)
     print(
         f"saved {a.out}; serve it with `transformers serve {a.out}`, "
         "or give it to `ip2p instructions --model`"

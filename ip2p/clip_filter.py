@@ -16,13 +16,6 @@ from torch import nn
 
 from ip2p.common.devices import choose_device, choose_dtype
 
-# Thresholds of the filter: the paper's, the released code's (ViT-L/14), and what `ip2p.models.clip.calibrate`
-# finds for mini-clip: what 95% of held-out true edits reach, each criterion on its own.
-PRESETS = {
-    "paper": {"min_image": 0.75, "min_caption": 0.2, "min_direction": 0.2},
-    "code": {"min_image": 0.70, "min_caption": 0.2, "min_direction": 0.2},
-    "mini": {"min_image": 0.57, "min_caption": 0.89, "min_direction": 0.53},
-}
 TEXTS_AT_ONCE = 16
 TEXTS_REMEMBERED = 100_000
 
@@ -143,6 +136,8 @@ def check_images(images: torch.Tensor) -> None:
 # ------------------------------------------------------------------------------------------- the filter
 
 
+# Thresholds stand in `ip2p.profiles`: sd15's are the paper's (the released code has min_image 0.70), mini's
+# what 95% of held-out true edits reach, each criterion on its own (`ip2p.models.clip.calibrate`).
 def passes(sim: Similarities, *, min_image: float, min_caption: float, min_direction: float) -> torch.Tensor:
     """Which pairs meet all thresholds, (n,) bool."""
     return (
@@ -153,22 +148,12 @@ def passes(sim: Similarities, *, min_image: float, min_caption: float, min_direc
     )
 
 
-def pass_rates(
-    sim: Similarities, *, min_image: float, min_caption: float, min_direction: float
-) -> dict[str, float]:
-    """The share of pairs that meet each criterion on its own, and all of them."""
-    met = {
-        "image": sim.sim_image >= min_image,
-        "caption 0": sim.sim_0 >= min_caption,
-        "caption 1": sim.sim_1 >= min_caption,
-        "direction": sim.sim_direction >= min_direction,
-    }
-    met["all"] = torch.stack(list(met.values())).all(0)
-    return {name: of_pairs.float().mean().item() for name, of_pairs in met.items()}
-
-
 def best(sim: Similarities, keep: int, **thresholds: float) -> list[int]:
-    """The pairs of one caption pair that are kept: those that pass, at most `keep`, best direction first."""
+    """The pairs of one caption pair that are kept: those that pass, at most `keep`, best direction first.
+
+    This is for all candidates at once; `best_by_direction` in `ip2p.factory.pairs` does the same as they are
+    painted, part by part.
+    """
     good = passes(sim, **thresholds).nonzero().flatten()
     order = sim.sim_direction[good].argsort(descending=True)
     return good[order][:keep].tolist()

@@ -40,10 +40,10 @@ def guided_eps(
     guidance_scale: float | torch.Tensor,
     image_guidance_scale: float | torch.Tensor,
 ) -> torch.Tensor:
-    """Eq. 3 of InstructPix2Pix, any pair of scales. eps(z, 0, 0), eps(z, c_I, 0), eps(z, c_I, c_T): (B, c, h,
-    w) each.
+    """Eq. 3 of InstructPix2Pix, any pair of scales.
 
-    eps + s_I (eps_image - eps) + s_T (eps_both - eps_image). Returns the same shape.
+    eps + s_I (eps_image - eps) + s_T (eps_both - eps_image), where these are eps(z, 0, 0), eps(z, c_I, 0) and
+    eps(z, c_I, c_T), each (B, c, h, w). Returns the same shape.
     """
     return eps + image_guidance_scale * (eps_image - eps) + guidance_scale * (eps_both - eps_image)
 
@@ -57,8 +57,12 @@ class Step:
     t: float  # timestep, 0 to 1000
     z: torch.Tensor  # after the step
     x0: torch.Tensor  # what the finished latent would be if the guided prediction were right
-    guided: torch.Tensor  # Eq. 3
-    # The three predictions; None where its share in Eq. 3 is 0 for all, so it was not computed
+    # Eq. 3, but for two cases: under a mask it is the prediction that means x0 with the input put back
+    # outside; between the whole steps of guidance_every it is eps_both and what guidance last added to it.
+    guided: torch.Tensor
+    # The three predictions. None: not computed, since it counts in Eq. 3 for none of the edits, or since the
+    # step lies between the whole ones of guidance_every, where only eps_both is. A prediction that counts for
+    # some edits only is zeros for the others.
     eps: torch.Tensor | None  # eps(z, 0, 0)
     eps_image: torch.Tensor | None  # eps(z, c_I, 0)
     eps_both: torch.Tensor | None  # eps(z, c_I, c_T)
@@ -293,9 +297,8 @@ class Editor:
         size = self.output_size(images[0], size)
         fitted = [fitted_mask(mask, image, size) for mask, image in zip(masks, images, strict=True)]
         free = mask_tensor(fitted).to(source.device)
-        free = F.adaptive_max_pool2d(
-            free, source.shape[2:]
-        )  # (n, 1, h, w): a latent is free if any of its pixels is
+        # (n, 1, h, w): a latent is free if any of its pixels is
+        free = F.adaptive_max_pool2d(free, source.shape[2:])
         own = (1 - free) * source * self.pipe.vae.config.scaling_factor
         return lambda x0: free * x0 + own
 

@@ -17,10 +17,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ip2p.backends import local as language_model
-from ip2p.backends.local import LocalBackend
-from ip2p.backends.local import load as load_language_model
-from ip2p.backends.local import save as save_language_model
+from ip2p.backends import local
 from ip2p.backends.protocol import FLAGGED_CAPTION, Backend, NoAnswer, Objection
 from ip2p.common.durable import append_line, locked, whole_lines
 from ip2p.dataset.checks import check, retell
@@ -41,9 +38,10 @@ from ip2p.dataset.triplets import (
 
 
 def finetune(model, tokenizer, triplets: list[dict], **options) -> list[float]:
-    """Teach the model the authors' format; returns all losses. `options`: see `language_model.finetune`."""
+    """Teach the model the authors' format; returns all losses. `options`: see `finetune` in
+    `ip2p.backends.local`."""
     pairs = [(to_prompt(t["input"]), to_completion(t)) for t in triplets]
-    return language_model.finetune(model, tokenizer, pairs, **options)
+    return local.finetune(model, tokenizer, pairs, **options)
 
 
 EPOCHS = 3  # of all lessons, hand-written or its own, each time about another scene in the miniature world
@@ -60,18 +58,19 @@ def load_finetuned(
     a .gguf file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the
     next such call. `world`: they are about the miniature world, so each epoch retells them (see `retell`).
     `own`: answers of an earlier model that passed every check, to be learned from as well."""
-    name = name or language_model.BUNDLED
+    name = name or local.BUNDLED
     if Path(name).is_dir():
-        return load_language_model(name, device)
+        return local.load(name, device)
     written = read_triplets(SEED_TRIPLETS) if triplets is None else triplets
     triplets = [*written, *own]
-    recipe = json.dumps([str(name), triplets, world, EPOCHS, language_model.finetune.__defaults__])
-    folder = language_model.cache_folder() / f"finetuned-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    # The defaults are the learning rate and so on: where they change, no earlier model is taken for this one.
+    recipe = json.dumps([str(name), triplets, world, EPOCHS, local.finetune.__defaults__])
+    folder = local.cache_folder() / f"finetuned-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if (folder / "config.json").exists():
-        return load_language_model(folder, device)
-    model, tokenizer = load_language_model(name, device)
+        return local.load(folder, device)
+    model, tokenizer = local.load(name, device)
     finetune(model, tokenizer, lessons_of_all_epochs(triplets, world))
-    save_language_model(model, tokenizer, folder, cache=True)
+    local.save(model, tokenizer, folder, cache=True)
     return model, tokenizer
 
 
@@ -115,15 +114,14 @@ def generate_triplets(
         already = min(job.held, job.n)
         with tqdm(total=job.n, initial=already, desc="instructions", unit="triplet") as bar:
             for caption, answer in backend.answers(job.next_question):
-                triplet, reason = judge_answer(caption, answer, world)
+                triplet, reason = check_answer(caption, answer, world)
                 if reason is None:
                     job.accept(caption, triplet)
                     bar.update()
                 else:
                     job.reject(caption, answer, reason)
-                cost = getattr(backend, "cost", 0.0)  # dollars, of a backend that is paid
-                if cost:
-                    bar.set_postfix(cost=f"${cost:.2f}", refresh=False)
+                if backend.cost:
+                    bar.set_postfix(cost=f"${backend.cost:.2f}", refresh=False)
                 if callback:
                     callback(caption, answer, reason)
     return +job.counts  # without zeros
@@ -145,9 +143,8 @@ class Generation:
         unique = distinct(captions)
         self.counts = Counter(duplicate=len(captions) - len(unique))
         self.to_ask = deque((caption, 0) for caption in unique if same_as(caption) not in done)
-        self.asked: dict[
-            str, int
-        ] = {}  # caption -> how often it was asked before, while it waits for its answer
+        # caption -> how often it was asked before, while it waits for its answer
+        self.asked: dict[str, int] = {}
         self.n = self.held + len(self.to_ask) if n is None else n
 
     def resume(self) -> set[str]:
@@ -190,7 +187,7 @@ class Generation:
             append_line(self.given_up, " ".join(caption.split()))
 
 
-def judge_answer(caption: str, answer: str, world: bool) -> tuple[dict | None, str | None]:
+def check_answer(caption: str, answer: str, world: bool) -> tuple[dict | None, str | None]:
     """The triplet of an answer, if it has one, and None or the reason to reject it."""
     if isinstance(answer, Objection):
         return None, str(answer)
@@ -265,7 +262,6 @@ def run(
     triplets: str | Path = SEED_TRIPLETS,
     world: bool = True,
     device: str = "auto",
-    shots: int = 8,
     shard: tuple[int, int] = (0, 1),
     own: str | Path | None = None,
     **options,
@@ -274,10 +270,10 @@ def run(
 
     backend "local": `model` as in `load_finetuned`, "smollm2" if None; `device` as in `choose_device`; `own`
     is a file of its own earlier answers, to learn from, too. backend "openai", or "batch" for OpenAI's Batch
-    API: `model` is the name the server knows, the first `shots` of `triplets`, evenly spread, are its
-    examples (0 for a model that was fine-tuned on them), `options` are the fields of
-    `ip2p.backends.openai.Options`. `shard` (i, of): every `of`-th distinct caption from the i-th on, for one
-    of many workers, each with an `out` of its own.
+    API: `model` is the name the server knows, and `options` are the fields of
+    `ip2p.backends.openai.ServerOptions` and `shots`, how many of `triplets`, evenly spread, are its examples
+    (8; 0 for a model that was fine-tuned on them). `shard` (i, of): every `of`-th distinct caption from the
+    i-th on, for one of many workers, each with an `out` of its own.
 
     Raises ValueError or OSError for what the caller got wrong, RuntimeError if a server fails (run again to
     go on) or if no answer was accepted."""
@@ -288,13 +284,13 @@ def run(
     if not 0 <= index < shards:
         raise ValueError(f"there is no shard {index} of {shards}; the first is 0/{max(shards, 1)}")
     if n is not None and out.exists() and out.read_bytes().count(b"\n") >= n:
-        return Counter()
+        return Counter()  # nothing left to do, so no model is loaded and no key asked for
     if backend == "local":
         if options:
             raise ValueError(f"{', '.join(options)}: only for a server; choose the backend openai or batch")
         worker = local_backend(model, lessons, own, out, device, world)
     elif backend in ("openai", "batch"):
-        worker = server_backend(backend, model, lessons, shots, out, options)
+        worker = server_backend(backend, model, lessons, out, **options)
     else:
         raise ValueError(f"there is no backend {backend!r}; choose local, openai or batch")
     if shards > 1:
@@ -316,11 +312,11 @@ def local_backend(
     if own and Path(own).resolve() == out.resolve():  # it cannot learn from what it is about to write
         own = None
     earlier = read_triplets(own) if own else []
-    return LocalBackend(*load_finetuned(model, lessons, choose_device(device), world, earlier))
+    return local.LocalBackend(*load_finetuned(model, lessons, choose_device(device), world, earlier))
 
 
 def server_backend(
-    backend: str, model: str | None, lessons: list[dict], shots: int, out: Path, options: dict
+    backend: str, model: str | None, lessons: list[dict], out: Path, shots: int = 8, **options
 ) -> Backend:
     """A server with OpenAI's API, which is shown some of the lessons."""
     from ip2p.backends.batch import BatchBackend

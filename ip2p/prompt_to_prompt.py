@@ -104,12 +104,12 @@ class SharedAttention:
         k = split_heads(attn.to_k(context), attn.heads)  # (B, heads, T, d); T = N in self-attention
         v = split_heads(attn.to_v(context), attn.heads)
         if self.cross:
-            self.show(q, k)
+            self.notify_watchers(q, k)
             v = self.weighted(v)
         if self.is_shared():
             out = self.shared_attention(q, k, v)
         else:
-            out = attention(q, k, v, q.shape[-1])
+            out = attend(q, k, v, q.shape[-1])
         out = out.transpose(1, 2).flatten(2)  # (B, N, heads * d)
         linear, dropout = attn.to_out
         return dropout(linear(out))
@@ -118,7 +118,7 @@ class SharedAttention:
         kinds = ("both", "cross" if self.cross else "self")
         return self.sharing.active is not None and self.sharing.attention in kinds
 
-    def show(self, q: torch.Tensor, k: torch.Tensor) -> None:
+    def notify_watchers(self, q: torch.Tensor, k: torch.Tensor) -> None:
         for watcher in self.sharing.watchers:
             scale = q.shape[-1] ** -0.5
             logits = q @ k.transpose(-1, -2) * scale
@@ -141,16 +141,16 @@ class SharedAttention:
         k_pairs, k_others = split_rows(k, others)
         v_pairs, v_others = split_rows(v, others)
         long_q, long_k = share(q_pairs, k_pairs, self.sharing)
-        out = attention(long_q, long_k, v_pairs, q.shape[-1])
+        out = attend(long_q, long_k, v_pairs, q.shape[-1])
         if others == 0:
             return out
         pairs_uncond, pairs_cond = out.chunk(2)
-        out = attention(q_others, k_others, v_others, q.shape[-1])
+        out = attend(q_others, k_others, v_others, q.shape[-1])
         others_uncond, others_cond = out.chunk(2)
         return torch.cat([pairs_uncond, others_uncond, pairs_cond, others_cond])
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, d: int) -> torch.Tensor:
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, d: int) -> torch.Tensor:
     """softmax(q k^T / sqrt(d)) v. d: a head's own width; `share_cross` makes queries and keys longer."""
     return F.scaled_dot_product_attention(q, k, v, scale=d**-0.5)
 
@@ -338,10 +338,10 @@ def sample_pairs(
     generators = seeded([*seeds, *seeds])  # twice the same noise
     scheduler.set_timesteps(num_inference_steps, device=device)
     z = starting_latents(scheduler, latent_shape(unet), generators, device)
-    shares = shared_steps(scheduler, p, n)
+    active_steps = shared_steps(scheduler, p, n)
     with hooked(unet, sharing):
         for step, t in enumerate(scheduler.timesteps):
-            active = shares[step]
+            active = active_steps[step]
             sharing.active = active.to(device) if active.any() else None
             z = guided_step(unet, scheduler, z, t, text, scale, generators)
             if local_blend is not None:

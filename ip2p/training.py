@@ -67,7 +67,7 @@ def new_editor(profile: str | Profile = "mini"):
 
 def cache_latents(pipe, pairs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
     """Conditioning latents (posterior mode, *unscaled*) and target latents (mode, scaled), (n, c, h, w)
-    each."""
+    each. For looking at a few pairs: `train` itself uses `Cache`, which keeps them on disk."""
     source, _ = posteriors(pipe, as_tensor([pair["original_image"] for pair in pairs]))
     target, _ = posteriors(pipe, as_tensor([pair["edited_image"] for pair in pairs]))
     return source.cpu(), target.cpu() * pipe.vae.config.scaling_factor

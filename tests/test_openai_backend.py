@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from servers import FAULTS, drip, drip_head, endless, faulty, hold, openai_server, saying, serving
 
+from ip2p.backends import local
 from ip2p.backends.batch import BatchBackend
 from ip2p.backends.budget import Budget
 from ip2p.backends.local import generate
@@ -35,7 +36,7 @@ from ip2p.dataset.triplets import (
     to_completion,
     to_prompt,
 )
-from ip2p.instructions import finetune, generate_triplets, load_language_model, run, save_language_model
+from ip2p.instructions import finetune, generate_triplets, run
 
 BLUE = {"input": "a red dog on a beach", "edit": "paint the dog blue", "output": "a blue dog on a beach"}
 CAPTIONS = [
@@ -562,11 +563,11 @@ def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, mo
                 settled = []
                 settle = Budget.settle
 
-                def killed_after_ten(self, dearest, cost):
+                def killed_after_ten(self, worst_cost, cost):
                     if len(settled) == 10:
                         raise Killed
                     settled.append(cost)
-                    settle(self, dearest, cost)
+                    settle(self, worst_cost, cost)
 
                 patch.setattr(Budget, "settle", killed_after_ten)
             batch_run(url, tmp_path)
@@ -677,9 +678,9 @@ def test_a_note_that_is_not_ours_is_left_alone(tmp_path):
 def served(tmp_path_factory):
     """SmolLM2, fine-tuned briefly, behind `transformers serve`; yields its folder and the server's URL."""
     folder = tmp_path_factory.mktemp("served") / "tuned"
-    model, tokenizer = load_language_model()
+    model, tokenizer = local.load()
     finetune(model, tokenizer, read_triplets(SEED_TRIPLETS)[:256], epochs=1)
-    save_language_model(model, tokenizer, folder)
+    local.save(model, tokenizer, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -726,7 +727,7 @@ def test_a_served_model_answers_as_well_as_in_this_process(served, tmp_path):
         zip(
             captions,
             generate(
-                *load_language_model(folder),
+                *local.load(folder),
                 captions,
                 temperature=0,
                 frequency_penalty=0.0,
@@ -758,7 +759,7 @@ def test_a_served_model_answers_as_well_as_in_this_process(served, tmp_path):
 
 def test_batches_are_many_times_faster_than_one_by_one(served):
     """The local backend: answers a second in a batch of 128, against one after the other, in one run."""
-    model, tokenizer = load_language_model(served[0])
+    model, tokenizer = local.load(served[0])
     captions = read_captions(SEED_TRIPLETS.parents[1] / "captions" / "mini.txt")[-128:]
     seconds = {}
     for size, some in ((1, captions[:8]), (128, captions), (1, captions[8:16])):
@@ -995,14 +996,14 @@ def test_odd_answers_are_rejects_and_no_end(tmp_path, choice):
 @pytest.mark.parametrize(
     "usage", ["much", ["a"], {"prompt_tokens": "a"}, {"prompt_tokens": 10**400}, None, 5]
 )
-def test_a_usage_record_of_another_type_counts_as_the_dearest(tmp_path, usage):
+def test_a_usage_record_of_another_type_counts_as_the_worst_cost(tmp_path, usage):
     class Odd(openai_server(night, [])):
         def completions(self, body):
             return super().completions(body) | {"usage": usage}
 
     counts, backend = ask(tmp_path, Odd, api="completions", price=(1.0, 4.0), max_cost=1.0)
     assert counts == {"accepted": 2}
-    assert backend.cost == pytest.approx(sum(map(backend.dearest, CAPTIONS[:2])))
+    assert backend.cost == pytest.approx(sum(map(backend.worst_cost, CAPTIONS[:2])))
 
 
 def test_a_run_that_accepts_nothing_is_no_success(tmp_path, capsys):

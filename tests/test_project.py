@@ -1,6 +1,7 @@
 """The project around the code: set-up files in step, sizes, clean notebooks, truthful Markdown."""
 
 import ast
+import pkgutil
 import re
 import subprocess
 import sys
@@ -73,6 +74,26 @@ def test_local_links_lead_somewhere():
             text = re.sub(r"<!--.*?-->|```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
             for link in re.findall(r"\]\(([^)#\s]+)", text):
                 assert link.startswith("https://") or (path.parent / link).exists(), f"{path}: {link}"
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name such as ip2p.editing.Editor.sample is a module, or can be had from one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_pages_and_notebooks_name_files_and_modules_that_exist():
+    for path in tracked():
+        if path.suffix not in (".md", ".ipynb") or path.name == "CHANGELOG.md":
+            continue
+        text = path.read_text(encoding="utf-8")
+        for file in re.findall(r"\b(?:ip2p|tests|notebooks|data)/[\w/]+\.(?:py|ipynb)\b", text):
+            assert "NN_" in file or (ROOT / file).exists(), f"{path}: {file}"
+        for name in re.findall(r"\bip2p(?:\.[A-Za-z_]\w*)+", text):
+            assert is_there(name), f"{path}: {name}"
 
 
 def test_checksums_and_settings_are_those_of_now():

@@ -14,12 +14,12 @@ from ip2p.dataset.triplets import (
     SEED_TRIPLETS,
     STOP,
     from_completion,
+    json_line,
     read_captions,
     read_triplets,
     to_completion,
     to_prompt,
     write_chats,
-    write_triplets,
 )
 from ip2p.paths import DATA
 
@@ -60,12 +60,11 @@ def test_malformed_answers_say_why(answer):
 
 
 def test_triplets_come_back_from_disk_and_caption_is_read_as_input(tmp_path):
-    path = tmp_path / "new" / "t.jsonl"
+    path = tmp_path / "t.jsonl"
     french = NIGHT | {"edit": "une nuit d'été"}
     odd = {"caption": "a cat", "edit": "b", "output": "c", "url": "x"}
-    write_triplets(path, [french])
-    write_triplets(path, [BLUE], append=True)
-    with open(path, "a") as file:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json_line(french) + json_line(BLUE))
         file.write("\n" + json.dumps(odd) + "\r\n")
     assert read_triplets(path) == [french, BLUE, {"input": "a cat", "edit": "b", "output": "c"}]
 

@@ -17,9 +17,8 @@ from ip2p.backends.openai import CHAT, COMPLETIONS, EmptyAnswer, OpenAIBackend, 
 from ip2p.backends.protocol import FLAGGED_CAPTION, Ask, NoAnswer, Objection
 from ip2p.common.durable import write_atomically
 
-FREE = {
-    "usage": {"prompt_tokens": 0, "completion_tokens": 0}
-}  # the reply to a question that was not answered
+# The reply to a question that was not answered
+FREE = {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}
 REFUSALS = (400, 413, 422)  # statuses that say that it is the question which is wrong
 
 
@@ -35,7 +34,7 @@ class Waiting(NamedTuple):
 
     caption: str
     seed: int
-    dearest: float  # dollars that are set aside for it
+    worst_cost: float  # dollars that are set aside for it
 
 
 class BatchBackend(OpenAIBackend):
@@ -261,7 +260,7 @@ class BatchBackend(OpenAIBackend):
             captions = [question.caption for question in new]
             for question, flagged in zip(new, self.moderation.flags(captions, stopped), strict=True):
                 if flagged:
-                    self.budget.settle(question.dearest, 0.0)
+                    self.budget.settle(question.worst_cost, 0.0)
                     yield question.caption, Objection(FLAGGED_CAPTION)
                 else:
                     waiting[self.name(question.caption)] = question
@@ -285,14 +284,14 @@ class BatchBackend(OpenAIBackend):
             for (name, result), flagged in zip(wanted.items(), flags, strict=True):
                 question = waiting.pop(name)
                 handed_out.add(name)
-                self.budget.settle(question.dearest, self.cost_of_result(result, question.dearest))
+                self.budget.settle(question.worst_cost, self.cost_of_result(result, question.worst_cost))
                 refused = isinstance(result.answer, Objection)
                 yield question.caption, Objection("flagged") if flagged and not refused else counted(result)
             if results.keys() <= handed_out:
                 self.state.unlink()
 
-    def cost_of_result(self, result: Result, dearest: float) -> float:
-        return 0.0 if result.reply is None else self.budget.cost_of(result.reply, dearest)
+    def cost_of_result(self, result: Result, worst_cost: float) -> float:
+        return 0.0 if result.reply is None else self.budget.cost_of(result.reply, worst_cost)
 
     def answered_nothing(self, batch_id: str, wanted: dict[str, Result]) -> RuntimeError:
         reasons = [result.answer for result in wanted.values()]
@@ -319,14 +318,14 @@ class Questions:
             if self.next is None:
                 break
             caption, seed = self.next
-            dearest = self.backend.dearest(caption)
+            worst_cost = self.backend.worst_cost(caption)
             try:
-                self.backend.budget.reserve(dearest)
+                self.backend.budget.reserve(worst_cost)
             except OverBudget:
                 if not questions and not may_wait:
                     raise
                 break
-            questions.append(Waiting(caption, seed, dearest))
+            questions.append(Waiting(caption, seed, worst_cost))
             self.next = None
         return questions
 

@@ -36,25 +36,25 @@ class Budget:
         price_in, price_out = self.price
         return self.discount * (price_in * tokens_in + price_out * tokens_out) / 1e6
 
-    def cost_of(self, reply: object, dearest: float) -> float:
-        """What a reply says that it cost, or `dearest` if it does not clearly say so."""
+    def cost_of(self, reply: object, worst_cost: float) -> float:
+        """What a reply says that it cost, or `worst_cost` if it does not clearly say so."""
         usage = reply.get("usage") if isinstance(reply, dict) else None
         if not isinstance(usage, dict):
-            return dearest
+            return worst_cost
         counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
         clear = all(isinstance(count, int) and 0 <= count <= MOST_TOKENS for count in counts)
-        return self.dollars(*counts) if clear else dearest
+        return self.dollars(*counts) if clear else worst_cost
 
-    def reserve(self, dearest: float) -> None:
+    def reserve(self, worst_cost: float) -> None:
         """Set aside the most that a request can cost. Raises OverBudget if the budget does not have it."""
         with self.lock:
-            self.refuse_more_than(dearest)
-            self.reserved += dearest
+            self.refuse_more_than(worst_cost)
+            self.reserved += worst_cost
 
-    def settle(self, dearest: float, cost: float) -> None:
-        """Book what a request cost, for which `dearest` was set aside."""
+    def settle(self, worst_cost: float, cost: float) -> None:
+        """Book what a request cost, for which `worst_cost` was set aside."""
         with self.lock:
-            self.reserved = max(0.0, self.reserved - dearest)
+            self.reserved = max(0.0, self.reserved - worst_cost)
             self.cost += cost
 
     def book_lost(self, cost: float) -> None:
@@ -64,8 +64,8 @@ class Budget:
             self.cost += cost
             self.refuse_more_than(0.0)
 
-    def refuse_more_than(self, dearest: float) -> None:
-        if self.max_cost is not None and self.cost + self.reserved + dearest > self.max_cost:
+    def refuse_more_than(self, worst_cost: float) -> None:
+        if self.max_cost is not None and self.cost + self.reserved + worst_cost > self.max_cost:
             raise OverBudget
 
     def end_sentence(self) -> str:

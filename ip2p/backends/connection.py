@@ -84,11 +84,8 @@ def bounded_client(seconds: float):
                         raise openai.APITimeoutError(request=request)
             finally:
                 reply.close()
-            unpacked = (
-                "content-encoding",
-                "content-length",
-                "transfer-encoding",
-            )  # no longer true of the body
+            # no longer true of the body
+            unpacked = ("content-encoding", "content-length", "transfer-encoding")
             headers = {name: value for name, value in reply.headers.items() if name not in unpacked}
             return type(reply)(reply.status_code, headers=headers, content=bytes(body), request=reply.request)
 

@@ -28,6 +28,8 @@ HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 class LocalBackend:
     """Answers from a model in this process, `batch_size` at once. `options`: see `generate`."""
 
+    cost = 0.0
+
     def __init__(self, model, tokenizer, batch_size: int = 128, **options) -> None:
         self.model = model
         self.tokenizer = tokenizer

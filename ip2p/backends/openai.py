@@ -37,13 +37,12 @@ OTHER_SEED = 10_000  # added to the seed of a question whose answer was empty
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """How a server is asked, and for how much."""
 
     base_url: str | None = None  # None: OPENAI_BASE_URL, else OpenAI
-    api: str | None = (
-        None  # "completions" or "chat"; None: completions, and chat if the server has no such model
-    )
+    # "completions" or "chat"; None: completions, and chat if the server has no such model
+    api: str | None = None
     temperature: float = 0.7  # the paper's
     frequency_penalty: float = 0.1  # the paper's
     max_tokens: int = 256  # of an answer, the paper's
@@ -59,7 +58,7 @@ class EmptyAnswer(PassingFault):
 
 
 class OpenAIBackend:
-    """Answers from a server, many at once (`options`: the fields of Options). The key comes from the
+    """Answers from a server, many at once (`options`: the fields of ServerOptions). The key comes from the
     environment (OPENAI_API_KEY) only.
 
     Asks /v1/completions, as the authors did, and where the server has no such model, /v1/chat/completions,
@@ -87,7 +86,7 @@ class OpenAIBackend:
             )
         self.model = model
         self.examples = list(examples)
-        self.options = Options(base_url, **options)
+        self.options = ServerOptions(base_url, **options)
         self.budget = Budget(self.options.price, self.options.max_cost, self.discount)
         self.server = Connection(base_url, self.options.timeout, self.options.max_retries)
         self.moderation = Moderation(self.server)
@@ -139,7 +138,7 @@ class OpenAIBackend:
             "response_format": {"type": "json_schema", "json_schema": schema},
         }
 
-    def dearest(self, caption: str) -> float:
+    def worst_cost(self, caption: str) -> float:
         """What a question can cost at most, in dollars, in whichever form it will be sent: no token is
         shorter than a byte, and no answer longer than its limit."""
         limits = {False: self.options.max_tokens, True: THINKING * self.options.max_tokens}
@@ -177,7 +176,7 @@ class OpenAIBackend:
     # ------------------------------------------------------------------------ one question
 
     def answer_to(
-        self, caption: str, seed: int, dearest: float, stopped: threading.Event
+        self, caption: str, seed: int, worst_cost: float, stopped: threading.Event
     ) -> tuple[str, float]:
         """(answer, dollars) of one question, asked as often as it takes to learn what the server takes."""
         import openai
@@ -189,7 +188,7 @@ class OpenAIBackend:
             chat = bool(self.chat)
             body = self.body(caption, seed, chat, dropped)
             try:
-                answer, cost = self.send(body, chat, dearest, stopped)
+                answer, cost = self.send(body, chat, worst_cost, stopped)
             except openai.NotFoundError as error:
                 if chat or self.options.api:
                     raise self.failure(error) from None
@@ -208,7 +207,7 @@ class OpenAIBackend:
             except (openai.OpenAIError, PassingFault) as error:
                 raise self.failure(error) from None
             except (ValueError, AttributeError, LookupError, TypeError):
-                return Objection("unreadable reply"), dearest
+                return Objection("unreadable reply"), worst_cost
             self.chat = chat
             self.answered = True
             self.refused |= dropped
@@ -225,14 +224,14 @@ class OpenAIBackend:
             raise self.failure(error) from None
         return Objection("refused by the server")
 
-    def send(self, body: dict, chat: bool, dearest: float, stopped: threading.Event) -> tuple[str, float]:
+    def send(self, body: dict, chat: bool, worst_cost: float, stopped: threading.Event) -> tuple[str, float]:
         """(answer, dollars) of a request, which is patiently tried again."""
         client = self.server.impatient
         route = client.chat.completions if chat else client.completions
 
         def one_try() -> tuple[str, float]:
-            reply = json_reply(route.with_raw_response.create(**body).content, dearest)
-            cost = self.budget.cost_of(reply, dearest)
+            reply = json_reply(route.with_raw_response.create(**body).content, worst_cost)
+            cost = self.budget.cost_of(reply, worst_cost)
             try:
                 return self.text(reply["choices"][0]), cost
             except EmptyAnswer as fault:
@@ -241,7 +240,7 @@ class OpenAIBackend:
                 raise EmptyAnswer(str(fault), cost) from None
 
         def book_lost(cost: float | None) -> None:
-            self.budget.book_lost(dearest if cost is None else cost)
+            self.budget.book_lost(worst_cost if cost is None else cost)
 
         return self.server.patiently(one_try, stopped, book_lost)
 
@@ -283,14 +282,14 @@ class Flight:
             return False
         while self.may_send():
             caption, seed = self.question
-            dearest = self.backend.dearest(caption)
+            worst_cost = self.backend.worst_cost(caption)
             try:
-                self.budget.reserve(dearest)
+                self.budget.reserve(worst_cost)
             except OverBudget:
                 self.over_budget = not self.on_their_way  # else there may be room once those have cost less
                 break
-            future = in_background(self.backend.answer_to, caption, seed, dearest, self.stopped)
-            self.on_their_way[future] = caption, dearest
+            future = in_background(self.backend.answer_to, caption, seed, worst_cost, self.stopped)
+            self.on_their_way[future] = caption, worst_cost
             self.question = None
         return bool(self.on_their_way)
 
@@ -323,29 +322,29 @@ class Flight:
 
     def receive(self, future: Future) -> tuple[str, str] | None:
         """(caption, answer), or None if a question has none."""
-        caption, dearest = self.on_their_way.pop(future)
+        caption, worst_cost = self.on_their_way.pop(future)
         try:
             answer, cost = future.result()
         except OverBudget:  # in the middle of its tries, of which all are booked
             self.over_budget = True
-            self.budget.settle(dearest, 0.0)
+            self.budget.settle(worst_cost, 0.0)
         except Stopped:
-            self.budget.settle(dearest, 0.0)
+            self.budget.settle(worst_cost, 0.0)
         except Exception as error:
             known = isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
             self.failure = self.failure or (error if known else self.backend.failure(error))
             self.stopped.set()
-            self.budget.settle(dearest, dearest)
+            self.budget.settle(worst_cost, worst_cost)
         else:
-            self.budget.settle(dearest, cost)
+            self.budget.settle(worst_cost, cost)
             return caption, answer
         return None
 
     def abandon(self) -> None:
         """Wait for nothing more; what is on its way counts with the most that it can cost."""
         self.stopped.set()
-        for _, dearest in self.on_their_way.values():
-            self.budget.settle(dearest, dearest)
+        for _, worst_cost in self.on_their_way.values():
+            self.budget.settle(worst_cost, worst_cost)
 
     def say_why_it_ended(self) -> None:
         """Raises what made it end; an empty budget is only said."""
@@ -358,17 +357,17 @@ class Flight:
 # ---------------------------------------------------------------------------- reading what a server says
 
 
-def json_reply(data: bytes, dearest: float) -> dict:
+def json_reply(data: bytes, worst_cost: float) -> dict:
     """A reply with choices. Raises PassingFault if there are none in it: it is a page, half a reply, or an
     error."""
     try:
         reply = json.loads(data)
     except (ValueError, RecursionError):
         start = data[:200].decode("utf-8", "replace")
-        raise PassingFault(f"the reply is not JSON: {start}", dearest) from None
+        raise PassingFault(f"the reply is not JSON: {start}", worst_cost) from None
     if not isinstance(reply, dict) or not reply.get("choices"):
         error = reply.get("error") if isinstance(reply, dict) else None
-        raise PassingFault(f"the reply holds no answer: {error or 'nothing said why'}", dearest)
+        raise PassingFault(f"the reply holds no answer: {error or 'nothing said why'}", worst_cost)
     return reply
 
 

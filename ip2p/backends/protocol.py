@@ -13,9 +13,17 @@ Ask = Callable[[], tuple[str, int] | None]
 class Backend(Protocol):
     """Whatever answers captions: a model in this process, a server, or a list of answers in a test."""
 
+    cost: float  # dollars spent so far; 0 for what is free
+
     def answers(self, ask: Ask) -> Iterator[tuple[str, str]]:
         """(caption, answer) of every question that `ask` hands out, in any order. An answer is a text in the
-        authors' format (`ip2p.dataset.triplets`) or an Objection."""
+        authors' format (`ip2p.dataset.triplets`) or an Objection.
+
+        The caption comes back exactly as `ask` gave it: the loop knows its questions by it. Answers are lazy,
+        handed out as they come, and for each the loop may have another question. So after a None `ask` is
+        asked again, once the answers on their way have been handed out; a None with none on their way is the
+        end.
+        """
         ...
 
 

@@ -1,5 +1,4 @@
-"""Where a model runs and in which number format: one place decides, for every command and for
-`load_editor`."""
+"""Where a model runs, and in which number format: one place decides for all."""
 
 from __future__ import annotations
 

@@ -75,8 +75,7 @@ def seeded(seeds: Iterable[int]) -> list[torch.Generator]:
 def starting_latents(
     scheduler, shape: tuple[int, ...], generators: list[torch.Generator], device
 ) -> torch.Tensor:
-    """z_T, (n, *shape): each sample's first noise, as strong as the scheduler, its timesteps set, wants
-    it."""
+    """z_T, (n, *shape): each sample's first noise, scaled for the scheduler, whose timesteps are set."""
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     return noise.to(device) * scheduler.init_noise_sigma
 
@@ -112,8 +111,7 @@ def alpha_bar_at(scheduler, t: float) -> float:
 
 
 def to_x0(prediction: torch.Tensor, z: torch.Tensor, alpha_bar: float, kind: str = "epsilon") -> torch.Tensor:
-    """The clean latent that a prediction of `kind` (diffusers' prediction_type) means. z: the UNet's
-    input."""
+    """The clean latent that a prediction of `kind` (diffusers' prediction_type) means. z: its input."""
     signal = alpha_bar**0.5
     noise = (1 - alpha_bar) ** 0.5
     if kind == "epsilon":

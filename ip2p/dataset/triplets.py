@@ -116,13 +116,6 @@ def json_line(triplet: dict) -> str:
     return json.dumps({name: triplet[name] for name in FIELDS}, ensure_ascii=False) + "\n"
 
 
-def write_triplets(path: str | Path, triplets: Iterable[dict], append: bool = False) -> None:
-    """Write triplets as JSON lines, to a new file or to the end of one."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a" if append else "w", encoding="utf-8") as file:
-        file.writelines(map(json_line, triplets))
-
-
 COLUMNS = {
     "caption",
     "captions",

@@ -15,9 +15,9 @@ from ip2p.profiles import Profile
 def language_model_figures(profile: Profile, n: int = 1000, n_few_shot: int = 100, seed: int = 1) -> dict:
     """The profile's fine-tuned language model on n held-out captions (fresh ones, or the last of its file),
     one answer each, and on n_few_shot of them the same model not fine-tuned, but shown eight examples.
-    Values: see `judge_answers`."""
-    from ip2p.backends.local import generate
-    from ip2p.instructions import load_finetuned, load_language_model
+    Values: see `check_answers`."""
+    from ip2p.backends import local
+    from ip2p.instructions import load_finetuned
 
     lessons = read_triplets(profile.triplets)
     own = read_triplets(profile.own_triplets) if profile.own_triplets else []
@@ -28,13 +28,13 @@ def language_model_figures(profile: Profile, n: int = 1000, n_few_shot: int = 10
     fewer = captions[-n_few_shot:]
     examples = lessons[:: len(lessons) // 8][:8]
 
-    model, tokenizer = load_language_model(profile.language_model)
-    answers = generate(model, tokenizer, fewer, examples, seed=seed, max_new_tokens=128)
-    few_shot = judge_answers(fewer, answers, lessons, profile.in_world)
+    model, tokenizer = local.load(profile.language_model)
+    answers = local.generate(model, tokenizer, fewer, examples, seed=seed, max_new_tokens=128)
+    few_shot = check_answers(fewer, answers, lessons, profile.in_world)
 
     model, tokenizer = load_finetuned(profile.language_model, lessons, world=profile.in_world, own=own)
-    answers = generate(model, tokenizer, captions, (), seed=seed, max_new_tokens=128)
-    finetuned = judge_answers(captions, answers, lessons, profile.in_world)
+    answers = local.generate(model, tokenizer, captions, (), seed=seed, max_new_tokens=128)
+    finetuned = check_answers(captions, answers, lessons, profile.in_world)
     return {"lessons": len(lessons), "few-shot": few_shot, "fine-tuned": finetuned}
 
 
@@ -63,7 +63,7 @@ def well_formed(captions: list[str], answers: list[str]) -> list[dict]:
     return triplets
 
 
-def judge_answers(captions: list[str], answers: list[str], lessons: list[dict], world: bool) -> dict:
+def check_answers(captions: list[str], answers: list[str], lessons: list[dict], world: bool) -> dict:
     """Shares of answers: "formed" (the authors' format, and a change), "follows" (by words alone, see
     `follows`) and, with `world`, "valid" (of the world, and just the edit that was asked for). Of the
     instructions of formed answers, the share of "distinct" ones and of "new" ones (in no lesson). "missing":

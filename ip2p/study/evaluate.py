@@ -1,5 +1,6 @@
-"""`ip2p evaluate`: what the models reach on held-out scenes, part by part; and, if asked to, the README
-renewed.
+"""`ip2p evaluate`: what the models reach on held-out scenes, part by part.
+
+If asked to, it also renews the README.
 
 The judge (`ip2p.miniworld.judge`) decides what a picture shows. It measures only: it chooses no data, no
 threshold and no checkpoint.

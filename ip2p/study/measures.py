@@ -101,13 +101,13 @@ def score(edits: Sequence[Edit], inputs: Sequence[Image.Image], outputs: Sequenc
     read_after = judge(outputs)
     rows = []
     for k, edit in enumerate(edits):
-        asked = difference(edit.before, edit.after)
+        changed = difference(edit.before, edit.after)
         mask = render_mask(edit.before, edit.after)
         rows.append(
             {
                 "kind": edit.kind,
                 "success": edit_success(edit.before, edit.after, read_after[k]),
-                "preservation": preservation(read_before[k], read_after[k], asked),
+                "preservation": preservation(read_before[k], read_after[k], changed),
                 "outside": outside_distance(inputs[k], outputs[k], mask),
             }
         )

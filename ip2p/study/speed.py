@@ -42,7 +42,7 @@ from ip2p.factory.candidates import Job
 from ip2p.factory.pairs import Kept, make_shard, make_shards_on_ray, paint_and_filter
 from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import Profile, get_profile, load_text_to_image
-from ip2p.study.answers import fresh_captions, judge_answers
+from ip2p.study.answers import check_answers, fresh_captions
 from ip2p.study.measures import BATCH, column, interval, judge_pairs, run_editor
 from ip2p.study.points import held_out_cases, images_of, measure_outputs, truths_of
 from ip2p.training import Cache, cache_latents, edit_loss, new_editor
@@ -410,8 +410,8 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> T
 def bench_finetuning(n: int = 200, profile: str = "mini") -> Table:
     """One pass over the hand-written lessons with all weights and with adapters of rank 16 on all linear
     layers (LoRA) at two learning rates: weights that learn, and what n answers are worth."""
-    from ip2p.backends.local import generate
-    from ip2p.instructions import finetune, load_language_model
+    from ip2p.backends import local
+    from ip2p.instructions import finetune
 
     profile = get_profile(profile)
     written = read_triplets(profile.triplets)
@@ -424,15 +424,15 @@ def bench_finetuning(n: int = 200, profile: str = "mini") -> Table:
         ("adapters", 16, 1e-3),
         ("adapters", 16, 3e-3),
     ):
-        model, tokenizer = load_language_model(profile.language_model)
+        model, tokenizer = local.load(profile.language_model)
         if rank:
             model = with_adapters(model, rank)
         learning = count_learning_weights(model)
         finetune(model, tokenizer, lessons, lr=learning_rate)
         if rank:
             model = model.merge_and_unload()
-        answers = generate(model, tokenizer, captions, seed=1, max_new_tokens=128)
-        worth = judge_answers(captions, answers, written, profile.in_world)
+        answers = local.generate(model, tokenizer, captions, seed=1, max_new_tokens=128)
+        worth = check_answers(captions, answers, written, profile.in_world)
         table.add(
             name,
             f"{learning_rate:g}",
