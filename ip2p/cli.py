@@ -7,6 +7,7 @@ its arguments, and beside it stands one that declares its flags.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from ip2p.options import Job, Options, TrainOptions
 from ip2p.paths import DATA, ROOT
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+STOPPED = 130  # the exit status of what Ctrl-C ended
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
@@ -505,8 +507,18 @@ def main(argv: list[str] | None = None) -> int:
         goes_on = args.out is not None if args.run is evaluate else args.resumes
         kept = "; what is done is kept, and the same command goes on" if goes_on else ""
         print(f"ip2p: stopped{kept}", file=sys.stderr)
-        return 130
+        return STOPPED
+
+
+def command() -> None:
+    """What `ip2p` runs. After Ctrl-C it leaves at once: the interpreter would tidy up for another second."""
+    status = main()
+    if status == STOPPED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -262,14 +262,6 @@ def test_a_reply_without_end_is_one_rejected_answer(tmp_path):
     assert sent[0] < 64 << 20, "the connection was cut"
 
 
-STOP_JOB = """
-import sys
-from ip2p.cli import main
-sys.exit(main(["instructions", "--captions", sys.argv[1], "--out", sys.argv[2], "--backend", "openai",
-               "--model", "text", "--base-url", sys.argv[3]]))
-"""
-
-
 def stop(tmp_path, url, arrived, pause: float = 0.3):
     """Ctrl-C for a job, once 32 requests have `arrived()` at the server: (its exit status, seconds, what it
     said)."""
@@ -277,7 +269,9 @@ def stop(tmp_path, url, arrived, pause: float = 0.3):
     (tmp_path / "c.txt").write_text(
         "\n".join(c.replace("in a meadow", place) for place in places for c in CAPTIONS)
     )
-    job = [sys.executable, "-c", STOP_JOB, str(tmp_path / "c.txt"), str(tmp_path / "t.jsonl"), url]
+    files = ["--captions", tmp_path / "c.txt", "--out", tmp_path / "t.jsonl"]
+    server = ["--backend", "openai", "--model", "text", "--base-url", url]
+    job = [sys.executable, "-m", "ip2p.cli", "instructions", *files, *server]
     process = subprocess.Popen(job, stderr=subprocess.PIPE, text=True)
     try:
         while arrived() < 32:
