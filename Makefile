@@ -50,7 +50,7 @@ lock: .venv/.ready  ## write constraints.txt again (newest versions: make lock A
 	UV_CUSTOM_COMPILE_COMMAND="make lock, which runs: $(COMPILE)" $(BIN)/$(COMPILE) --quiet $(ARGS)
 
 clean:  ## remove .venv and caches; out/ stays, for it may hold hours of training
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build *.egg-info .hypothesis .pytest_cache .ruff_cache
 	find ip2p tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # bitsandbytes (8-bit optimiser) lies apart in .venv/extra, for its test: where it is installed, diffusers imports it
