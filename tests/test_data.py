@@ -23,7 +23,7 @@ from ip2p.miniworld import (
     random_scene,
 )
 from ip2p.miniworld.language import write_captions
-from ip2p.miniworld.parsing import _concepts
+from ip2p.miniworld.parsing import attributes_said
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -121,7 +121,7 @@ def test_partial_triplets_and_tests_of_the_lie_detector_stay_in_this_world():
     assert not lessons & lies and not lessons & truths
     assert all(t["why"] for t in files["eval/lies.jsonl"])
     for before, _, after in lessons | lies | truths:
-        assert _concepts(before) != _concepts(after)  # unknown words raise an error
+        assert attributes_said(before) != attributes_said(after)  # unknown words raise an error
     words = Counter(plain(t["edit"]) for t in files["triplets/mini2.jsonl"])
     assert max(words.values()) <= 2
 
