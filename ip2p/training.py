@@ -1,8 +1,10 @@
 """Stage 4, section 3.2 of InstructPix2Pix: a text-to-image model learns to edit.
 
-The UNet's first convolution gets extra input channels for the latent of the input image, E(c_I), and learns L
-= E || eps - eps_theta(z_t, t, E(c_I), c_T) ||^2 on the pairs, where z_t is the noisy latent of the *edited*
-image.
+The UNet's first convolution gets extra input channels for the latent of the input image, E(c_I), and learns
+
+    L = E || eps - eps_theta(z_t, t, E(c_I), c_T) ||^2
+
+on the pairs, where z_t is the noisy latent of the *edited* image.
 """
 
 from __future__ import annotations

@@ -103,7 +103,8 @@ def checksum_of_weights(folder: Path) -> str:
     sha256 = hashlib.sha256()
     for path in sorted(folder.rglob("*.safetensors")):
         if path.relative_to(folder).parts[0] != "work":  # where `ip2p train` has its checkpoints
-            sha256.update(path.read_bytes())
+            with open(path, "rb") as file:
+                hashlib.file_digest(file, lambda: sha256)  # adds to it, a part of the file at a time
     return sha256.hexdigest()[:12]
 
 
@@ -124,8 +125,12 @@ def locked(path: Path, doing: str) -> Iterator[None]:
     unlinked could be locked twice.
     """
     lock = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    held = FileLock(lock, timeout=0)
     try:
-        with FileLock(lock, timeout=0):
-            yield
+        held.acquire()
     except Timeout:
         raise ValueError(f"another job is {doing} {path}; wait for it, or choose another place") from None
+    try:
+        yield
+    finally:
+        held.release()

@@ -1,4 +1,4 @@
-"""What is wrong with a triplet, and with a whole file of them."""
+"""What is wrong with a triplet, and the same triplet told of another scene."""
 
 from __future__ import annotations
 
@@ -6,28 +6,21 @@ import re
 
 from ip2p.dataset.triplets import FIELDS
 
-# ---------------------------------------------------------------------------- which answers are kept
-
-
 # Idioms in which a word of the world's language does not mean what it names.
 NOT_MEANT = r"time of day|^clear (?!sk|weather)|\bclear (the|away|up)\b|wet brush"
 
 
 def mentions(text: str) -> set[tuple[str, object]]:
     """What of the miniature world a text names, as (slot, value); unlike `parse`, it skips other words."""
-    from ip2p.miniworld.parsing import LEXICON, LONGEST, SPELLINGS
+    from ip2p.miniworld.parsing import LEXICON, SPELLINGS, phrases
 
     text = re.sub(NOT_MEANT, "", text.lower())
     words = [SPELLINGS.get(word, word) for word in re.findall(r"[a-z0-9]+", text)]
     named = set()
-    start = 0
-    while start < len(words):
-        lengths = range(LONGEST, 0, -1)
-        length = next((n for n in lengths if tuple(words[start : start + n]) in LEXICON), 0)
-        if length:
-            slot, value = LEXICON[tuple(words[start : start + length])]
+    for phrase in phrases(words):
+        if phrase in LEXICON:
+            slot, value = LEXICON[phrase]
             named.add(("kind" if slot == "kinds" else slot, value))
-        start += max(length, 1)
     return named
 
 

@@ -10,24 +10,19 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from ip2p.dataset import checks
+from ip2p.dataset.checks import RELATIVE, STRICT
 from ip2p.miniworld.parsing import LEXICON, phrases, split_words
 from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, SIZES
 
 Fact = tuple[str, object]  # ("kind", "cat"), ("extra", "hat"): a slot of the lexicon and its value
 
 # Beginnings of words that ask for a change without naming the new value.
-BIGGER = r"bigg|large|enlarg|grow|scale (it |them )?up|blow|huge|giant|gigant|increas|expand|inflat|zoom in"
-SMALLER = r"small|shrink|shrunk|scale (it |them )?down|tiny|little|reduc|mini|decreas|zoom out|far"
-MORE = r"another|second|third|doubl|tripl|twin|clone|cop[yi]|more|again|friend|one extra"
-FEWER = r"alone|single|only|just|less|fewer|remov|away|keep|lone|leav"
-GONE = (
-    r"no\b|not|never|none|dont|\w+n't|without|remov|delet|eras|drop|los[et]|rid|ditch|tak(e|en|ing)|away|off|out|leave|"
-    r"disappear|vanish|go\b|goes|gone|clear|stop|end\b|over|pop|pick|bye|scare|fl[ey]w?|lower|scrap|skip|kill|hide|less|"
-    r"back|instead|cut|st[eo]le?|forget|pull|pick|chuck|thaw|melt|turn(ed|ing)? (\w+ ){0,2}off|mow"
-)
+BIGGER = RELATIVE["bigger"] + "|gigant|inflat"
+SMALLER = RELATIVE["smaller"] + "|shrunk"
+GONE = RELATIVE["gone"] + r"|pick|chuck|thaw|melt|turn(ed|ing)? (\w+ ){0,2}off|mow"
 # Words that name a thing of the world elsewhere, but not here.
-NOT_MEANT = r"time of day|^clear (?!sk|weather)|\bclear (the|away|up)\b|wet brush|\bpainted (?!in water)"
-STRICT = ("kind", "colour", "place", "time", "weather", "style", "extra")  # what is never said freely
+NOT_MEANT = checks.NOT_MEANT + r"|\bpainted (?!in water)"
 # Words directly before a thing that shall not be there any more: "no rabbit", "take away the old flag".
 UNWANTED = (
     r"(\bno|(?<!could )(?<!would )(?<!can )(?<!why )\bnot|without|remove|delete|erase|drop|lose|rid of|scrap|"
@@ -112,7 +107,7 @@ def asks_for(text: str, name: str, old: object, new: object, named: set[Fact]) -
         shrinks = old is None or SIZES.index(new) < SIZES.index(old)
         return grows and begins(text, BIGGER) or shrinks and begins(text, SMALLER)
     if slot == "count":
-        return begins(text, MORE if new > old else FEWER)
+        return begins(text, RELATIVE["more" if new > old else "fewer"])
     return False
 
 

@@ -12,68 +12,27 @@ random). Every part of a caption draws its wording from a seed of its own, so th
 from __future__ import annotations
 
 import random
-import re
 
+from ip2p.miniworld.language import (
+    NICKNAMES,
+    NUMBERS,
+    PLACE_AT,
+    POSITION_AT,
+    SIZE_WORDS,
+    STYLE_IN,
+    STYLE_OF,
+    TIME_AT,
+    TIME_NOUN,
+    WEATHER_ADJECTIVE,
+    WEATHER_IN,
+    choose_wording,
+    extra_wording,
+)
 from ip2p.miniworld.parsing import plurals
 from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Scene, difference
 
-ALIVE = ("cat", "dog", "rabbit", "duck", "owl", "elephant", "robot")
-NICKNAMES = {
-    "cat": "(kitten|kitty)",
-    "dog": "puppy",
-    "rabbit": "bunny",
-    "duck": "duckling",
-    "rocket": "spaceship",
-    "boat": "(sailboat|ship)",
-    "house": "cottage",
-    "mushroom": "toadstool",
-}
-NUMBERS = {1: "a", 2: "two", 3: "three"}
-SIZES = {
-    "small": "(small|tiny|little|small)",
-    "medium": "(medium-sized|medium)",
-    "large": "(large|big|huge|giant)",
-}
-PLACES = {  # {} is an adjective of the weather or the time, or nothing
-    "meadow": "in (a|the) {}(meadow|meadow|grassy field|field)",
-    "beach": "(on a {}beach|on the {}beach|by the {}sea|at the {}seaside|on the {}shore)",
-    "desert": "(in the {}desert|in a {}desert|in the {}desert|among the {}dunes)",
-    "mountains": "(in the {}mountains|up in the {}mountains|high in the {}mountains)",
-    "city": "(in a {}city|in the {}city|in a {}town|on a {}city street)",
-    "forest": "(in a {}forest|in the {}forest|in the {}woods|among the {}trees)",
-    "farm": "(on a {}farm|on the {}farm|at a {}farm|in a {}farmyard)",
-}
-TIMES = {
-    "day": "(by day|in daylight|during the day|in the daytime)",
-    "sunset": "(at sunset|at sunset|at dusk|in the evening|at sundown|as the sun sets|in the evening light)",
-    "night": "(at night|at night|by night|at night time|after dark|in the moonlight|under the stars)",
-}
-WEATHERS = {
-    "clear": "(in clear weather|under a clear sky|in fine weather)",
-    "rain": "(in the rain|in the rain|in the pouring rain|while it rains|in rainy weather)",
-    "snow": "(in the snow|in falling snow|under falling snow|while it snows|in snowy weather)",
-}
-TIME_NOUNS = {"day": "day", "sunset": "evening", "night": "night"}
-WEATHER_ADJECTIVES = {"clear": "clear", "rain": "rainy", "snow": "(snowy|wintry)"}
-STYLES_FIRST = {
-    "illustration": "(an illustration|a picture book illustration) of",
-    "pencil sketch": "a pencil (sketch|sketch|drawing) of",
-    "watercolour": "a (watercolour|watercolor|watercolour painting|watercolor painting) of",
-    "mosaic": "a (mosaic|tile mosaic|mosaic) of",
-    "comic": "a comic (picture|panel|strip|book picture) of",
-}
-STYLES_LAST = {
-    "illustration": "(illustration|as an illustration)",
-    "pencil sketch": "(in pencil|pencil sketch|as a pencil sketch|drawn in pencil)",
-    "watercolour": "(in watercolour|in watercolor|watercolour painting|painted in watercolour)",
-    "mosaic": "(as a mosaic|mosaic|mosaic style|made of tiles)",
-    "comic": "(comic style|in comic style|as a comic|comic book style)",
-}
-POSITIONS = {
-    "left": "(on the left|on the left|on the left side|to the left|at the left)",
-    "centre": "(in the middle|in the centre|in the center)",
-    "right": "(on the right|on the right|on the right side|to the right|at the right)",
-}
+# "a picture of" would leave the style open; here it is said.
+STYLE_FIRST = STYLE_OF | {"illustration": "(an illustration|a picture book illustration) of"}
 BESIDE = "(next to|beside|and|near|with)"
 
 # How often a caption says a thing that the scene has: of those by terse, ordinary and thorough writers.
@@ -93,20 +52,6 @@ CHANCES = {
 # What people expect anyway they say less often: so many times as often as the rest.
 EXPECTED = {"medium": 0.3, "centre": 0.2, "day": 0.6, "clear": 0.6, "illustration": 0.6}
 TAGS = 0.06  # the share of captions that are lists: "red cat, forest, night"
-
-
-def fill(template: str, rng: random.Random | None) -> str:
-    """A template with one alternative of every "(a|b)" chosen, innermost first; blanks and articles
-    tidied."""
-
-    def choose(match: re.Match) -> str:
-        alternatives = match[1].split("|")
-        return rng.choice(alternatives) if rng else alternatives[0]
-
-    while "(" in template:
-        template = re.sub(r"\(([^()]*)\)", choose, template)
-    text = re.sub(r" +(?=[ ,.?!])", "", template).strip()
-    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
 
 
 def what_to_say(scene: Scene, rng: random.Random) -> set[str]:
@@ -181,13 +126,15 @@ class Words:
         return 0.99 if self.seed is None else random.Random(f"{self.seed} {part}").random()
 
     def fill(self, part: str, template: str) -> str:
-        return fill(template, None if self.seed is None else random.Random(f"{self.seed} {part} words"))
+        """A template in the part's own wording."""
+        rng = None if self.seed is None else random.Random(f"{self.seed} {part} words")
+        return choose_wording(template, rng)
 
     def caption(self) -> str:
         if self.chance("form") < TAGS:
             return self.tags()
         style_first = "style" in self.say and (self.seed is None or self.chance("style") < 0.6)
-        start = self.fill("style", STYLES_FIRST[self.scene.style]) + " " if style_first else ""
+        start = self.fill("style", STYLE_FIRST[self.scene.style]) + " " if style_first else ""
         things = [word for word in (self.objects(), *self.additions()) if word]
         where = self.circumstances()
         if not style_first and where and self.chance("front") < 0.15:
@@ -197,24 +144,27 @@ class Words:
         for phrase in where:
             text += f"{comma} {phrase}"
         if "style" in self.say and not style_first:
-            text += ", " + self.fill("style", STYLES_LAST[self.scene.style])
-        return fill(text, None)
+            text += ", " + self.fill("style", STYLE_IN[self.scene.style])
+        return choose_wording(text, None)
 
     def objects(self) -> str:
         """ "three tiny blue owls"."""
         scene = self.scene
         noun = scene.kind
         if noun in NICKNAMES and self.chance("nickname") < 0.1:
-            noun = self.fill("nickname", NICKNAMES[noun])
+            noun = self.fill("nickname", f"({NICKNAMES[noun]})")
+        number = "a"
         if scene.count > 1:
             noun = plurals(noun)[-1]
-        size = self.fill("size", SIZES[scene.size]) if "size" in self.say else ""
+            number = NUMBERS[scene.count]
+        size = self.fill("size", SIZE_WORDS[scene.size]) if "size" in self.say else ""
         colour = scene.colour if "colour" in self.say else ""
-        return " ".join(word for word in (NUMBERS[scene.count], size, colour, noun) if word)
+        return " ".join(word for word in (number, size, colour, noun) if word)
 
     def additions(self) -> list[str]:
         """What is with the object: extras, and the second object."""
-        phrases = [self.extra(name) for name in self.scene.extras if name in self.say]
+        said = [name for name in self.scene.extras if name in self.say]
+        phrases = [self.fill(name, extra_wording(self.scene, name)) for name in said]
         if self.scene.second and "second_kind" in self.say:
             kind, colour = self.scene.second
             colour = f"{colour} " if "second_colour" in self.say else ""
@@ -223,28 +173,13 @@ class Words:
         *listed, last = phrases or [""]
         return [", ".join(listed), "and", last] if listed else [last]
 
-    def extra(self, name: str) -> str:
-        """An extra, as it is said after the object: "wearing a hat"."""
-        many = self.scene.count > 1
-        hat = "hats" if many else "a hat"
-        balloon = "balloons" if many else "a balloon"
-        holding = f"(with {balloon}|holding {balloon})" if self.scene.kind in ALIVE else f"with {balloon}"
-        templates = {
-            "hat": f"(with {hat}|wearing {hat}|with {hat} on|in {hat})",
-            "flag": "(with a flag|next to a flag|by a flag)",
-            "balloon": holding,
-            "flowers": "(with flowers|among flowers|surrounded by flowers|with some flowers)",
-            "birds": "(with birds|with birds overhead|with birds in the sky|with some birds)",
-        }
-        return self.fill(name, templates[name])
-
     def circumstances(self) -> list[str]:
         """Position, place, time and weather, each in words of its own, or two in one: "on a rainy beach"."""
         scene, say = self.scene, self.say
         adjective = ""
         merged: set[str] = set()
         if {"place", "weather"} <= say and scene.weather != "clear" and self.chance("weather") < 0.35:
-            adjective = self.fill("weather", WEATHER_ADJECTIVES[scene.weather])
+            adjective = self.fill("weather", WEATHER_ADJECTIVE[scene.weather])
             merged.add("weather")
         elif {"place", "time"} <= say and scene.time == "night" and self.chance("time") < 0.15:
             adjective = "moonlit"
@@ -253,17 +188,17 @@ class Words:
             merged.add("weather")  # "on a rainy evening"
         phrases = {}
         if "position" in say:
-            phrases["position"] = self.fill("position", POSITIONS[scene.position])
+            phrases["position"] = self.fill("position", POSITION_AT[scene.position])
         if "place" in say:
-            place = PLACES[scene.place].replace("{}", adjective + " " if adjective else "")
+            place = PLACE_AT[scene.place].replace("{}", adjective + " " if adjective else "")
             phrases["place"] = self.fill("place", place)
         if "time" in say and "time" not in merged:
-            phrases["time"] = self.fill("time", TIMES[scene.time])
+            phrases["time"] = self.fill("time", TIME_AT[scene.time])
             if "weather" in merged and not adjective:
-                weather = self.fill("weather", WEATHER_ADJECTIVES[scene.weather])
-                phrases["time"] = f"on a {weather} {TIME_NOUNS[scene.time]}"
+                weather = self.fill("weather", WEATHER_ADJECTIVE[scene.weather])
+                phrases["time"] = f"on a {weather} {TIME_NOUN[scene.time]}"
         if "weather" in say and "weather" not in merged:
-            phrases["weather"] = self.fill("weather", WEATHERS[scene.weather])
+            phrases["weather"] = self.fill("weather", WEATHER_IN[scene.weather])
         if self.chance("order") < 0.2:
             return [phrases[part] for part in sorted(phrases, key=self.chance)]
         return list(phrases.values())
@@ -277,10 +212,10 @@ class Words:
             head = head.removeprefix("a ")
         tags = {name: getattr(scene, name) for name in ("place", "time", "weather", "style") if name in say}
         if "position" in say:
-            tags["position"] = POSITIONS[scene.position].split("|")[0].lstrip("(")
+            tags["position"] = choose_wording(POSITION_AT[scene.position], None)
         tags |= {name: name for name in scene.extras if name in say}
         if scene.second and "second_kind" in say:
             kind, colour = scene.second
             head += f", {colour} {kind}" if "second_colour" in say else f", {kind}"
         listed = [tags[part] for part in sorted(tags, key=self.chance)]
-        return fill(", ".join([head, *listed]), None)
+        return choose_wording(", ".join([head, *listed]), None)

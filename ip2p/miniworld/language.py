@@ -188,18 +188,18 @@ def _second(scene: Scene) -> str:
 def _extras(scene: Scene, rng: random.Random | None) -> str:
     """A template for all extras: "with a hat and holding a balloon", "with a hat, a balloon and birds"."""
     if len(scene.extras) < 2:
-        return "".join(_extra(scene, extra) for extra in scene.extras)
+        return "".join(extra_wording(scene, extra) for extra in scene.extras)
     one_by_one = _chance(rng) < 0.4
     extras = list(scene.extras)
     if rng:
         extras = rng.sample(extras, len(extras))
     if one_by_one:
-        return " and ".join(_extra(scene, extra) for extra in extras)
+        return " and ".join(extra_wording(scene, extra) for extra in extras)
     *first, last = (EXTRA_NAMES[extra] for extra in extras)
     return f"with {', '.join(first)} and {last}"
 
 
-def _extra(scene: Scene, extra: str) -> str:
+def extra_wording(scene: Scene, extra: str) -> str:
     """A template that says the extra after the object: "wearing a hat"."""
     hat, balloon = ("hats", "balloons") if scene.count > 1 else ("a hat", "a balloon")
     templates = {

@@ -27,7 +27,7 @@ SCALING_FACTOR = 0.18215
 # of the latents.
 CHANNELS = {64: (16, 32, 64), 128: (16, 24, 48, 96)}
 LATENT_CHANNELS = {64: 4, 128: 8}
-PERCEPTUAL_WEIGHT, KL_WEIGHT = 0.2, 1e-3
+PERCEPTUAL_WEIGHT, KL_WEIGHT = 0.2, 1e-3  # first guesses; no others were tried
 ADVERSARIAL_WEIGHT = 0.5  # that of Stable Diffusion's
 SETS = ((5000, 1, "plain"), (5000, 3, "even"))  # (renders, seed, mix) to learn from
 

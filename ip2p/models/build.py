@@ -172,7 +172,8 @@ class Part(NamedTuple):
 
     make: Callable[[Build], None]
     done: str | None  # the file in OUT that is written last; None: `make` itself sees what is left to do
-    hours: float  # that it takes on two CPU cores, measured or (autoencoder, triplets) guessed
+    # on two CPU cores: from the cards, but guessed for autoencoder, text-encoder, triplets and pairs
+    hours: float
 
 
 PARTS = {
