@@ -99,6 +99,7 @@ def test_bfloat16_is_close(clip, pairs):
         assert a.dtype == torch.float32
 
 
+@pytest.mark.speed
 def test_batches_are_faster_than_one_pair_at_a_time_and_as_exact(clip):
     """Against the authors' way: each of six candidates of a caption pair alone, its texts encoded each
     time."""

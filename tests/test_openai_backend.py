@@ -150,6 +150,7 @@ def test_moderation_skips_captions_and_asks_for_other_answers(tmp_path):
 # ---------------------------------------------------------------------------- speed, cost, faults
 
 
+@pytest.mark.speed
 def test_many_in_flight_are_many_times_faster(tmp_path):
     """The same captions, one after the other and 32 in flight, against a server with a fixed latency, in one
     run."""
@@ -751,6 +752,7 @@ def test_a_served_model_answers_as_well_as_in_this_process(served, tmp_path):
     assert [t for t in formed if check(t) is None] == read_triplets(tmp_path / "t.jsonl") or len(formed) == 12
 
 
+@pytest.mark.speed
 def test_batches_are_many_times_faster_than_one_by_one(served):
     """The local backend: answers a second in a batch of 128, against one after the other, in one run."""
     model, tokenizer = local.load(served[0])

@@ -27,7 +27,6 @@ class Kept(NamedTuple):
     """A pair that passed the filter."""
 
     number: int  # of the triplet
-    candidate: int  # which of the triplet's
     setting: Setting
     image_0: torch.Tensor  # uint8 (3, H, W)
     image_1: torch.Tensor
@@ -71,7 +70,7 @@ def paint_and_filter(
                 number = group[n // together]
                 images = [quantise(images[n]) for images in pictures]
                 values = Similarities(*(value[n].item() for value in sim))
-                good[number].append(Kept(number, start + n % together, settings[n], *images, values))
+                good[number].append(Kept(number, settings[n], *images, values))
             for number in group:
                 good[number] = best_by_direction(good[number], job.keep)
     kept = [pair for number in numbers for pair in good[number]]
