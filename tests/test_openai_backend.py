@@ -753,9 +753,9 @@ def test_a_served_model_answers_as_well_as_in_this_process(served, tmp_path):
 
 
 @pytest.mark.speed
-def test_batches_are_many_times_faster_than_one_by_one(served):
+def test_batches_are_many_times_faster_than_one_by_one():
     """The local backend: answers a second in a batch of 128, against one after the other, in one run."""
-    model, tokenizer = local.load(served[0])
+    model, tokenizer = local.load()
     captions = read_captions(SEED_TRIPLETS.parents[1] / "captions" / "mini.txt")[-128:]
     seconds = {}
     for size, some in ((1, captions[:8]), (128, captions), (1, captions[8:16])):
