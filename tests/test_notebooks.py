@@ -46,12 +46,7 @@ def with_solutions(nb):
     return solved, len(cells) - len(nb.cells)
 
 
-MEASURE_TIME = ("90_scaling_out",)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.speed) if name in MEASURE_TIME else name for name in SMALL]
-)
+@pytest.mark.parametrize("name", SMALL)
 def test_notebook_runs_and_its_claims_and_solutions_hold(name, tmp_path):
     nb = read(NOTEBOOKS / f"{name}.ipynb")
     assert SMALL[name].keys() <= parameters(nb).keys(), "a parameter that is not there"
