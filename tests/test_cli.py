@@ -64,6 +64,10 @@ TRIPLET = {
         (["models", "build", "--out", "out.png", "--only", "all"], "there is no part 'all'"),
         (["instructions", "--captions", "none.txt", "--out", "out.png"], "none.txt"),
         (["evaluate", "--only", "all"], "there is no part all"),
+        (["edit", "good.png", "night", "--out", "out.cat"], "out.cat has no ending of a picture; call it"),
+        (["edit", "good.png", "night", "--out", "no/out.png"], "no/out.png cannot be written (No such file"),
+        (["edit", "good.png", "night", "--out", "device.png"], "device.png is no file; choose another name"),
+        (["hero", "--out", "no/out.png"], "no/out.png cannot be written (No such file or directory)"),
         (["triplets", "check", "none.jsonl"], "none.jsonl"),
     ],
 )
@@ -75,6 +79,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, sentence):
         '{"input": "a cat", "edit": "make it night", "output": "a cat at night"}'
     )
     (tmp_path / "folder").mkdir()
+    (tmp_path / "device.png").symlink_to("/dev/full")
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     assert main(arguments) == 1
     printed = capsys.readouterr().err

@@ -51,6 +51,9 @@ class ServerOptions:
     max_retries: int = 8  # after rate limits, server errors, time-outs, dropped connections and empty answers
     price: tuple[float, float] | None = None  # dollars a million tokens, (input, output)
     max_cost: float | None = None  # dollars that are never passed; needs the price
+    moderation: bool = (
+        True  # whether captions and answers are shown to the server's moderation, if it has one
+    )
 
 
 class EmptyAnswer(PassingFault):
@@ -89,7 +92,7 @@ class OpenAIBackend:
         self.options = ServerOptions(base_url, **options)
         self.budget = Budget(self.options.price, self.options.max_cost, self.discount)
         self.server = Connection(base_url, self.options.timeout, self.options.max_retries)
-        self.moderation = Moderation(self.server)
+        self.moderation = Moderation(self.server, self.options.moderation)
         self.chat = {"chat": True, "completions": False}.get(self.options.api)  # None: not known yet
         self.refused: set[str] = set()  # what of a request this server does not take; learnt from its answers
         self.answered = False  # whether it has answered any question
