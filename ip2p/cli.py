@@ -10,10 +10,12 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections import Counter
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+from ip2p.common.errors import UserError
 from ip2p.options import Job, Options, TrainOptions
 from ip2p.paths import DATA, ROOT
 
@@ -531,8 +533,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return args.run(args) or 0
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, UserError, ImportError) as error:
         print(f"ip2p: {error}", file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        print("ip2p: this is a fault of ip2p itself; please report it with the lines above", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         # only with --out does an evaluation leave anything

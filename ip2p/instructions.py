@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from ip2p.backends import local
 from ip2p.backends.protocol import FLAGGED_CAPTION, Backend, NoAnswer, Objection
 from ip2p.common.durable import append_line, locked, read_json, whole_lines, write_atomically
+from ip2p.common.errors import UserError
 from ip2p.dataset.checks import check, retell
 from ip2p.dataset.triplets import (
     SEED_TRIPLETS,
@@ -314,7 +315,7 @@ def run(
     (8; 0 for a model that was fine-tuned on them). `shard` (i, of): every `of`-th distinct caption from the
     i-th on, for one of many workers, each with an `out` of its own.
 
-    Raises ValueError or OSError for what the caller got wrong, RuntimeError if a server fails (run again to
+    Raises ValueError or OSError for what the caller got wrong, UserError if a server fails (run again to
     go on) or if no answer was accepted."""
     out = Path(out)
     captions = read_captions(captions_path)
@@ -339,7 +340,7 @@ def run(
     rejected = counts.keys() - {"accepted", "duplicate", "out-of-world caption"}
     if not counts["accepted"] and (rejected or not out.read_bytes()):
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
-        raise RuntimeError(f"no answer was accepted ({reasons or 'nothing could be asked'})")
+        raise UserError(f"no answer was accepted ({reasons or 'nothing could be asked'})")
     return counts
 
 

@@ -264,7 +264,7 @@ def checksum_of_pairs(rows: list[dict]) -> str:
     """SHA-256 of pairs as `read_pairs` gives them."""
     sha256 = hashlib.sha256()
     for row in rows:
-        about = {name: value for name, value in row.items() if name not in IMAGES}
+        about = {name: row[name] for name in row if name not in IMAGES}
         sha256.update(json.dumps(about, default=str).encode())
         for name in IMAGES:
             image = row[name]

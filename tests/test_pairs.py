@@ -189,7 +189,7 @@ def test_pairs_of_one_seed_are_all_there_in_the_authors_layout(tiny_pipe, clip, 
         assert [row[name] for row in again] == [row[name] for row in rows]
     for row, other in zip(rows, again, strict=True):
         difference = np.subtract(row["edited_image"], other["edited_image"], dtype=float)
-        assert np.abs(difference).mean() < 3, "JPEG"
+        assert np.abs(difference).mean() < 8, "JPEG"
 
 
 PROMPT = json.dumps({"caption": "a cat", "edit": "make it night", "output": "a cat at night"})
@@ -335,6 +335,10 @@ def test_reading_pairs_holds_no_pictures(tmp_path):
     tracemalloc.stop()
     assert len(rows) == 40 and held / 40 * 300_000 < 3e9
     assert rows[39]["original_image"].size == (400, 400)
+    copy = dict(rows[39] | {"seed": 7})
+    assert copy["seed"] == 7 and copy["edited_image"].size == (400, 400)
+    rows[39]["edited_image"] = Image.new("RGB", (3, 3))
+    assert {**rows[39]}["edited_image"].size == (3, 3)
 
 
 def test_captions_that_differ_only_behind_what_the_model_reads_are_refused(tiny_pipe, clip, tmp_path):

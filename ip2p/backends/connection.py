@@ -18,6 +18,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ip2p.common.errors import UserError
+
 LONGEST_REPLY = 4 << 20  # bytes; an answer has some thousands
 FILE_PATIENCE = 10  # files of batches may take so many times as long as an answer
 LONGEST_PAUSE = 120.0  # seconds, whatever a server asks for
@@ -216,11 +218,11 @@ class Connection:
     def say(self, sentence: str) -> None:
         tqdm.write(f"ip2p: {self.redacted(sentence)}", file=sys.stderr)
 
-    def error(self, sentence: str) -> RuntimeError:
+    def error(self, sentence: str) -> UserError:
         """Every error that holds a server's words is made here."""
-        return RuntimeError(self.redacted(sentence))
+        return UserError(self.redacted(sentence))
 
-    def failure(self, model: str, error: Exception) -> RuntimeError:
+    def failure(self, model: str, error: Exception) -> UserError:
         return self.error(
             f"no answer from {model!r} at {self.where()}: {self.shown(sentence_of(error))}; "
             "run the same command again to go on"

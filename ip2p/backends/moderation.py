@@ -24,7 +24,7 @@ class Moderation:
         self.answered = False  # whether it ever gave a clear word
 
     def flags(self, texts: list[str], stopped: threading.Event) -> list[bool]:
-        """Which texts are flagged. Raises RuntimeError if the server gives no clear word on every text."""
+        """Which texts are flagged. Raises UserError if the server gives no clear word on every text."""
         flags: list[bool] = []
         for start in range(0, len(texts), TEXTS_A_REQUEST):
             flags += self.flags_of_some(texts[start : start + TEXTS_A_REQUEST], stopped)

@@ -20,6 +20,7 @@ from ip2p.backends.budget import Budget, OverBudget
 from ip2p.backends.connection import Connection, PassingFault, Stopped, in_background
 from ip2p.backends.moderation import Moderation
 from ip2p.backends.protocol import FLAGGED_CAPTION, Ask, NoAnswer, Objection
+from ip2p.common.errors import UserError
 from ip2p.dataset.triplets import STOP, SYSTEM, clean, to_chat, to_completion, to_prompt
 
 COMPLETIONS = "/v1/completions"
@@ -101,7 +102,7 @@ class OpenAIBackend:
     def cost(self) -> float:
         return self.budget.cost
 
-    def failure(self, error: Exception) -> RuntimeError:
+    def failure(self, error: Exception) -> UserError:
         return self.server.failure(self.model, error)
 
     # ------------------------------------------------------------------------ what is sent
@@ -219,7 +220,7 @@ class OpenAIBackend:
         raise Stopped
 
     def objection_to_caption(self, error) -> Objection:
-        """What a refusal says of the caption. Raises RuntimeError if it is not the caption that is
+        """What a refusal says of the caption. Raises UserError if it is not the caption that is
         refused."""
         if is_content_filter(error.response.text):
             return Objection(FLAGGED_CAPTION)
@@ -334,7 +335,7 @@ class Flight:
         except Stopped:
             self.budget.settle(worst_cost, 0.0)
         except Exception as error:
-            known = isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
+            known = isinstance(error, UserError)
             self.failure = self.failure or (error if known else self.backend.failure(error))
             self.stopped.set()
             self.budget.settle(worst_cost, worst_cost)

@@ -13,12 +13,10 @@ import re
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from functools import lru_cache, partial
 from numbers import Integral
 from pathlib import Path
-
-from PIL import Image
 
 from ip2p.common.durable import append_line, digest, remove_unfinished, whole_lines, write_atomically
 from ip2p.common.images import decode_image
@@ -143,22 +141,35 @@ class Manifest:
         self.forget(line["shard"])
 
 
-class Pair(dict):
+class Pair(MutableMapping):
     """A row of a data set: texts and numbers, and two pictures, which are read and decoded each time that
     they are asked for, so that a set may be larger than the memory."""
 
     def __init__(self, values: dict, cell: Callable[[str], dict | bytes], where: str):
-        super().__init__(values)
+        self.values_of = dict.fromkeys(IMAGES) | values  # a picture that is None is on disk
         self.cell = cell  # of a column: the encoded picture
         self.where = where
 
-    def __missing__(self, name: str) -> Image.Image:
-        if name not in IMAGES:
-            raise KeyError(name)
-        return decode_image(self.cell(name), f"{self.where}, {name},")
+    def __getitem__(self, name: str):
+        value = self.values_of[name]
+        if value is None and name in IMAGES:
+            return decode_image(self.cell(name), f"{self.where}, {name},")
+        return value
+
+    def __setitem__(self, name: str, value) -> None:
+        self.values_of[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.values_of[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_of)
+
+    def __len__(self) -> int:
+        return len(self.values_of)
 
     def __or__(self, other: dict) -> Pair:
-        return Pair({**self, **other}, self.cell, self.where)
+        return Pair(self.values_of | other, self.cell, self.where)
 
 
 def read_pairs(folder: str | Path, broken: str = "raise") -> list[Pair]:
