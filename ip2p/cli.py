@@ -10,10 +10,12 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections import Counter
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+from ip2p.common.errors import UserError
 from ip2p.options import Job, Options, TrainOptions
 from ip2p.paths import DATA, ROOT
 
@@ -60,7 +62,7 @@ def instructions(a) -> None:
     if model is None and a.backend == "local":
         model = profile.language_model
     server = {}
-    for name in ("base_url", "api", "shots", "in_flight", "price", "max_cost"):
+    for name in ("base_url", "api", "shots", "in_flight", "price", "max_cost", "moderation"):
         if getattr(a, name) is not None:
             server[name] = getattr(a, name)
     counts = run(
@@ -113,6 +115,11 @@ def instructions_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars a million tokens")
     sub.add_argument(
         "--max-cost", type=float, metavar="DOLLARS", help="stop before this is passed (with --price)"
+    )
+    sub.add_argument(
+        "--moderation",
+        action=argparse.BooleanOptionalAction,
+        help="show captions and answers to the server's moderation, if it has one (it does)",
     )
 
 
@@ -232,10 +239,34 @@ def train_flags(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def picture_format(path: Path) -> str:
+    """Pillow's name of the format of a picture that is to be saved. Raises ValueError, before any work, if
+    it cannot be."""
+    from PIL import Image
+
+    from ip2p.common.durable import temporary
+
+    Image.init()
+    name = Image.registered_extensions().get(path.suffix.lower(), "")
+    if name not in Image.SAVE:
+        raise ValueError(f"{path} has no ending of a picture; call it {path.name}.png")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file; choose another name")
+    trial = temporary(path)
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+    return name
+
+
 def edit(a) -> None:
+    from ip2p.common.durable import replacing
     from ip2p.common.images import open_image, open_mask
     from ip2p.editing import load_editor
 
+    format = picture_format(a.out)
     image = open_image(a.image)
     mask = open_mask(a.mask) if a.mask else None
     if not a.instruction.strip():
@@ -253,7 +284,8 @@ def edit(a) -> None:
         scheduler=a.scheduler,
         guidance_every=a.guidance_every,
     )
-    edited.save(a.out)
+    with replacing(a.out) as new:  # what was there stays until the new picture is whole
+        edited.save(new, format)
     print(f"saved {a.out}")
 
 
@@ -317,6 +349,7 @@ def models_flags(sub: argparse.ArgumentParser) -> None:
 def hero(a) -> None:
     from ip2p.teaching.hero import hero
 
+    picture_format(a.out)
     hero(a.out, a.profile, a.seed)
     print(f"saved {a.out}")
 
@@ -457,6 +490,7 @@ def parser() -> argparse.ArgumentParser:
         "stage 1: teach a language model by hand-written triplets, and save it",
         finetune_flags,
         "profile out device",
+        resumes=True,
     )
     command(pairs, "stages 2 and 3: triplets in, filtered image pairs out", pairs_flags, stage, resumes=True)
     command(train, "stage 4: pairs in, an editor out", train_flags, stage, resumes=True)
@@ -499,8 +533,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return args.run(args) or 0
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, UserError, ImportError) as error:
         print(f"ip2p: {error}", file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        print("ip2p: this is a fault of ip2p itself; please report it with the lines above", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         # only with --out does an evaluation leave anything

@@ -7,6 +7,7 @@ between the captions?
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ip2p.common.devices import choose_device, choose_dtype
+from ip2p.common.durable import refuse_broken
 
 TEXTS_AT_ONCE = 16
 TEXTS_REMEMBERED = 100_000
@@ -32,10 +34,11 @@ class Similarities(NamedTuple):
 class ClipSimilarity(nn.Module):
     """The four similarities by an open_clip model.
 
-    model: "NAME/PRETRAINED" ("ViT-L-14/openai") or a folder. device, dtype: see `choose_device` and
+    model: "NAME/PRETRAINED" ("ViT-L-14-quickgelu/openai") or a folder. device, dtype: see `choose_device` and
     `choose_dtype`; below float32 the image tower runs under autocast, and the cosines are a little rougher.
     batch: images that go through the model at once. A text that was seen before is remembered.
-    Raises ValueError for a folder without such a model.
+    Raises ValueError for a folder without such a model or with a broken file, and for a NAME without weights
+    or with another activation than they want.
     """
 
     def __init__(
@@ -106,11 +109,18 @@ def load_open_clip(model: str, device: torch.device):
     if Path(model).exists():
         if not (Path(model) / "open_clip_config.json").is_file():
             raise ValueError(f"{model} is no open_clip model: it has no open_clip_config.json")
+        refuse_broken(model)
         name, pretrained = f"local-dir:{model}", None
     else:
         name, _, pretrained = model.partition("/")
         pretrained = pretrained or None
-    clip, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "QuickGELU mismatch")
+        try:
+            clip = open_clip.create_model(name, pretrained, device=device, require_pretrained=True)
+        except (UserWarning, RuntimeError) as error:  # a wrong activation, or no weights
+            why = str(error).splitlines()[0]
+            raise ValueError(f"cannot load {model}: {why} (sd15's is ViT-L-14-quickgelu/openai)") from None
     return clip.eval().requires_grad_(False), open_clip.get_tokenizer(name)
 
 

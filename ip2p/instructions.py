@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +21,8 @@ from tqdm.auto import tqdm
 
 from ip2p.backends import local
 from ip2p.backends.protocol import FLAGGED_CAPTION, Backend, NoAnswer, Objection
-from ip2p.common.durable import append_line, locked, whole_lines
+from ip2p.common.durable import append_line, locked, read_json, whole_lines, write_atomically
+from ip2p.common.errors import UserError
 from ip2p.dataset.checks import check, retell
 from ip2p.dataset.triplets import (
     SEED_TRIPLETS,
@@ -46,6 +49,9 @@ def finetune(model, tokenizer, triplets: list[dict], **options) -> list[float]:
 
 EPOCHS = 3  # of all lessons, hand-written or its own, each time about another scene in the miniature world
 
+SMOLLM2_SIZE = 135e6  # weights
+SECONDS_A_LESSON = 0.145  # for as many weights, on two CPU cores
+
 
 def load_finetuned(
     name: str | Path | None = None,
@@ -56,8 +62,9 @@ def load_finetuned(
 ):
     """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2",
     a .gguf file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the
-    next such call. `world`: they are about the miniature world, so each epoch retells them (see `retell`).
-    `own`: answers of an earlier model that passed every check, to be learned from as well."""
+    next such call. One that was killed meanwhile goes on, and one that another process is at is waited for.
+    `world`: they are about the miniature world, so each epoch retells them (see `retell`). `own`: answers of
+    an earlier model that passed every check, to be learned from as well."""
     name = name or local.BUNDLED
     if Path(name).is_dir():
         return local.load(name, device)
@@ -68,10 +75,29 @@ def load_finetuned(
     folder = local.cache_folder() / f"finetuned-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if (folder / "config.json").exists():
         return local.load(folder, device)
-    model, tokenizer = local.load(name, device)
-    finetune(model, tokenizer, lessons_of_all_epochs(triplets, world))
-    local.save(model, tokenizer, folder, cache=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = folder.with_suffix(".unfinished")
+    with locked(folder.with_suffix(".model"), "fine-tuning", wait=True):
+        if (folder / "config.json").exists():  # by now
+            return local.load(folder, device)
+        model, tokenizer = local.load(name, device)
+        lessons = lessons_of_all_epochs(triplets, world)
+        announce(str(name), model, len(lessons), folder)
+        finetune(model, tokenizer, lessons, work=work)
+        local.save(model, tokenizer, folder, cache=True)
+        shutil.rmtree(work, ignore_errors=True)
     return model, tokenizer
+
+
+def announce(name: str, model, lessons: int, folder: Path) -> None:
+    """Say what is about to happen, and how long that takes."""
+    seconds = SECONDS_A_LESSON * lessons * model.num_parameters() / SMOLLM2_SIZE
+    print(
+        f"fine-tuning {name} on {lessons:,} lessons, about {max(1, round(seconds / 60))} minutes on two CPU "
+        f"cores; stopped, the same command goes on, and later ones find the model in {folder}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def lessons_of_all_epochs(triplets: list[dict], world: bool) -> list[dict]:
@@ -96,6 +122,7 @@ def generate_triplets(
     seed: int = 0,
     world: bool = True,
     callback: Callable[[str, str, str | None], None] | None = None,
+    made_by: dict | None = None,
 ) -> Counter:
     """One triplet a caption, appended to `out` until it holds `n` (None: one for every caption).
 
@@ -105,12 +132,14 @@ def generate_triplets(
     captions "duplicate", "out-of-world caption", "given up". `callback(caption, answer, reason or None)` sees
     every answer.
 
-    Raises ValueError if `out` holds something else, or another job is writing to it.
+    Raises ValueError if `out` holds something else, or what was made otherwise, or another job is writing to
+    it.
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out, "writing to"):
         job = Generation(out, list(captions), n, retries, seed, world)
+        job.note(made_by or {})
         already = min(job.held, job.n)
         with tqdm(total=job.n, initial=already, desc="instructions", unit="triplet") as bar:
             for caption, answer in backend.answers(job.next_question):
@@ -157,6 +186,17 @@ class Generation:
         done = {same_as(triplet["input"]) for triplet in triplets}
         done |= {same_as(caption) for caption in whole_lines(self.given_up, cut=True)}
         return done
+
+    def note(self, made_by: dict) -> None:
+        """Raises ValueError if the file holds triplets that were made by something else."""
+        path = self.out.with_name(self.out.name + ".made-by")
+        if self.held and path.exists():
+            there = read_json(path)
+            differ = " and ".join(name for name in made_by if there.get(name) != made_by[name])
+            if differ:
+                raise ValueError(f"{self.out} holds triplets of another {differ}; choose another file")
+        if made_by:
+            write_atomically(path, json.dumps(made_by))
 
     def next_question(self) -> tuple[str, int] | None:
         """The next (caption, seed), as long as `n` triplets are neither held nor waited for."""
@@ -275,7 +315,7 @@ def run(
     (8; 0 for a model that was fine-tuned on them). `shard` (i, of): every `of`-th distinct caption from the
     i-th on, for one of many workers, each with an `out` of its own.
 
-    Raises ValueError or OSError for what the caller got wrong, RuntimeError if a server fails (run again to
+    Raises ValueError or OSError for what the caller got wrong, UserError if a server fails (run again to
     go on) or if no answer was accepted."""
     out = Path(out)
     captions = read_captions(captions_path)
@@ -295,11 +335,12 @@ def run(
         raise ValueError(f"there is no backend {backend!r}; choose local, openai or batch")
     if shards > 1:
         captions = distinct(captions)[index::shards]
-    counts = generate_triplets(captions, worker, out, n, seed=seed, world=world)
+    made_by = {"model": str(model or local.BUNDLED), "seed": seed}
+    counts = generate_triplets(captions, worker, out, n, seed=seed, world=world, made_by=made_by)
     rejected = counts.keys() - {"accepted", "duplicate", "out-of-world caption"}
     if not counts["accepted"] and (rejected or not out.read_bytes()):
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
-        raise RuntimeError(f"no answer was accepted ({reasons or 'nothing could be asked'})")
+        raise UserError(f"no answer was accepted ({reasons or 'nothing could be asked'})")
     return counts
 
 

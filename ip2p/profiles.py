@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ip2p.common.durable import refuse_broken
 from ip2p.miniworld.scene import EDIT_KINDS
 from ip2p.paths import DATA
 
@@ -59,7 +60,7 @@ SD15 = Profile(
     name="sd15",
     text_to_image="stable-diffusion-v1-5/stable-diffusion-v1-5",
     editor="timbrooks/instruct-pix2pix",
-    clip="ViT-L-14/openai",
+    clip="ViT-L-14-quickgelu/openai",
     language_model="smollm2",
     captions=str(DATA / "captions" / "open.txt"),
     triplets=str(DATA / "triplets" / "open.jsonl"),
@@ -122,6 +123,7 @@ def _load(cls_name: str, path: str, dtype=None, **kwargs):
     dtype = torch.float32 if dtype is None else dtype
     if Path(path).exists() and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{path} is no diffusers model: it has no model_index.json")
+    refuse_broken(path)
     try:
         return getattr(diffusers, cls_name).from_pretrained(
             path, dtype=dtype, safety_checker=None, requires_safety_checker=False, **kwargs

@@ -4,7 +4,8 @@ The UNet's first convolution gets extra input channels for the latent of the inp
 
     L = E || eps - eps_theta(z_t, t, E(c_I), c_T) ||^2
 
-on the pairs, where z_t is the noisy latent of the *edited* image.
+on the pairs, where z_t is the noisy latent of the *edited* image. By default each timestep's term is weighted
+by min(SNR(t), gamma) / SNR(t), which the paper does not do.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import nn
 from ip2p.common.checkpoints import checkpoints
 from ip2p.common.devices import choose_device, choose_dtype
 from ip2p.common.diffusion import add_noise, embed, min_snr_loss, stratified_timesteps
-from ip2p.common.durable import locked, name_of_model, write_atomically
+from ip2p.common.durable import locked, name_of_model, read_json, write_atomically
 from ip2p.common.images import as_tensor
 from ip2p.common.train_loop import LoopOptions, train_loop
 from ip2p.dataset.lessons import Cache, Lessons, forget_cache, posteriors
@@ -124,9 +125,14 @@ def edit_loss(
     draws: torch.Generator | Draws,
     gamma: float = 5.0,
 ) -> torch.Tensor:
-    """One batch of the loss above. source: E(c_I) unscaled, target: scaled latents, (B, c, h, w); text: (B,
-    T, d); empty: (1, T, d), the features of "". draws: what was drawn, or a generator to draw it. Returns a
-    scalar."""
+    """One batch of
+
+        E [ min(SNR(t), gamma) / SNR(t) * mean((eps - eps_theta(z_t, t, E(c_I), c_T))^2) ]
+
+    with SNR(t) = alpha_bar(t) / (1 - alpha_bar(t)) (min-SNR, arXiv 2303.09556). The paper's loss is that of
+    gamma = inf, where all weights are 1. source: E(c_I) unscaled, target: scaled latents, (B, c, h, w); text:
+    (B, T, d); empty: (1, T, d), the features of "". draws: what was drawn, or a generator to draw it. Returns
+    a scalar."""
     if isinstance(draws, torch.Generator):
         draws = Draws.sample(target.shape, draws, len(alpha_bar))
     drop_text, drop_image, t, noise = (x.to(target.device) for x in draws)
@@ -193,7 +199,7 @@ def train_alone(
     """`train`, once the folder `out` is ours."""
     pipe = load_pupil(profile, options).to(device)
     with accelerator.main_process_first():
-        cache = None if options.augment else Cache(pipe, rows, out / "work" / "cache")
+        cache = None if options.augment else Cache(pipe, rows, out / "work" / "cache", profile.resolution)
     lessons = Lessons(pipe, rows, profile.resolution, cache)
     board = out / "tensorboard" if options.tensorboard and accelerator.is_main_process else None
     log = train_loop(
@@ -258,7 +264,7 @@ def checksum_of_pairs(rows: list[dict]) -> str:
     """SHA-256 of pairs as `read_pairs` gives them."""
     sha256 = hashlib.sha256()
     for row in rows:
-        about = {name: value for name, value in row.items() if name not in IMAGES}
+        about = {name: row[name] for name in row if name not in IMAGES}
         sha256.update(json.dumps(about, default=str).encode())
         for name in IMAGES:
             image = row[name]
@@ -278,7 +284,7 @@ def same_run(work: Path, settings: dict) -> None:
     that failed or was stopped before its first checkpoint binds nobody, and what it encoded goes."""
     path = work / "settings.json"
     work.mkdir(parents=True, exist_ok=True)
-    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    there = read_json(path) if path.exists() else {}
     differ = ", ".join(name for name in settings if there.get(name) != settings[name])
     begun = checkpoints(work) or (work.parent / "model_index.json").exists()
     if differ and begun:
@@ -289,8 +295,14 @@ def same_run(work: Path, settings: dict) -> None:
 
 
 def load_pupil(profile: Profile, options: TrainOptions):
-    """The pipeline to train; only what is to learn requires gradients."""
+    """The pipeline to train; only what is to learn requires gradients. Raises ValueError for a model that
+    does not predict noise, for the loss teaches that."""
     pipe = new_editor(profile) if options.start is None else load_edit_pipeline(str(options.start))
+    kind = pipe.scheduler.config.prediction_type
+    if kind != "epsilon":
+        raise ValueError(
+            f"the model to start from predicts {kind}; only one that predicts noise can be trained"
+        )
     pipe.vae.requires_grad_(False)
     pipe.text_encoder.requires_grad_(False)
     if options.checkpointing:

@@ -11,13 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def serving(handler):
-    """A server of this handler; yields its URL, ending in /v1."""
+def serving(handler, certificate=None):
+    """A server of this handler, with an SSL context by HTTPS; yields its URL, ending in /v1."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if certificate is not None:
+        http.socket = certificate.wrap_socket(http.socket, server_side=True)
     http.daemon_threads = True
     threading.Thread(target=http.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{http.server_port}/v1"
+        yield f"http{'' if certificate is None else 's'}://127.0.0.1:{http.server_port}/v1"
     finally:
         http.shutdown()
         http.server_close()

@@ -14,6 +14,7 @@ from servers import openai_server, serving
 from ip2p import instructions
 from ip2p.backends import local
 from ip2p.cli import main
+from ip2p.common.errors import UserError
 from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import DELIMITER, json_line, read_triplets
 from ip2p.paths import DATA, ROOT
@@ -64,6 +65,10 @@ TRIPLET = {
         (["models", "build", "--out", "out.png", "--only", "all"], "there is no part 'all'"),
         (["instructions", "--captions", "none.txt", "--out", "out.png"], "none.txt"),
         (["evaluate", "--only", "all"], "there is no part all"),
+        (["edit", "good.png", "night", "--out", "out.cat"], "out.cat has no ending of a picture; call it"),
+        (["edit", "good.png", "night", "--out", "no/out.png"], "no/out.png cannot be written (No such file"),
+        (["edit", "good.png", "night", "--out", "device.png"], "device.png is no file; choose another name"),
+        (["hero", "--out", "no/out.png"], "no/out.png cannot be written (No such file or directory)"),
         (["triplets", "check", "none.jsonl"], "none.jsonl"),
     ],
 )
@@ -75,6 +80,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, sentence):
         '{"input": "a cat", "edit": "make it night", "output": "a cat at night"}'
     )
     (tmp_path / "folder").mkdir()
+    (tmp_path / "device.png").symlink_to("/dev/full")
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
     assert main(arguments) == 1
     printed = capsys.readouterr().err
@@ -123,6 +129,21 @@ def test_a_stopped_command_promises_to_go_on_only_if_it_does(monkeypatch, capsys
     assert main(arguments) == 130
     promise = "; what is done is kept, and the same command goes on" if goes_on else ""
     assert capsys.readouterr().err == f"ip2p: stopped{promise}\n"
+
+
+def test_only_what_is_meant_for_users_is_a_sentence_alone(monkeypatch, capsys):
+    def fail(error):
+        def hero(*_, **__):
+            raise error
+
+        monkeypatch.setattr("ip2p.teaching.hero.hero", hero)
+        assert main(["hero", "--out", "h.png"]) == 1
+        return capsys.readouterr().err
+
+    assert fail(UserError("the moon is not full")) == "ip2p: the moon is not full\n"
+    for error in (RuntimeError("shapes do not match"), KeyError("latents")):
+        said = fail(error)
+        assert "Traceback" in said and "please report it with the lines above" in said
 
 
 def test_help_names_defaults_of_0_too(capsys):

@@ -1,6 +1,7 @@
 """Stage 3: the four similarities, the trap of the wrong range, and the choice of the best."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 from ip2p.clip_filter import ClipSimilarity, Similarities, best, passes
 from ip2p.common.images import as_tensor
 from ip2p.miniworld import caption, edit, random_scene, render
-from ip2p.profiles import MINI
+from ip2p.profiles import MINI, SD15
 from ip2p.study.speed import one_by_one
 
 
@@ -78,6 +79,17 @@ def test_the_best_pass_every_threshold_and_come_by_direction():
 def test_no_such_model(tmp_path):
     with pytest.raises(ValueError, match="no open_clip_config.json"):
         ClipSimilarity(str(tmp_path))
+    (tmp_path / "open_clip_config.json").write_bytes((Path(MINI.clip) / "open_clip_config.json").read_bytes())
+    with pytest.raises(ValueError, match="cannot load .*weights"):  # and not made at random
+        ClipSimilarity(str(tmp_path))
+
+
+def test_a_wrong_activation_is_an_error(monkeypatch):
+    """open_clip only warns of it."""
+    monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: "ViT-L-14.pt")
+    with pytest.raises(ValueError, match="cannot load ViT-L-14/openai: QuickGELU mismatch"):
+        ClipSimilarity("ViT-L-14/openai")
+    assert SD15.clip == "ViT-L-14-quickgelu/openai"
 
 
 def test_a_text_is_encoded_once_and_its_neighbours_change_no_bit(clip, pairs, monkeypatch):

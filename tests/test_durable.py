@@ -1,12 +1,16 @@
 """Files and folders that are written whole, and what lies beside them, which stays."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import pytest
+import torch
 
-from ip2p.common.durable import replacing
+from ip2p.backends import local
+from ip2p.common.durable import append_line, refuse_broken, replacing, save_tensors, write_atomically
 from ip2p.common.folders import MARK, fill_cache, fill_folder, refuse_foreign, temporary_folder
+from ip2p.profiles import load_edit_pipeline
 
 MAKER = "ip2p test"
 
@@ -87,6 +91,34 @@ def test_a_cache_entry_that_is_not_whole_is_replaced(tmp_path):
     with temporary_folder(tmp_path) as temporary:
         fill_cache(tmp_path / "entry", result(temporary, {"config.json": "{}"}), "config.json")
     assert names(tmp_path / "entry") == ["config.json"]
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        append_line(Path("/dev/full"), "a line")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device: '.*settings.json'"):
+        write_atomically(tmp_path / "settings.json", "{}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_file_of_a_model_is_named(tmp_path):
+    (tmp_path / "unet").mkdir()
+    save_tensors({"a": torch.zeros(100)}, tmp_path / "unet" / "weights.safetensors")
+    (tmp_path / "model_index.json").write_text("{}")
+    refuse_broken(tmp_path)
+    data = (tmp_path / "unet" / "weights.safetensors").read_bytes()
+    (tmp_path / "unet" / "weights.safetensors").write_bytes(data[:-20])
+    with pytest.raises(ValueError, match="unet/weights.safetensors is broken"):
+        refuse_broken(tmp_path)
+    (tmp_path / "model_index.json").write_text("<html>not found</html>")
+    for load in (load_edit_pipeline, local.load):
+        with pytest.raises(ValueError, match="model_index.json is broken, no JSON"):
+            load(str(tmp_path))
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

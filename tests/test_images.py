@@ -159,6 +159,26 @@ def test_a_cell_of_a_data_set_comes_back():
     assert (back - picture).abs().mean() < 0.03
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_postscript_is_never_run(tmp_path):
+    """Pillow would hand it to Ghostscript, whatever the file's name says."""
+    assert Image.open(io.BytesIO(EPS)).format == "EPS"
+    (tmp_path / "cat.png").write_bytes(EPS)
+    for read in (open_image, open_mask):
+        with pytest.raises(ValueError, match="cat.png cannot be read as an image; save"):
+            read(tmp_path / "cat.png")
+    with pytest.raises(ValueError, match="row 3 cannot be read as an image; save"):
+        decode_image({"bytes": EPS}, "row 3")
+
+
+def test_a_bomb_in_a_data_set_does_not_go_off(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="row 3 is too large an image"):
+        decode_image({"bytes": file_of(Image.new("RGB", (20, 10)), "PNG")}, "row 3")
+
+
 # ------------------------------------------------------------------------------------------- masks
 
 

@@ -129,6 +129,24 @@ def test_only_one_job_writes_to_a_file(tmp_path):
     assert generate_triplets(CAPTIONS, Nosy(night), tmp_path / "t.jsonl")["accepted"] == len(CAPTIONS)
 
 
+def test_another_model_or_seed_is_refused_by_name(tmp_path):
+    def job(**made_by):
+        return generate_triplets(CAPTIONS, Scripted(night), tmp_path / "t.jsonl", made_by=made_by)
+
+    job(model="a", seed=0)
+    assert job(model="a", seed=0) == {}
+    before = (tmp_path / "t.jsonl").read_bytes()
+    for made_by, differ in (
+        ({"model": "b", "seed": 0}, "model"),
+        ({"model": "b", "seed": 1}, "model and seed"),
+    ):
+        with pytest.raises(ValueError, match=f"t.jsonl holds triplets of another {differ}; choose another"):
+            job(**made_by)
+    assert (tmp_path / "t.jsonl").read_bytes() == before
+    (tmp_path / "t.jsonl").unlink()
+    assert job(model="b", seed=1)["accepted"] == len(CAPTIONS), "what is gone binds nobody"
+
+
 def test_shards_share_the_captions_out(tmp_path, monkeypatch):
     monkeypatch.setattr(instructions, "load_finetuned", lambda *_: (None, None))
     monkeypatch.setattr(local, "LocalBackend", lambda *_: Scripted(night))
@@ -210,6 +228,10 @@ def test_200_kills_lose_and_repeat_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny():
+    return new_tiny()
+
+
+def new_tiny(**changes):
     """A small random Llama that reads bytes."""
     torch = pytest.importorskip("torch")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -231,6 +253,7 @@ def tiny():
             bos_token_id=0,
             eos_token_id=0,
             pad_token_id=0,
+            **changes,
         )
     )
     return model.eval(), PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<end>")
@@ -248,6 +271,27 @@ def test_answers_do_not_depend_on_the_batch(tiny):
     assert mixed[0] != one[0] and mixed[1:] == one[1:], "each prompt may have a seed of its own"
     greedy = generate(*tiny, captions, temperature=0, max_new_tokens=12, seed=1)
     assert greedy == generate(*tiny, captions, temperature=0, max_new_tokens=12, seed=2)
+
+
+def test_long_captions_are_refused_or_asked_apart(tiny, monkeypatch):
+    sizes = []
+    complete_batch = local.complete_batch
+
+    def noted(model, tokenizer, prompts, *rest):
+        sizes.append([len(prompt) for prompt in prompts])
+        return complete_batch(model, tokenizer, prompts, *rest)
+
+    monkeypatch.setattr(local, "complete_batch", noted)
+    monkeypatch.setattr(local, "PADDED_LETTERS", 800)
+    captions = ["a cat " * 2000, "a dog " * 100, *(f"a cat {i}" for i in range(30))]
+    questions = iter([(caption, 0) for caption in captions])
+    backend = local.LocalBackend(*tiny, max_new_tokens=2)
+    answers = dict(backend.answers(lambda: next(questions, None)))
+    assert answers.keys() == set(captions)
+    assert answers[captions[0]] == "longer than 10,000 letters" and isinstance(
+        answers[captions[0]], Objection
+    )
+    assert sum(map(len, sizes)) == 31 and all(len(row) * max(row) <= 800 for row in sizes)
 
 
 def test_loss_is_on_the_completion_only():
@@ -310,6 +354,99 @@ def test_a_finetuned_model_is_kept_for_the_next_run(tiny, tmp_path, monkeypatch)
     load_finetuned(triplets=[BLUE])
     assert loaded[0] == loaded[2] == "smollm2" and tmp_path in loaded[1].parents
     assert all((a == b).all() for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+TRAINING = """
+import os, random, signal, sys, time
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)  # and no other thread, so that forks are safe
+from ip2p.backends import local
+import test_instructions as t
+load_really = local.load
+tiny = t.new_tiny(attention_dropout=0.1)
+local.load = lambda name, device="cpu": tiny if name == "smollm2" else load_really(name, device)
+local.finetune.__kwdefaults__["save_minutes"] = 0
+rng, begin = random.Random(0), time.perf_counter()
+
+def start(cache):
+    child = os.fork()
+    if child == 0:
+        try:
+            os.environ["XDG_CACHE_HOME"] = cache
+            t.load_finetuned(triplets=[t.NIGHT, t.BLUE] * {n})
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+def end(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+assert end(start({out!r} + "/undisturbed")) == 0
+seconds = time.perf_counter() - begin
+for _ in range({kills}):
+    child = start({out!r} + "/killed")
+    time.sleep(rng.uniform(0.1, 2) * seconds / {kills})
+    os.kill(child, signal.SIGKILL)
+    assert end(child) == -signal.SIGKILL, "it ended before it was killed often enough"
+both = [start({out!r} + "/killed") for _ in range(2)]  # one waits for the other
+assert [end(child) for child in both] == [0, 0]
+"""
+
+
+def survive_training(tmp_path, kills: int, n: int) -> str:
+    """A fine-tuning that is killed -9 at random moments ends with the very weights of an undisturbed one;
+    returns what it says on stderr."""
+    job = TRAINING.format(tests=str(Path(__file__).parent), out=str(tmp_path), n=n, kills=kills)
+    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    files = []
+    for name in ("undisturbed", "killed"):
+        paths = (tmp_path / name / "ip2p").rglob("[!.]*")
+        files.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in paths if p.is_file()})
+    assert files[0] == files[1] and any(name.endswith("model.safetensors") for name in files[0])
+    return done.stderr
+
+
+def test_a_killed_finetuning_goes_on_bit_for_bit_and_two_do_not_collide(tmp_path):
+    said = survive_training(tmp_path, kills=6, n=60)
+    assert "fine-tuning smollm2 on 360 lessons, about 1 minutes" in said
+    assert "another job is fine-tuning" in said and "this one waits for it" in said
+
+
+@pytest.mark.soak
+def test_50_kills_change_no_weight(tmp_path):
+    survive_training(tmp_path, kills=50, n=400)
+
+
+def test_a_finetuning_goes_on_with_its_own_lessons_and_weights_only(tiny, tmp_path):
+    import copy
+
+    import torch
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step, loss):
+        if step == 2:
+            raise Stopped
+
+    options = {"epochs": 5, "batch_size": 2, "work": tmp_path, "save_minutes": 0}
+    with pytest.raises(Stopped):
+        finetune(copy.deepcopy(tiny[0]), tiny[1], [NIGHT, BLUE], callback=stop, **options)
+    other = copy.deepcopy(tiny[0])
+    torch.nn.init.zeros_(other.lm_head.weight)
+    for lessons, model in (([NIGHT, NIGHT], tiny[0]), ([NIGHT, BLUE], other)):
+        with pytest.raises(ValueError, match="unfinished fine-tuning of other weights or lessons"):
+            finetune(copy.deepcopy(model), tiny[1], lessons, **options)
+    resumed, undisturbed, steps = copy.deepcopy(tiny[0]), copy.deepcopy(tiny[0]), []
+    losses = finetune(
+        resumed, tiny[1], [NIGHT, BLUE], callback=lambda step, loss: steps.append(step), **options
+    )
+    assert steps == [3, 4]
+    assert losses == finetune(undisturbed, tiny[1], [NIGHT, BLUE], epochs=5, batch_size=2)
+    assert all(map(torch.equal, resumed.parameters(), undisturbed.parameters()))
 
 
 def test_missing_model_says_how_to_get_it(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -118,7 +119,7 @@ def test_errors_are_one_sentence_and_no_key_is_told(tmp_path, monkeypatch):
     ):
         generate_triplets(CAPTIONS[:2], OpenAIBackend("broken", base_url=url), tmp_path / "t.jsonl")
     assert read_triplets(tmp_path / "t.jsonl") == [] and "a-secret-key" not in str(error.value)
-    with pytest.raises(RuntimeError, match="Connection error.*run the same command again"):
+    with pytest.raises(RuntimeError, match="no connection .*refused.*run the same command again"):
         generate_triplets(
             CAPTIONS[:2], OpenAIBackend("text", "http://127.0.0.1:9/v1", max_retries=0), tmp_path / "t.jsonl"
         )
@@ -146,6 +147,82 @@ def test_moderation_skips_captions_and_asks_for_other_answers(tmp_path):
         counts = generate_triplets(CAPTIONS, OpenAIBackend("text", base_url=url), tmp_path / "t.jsonl")
     assert counts == {"accepted": 28, "flagged caption": 4, "flagged": 4, "given up": 4}
     assert not any("robot" in caption for caption in said), "a flagged caption is not sent to the model"
+
+
+def test_moderation_can_be_turned_off(tmp_path, capsys):
+    requests = []
+    with serving(openai_server(night, requests, moderation=lambda text: True)) as url:
+        backend = OpenAIBackend("text", base_url=url, moderation=False)
+        counts = generate_triplets(CAPTIONS[:2], backend, tmp_path / "t.jsonl")
+        (tmp_path / "c.txt").write_text("\n".join(CAPTIONS[:2]))
+        command = f"instructions --captions {tmp_path}/c.txt --out {tmp_path}/u.jsonl --backend openai"
+        assert main([*command.split(), "--model", "text", "--base-url", url, "--no-moderation"]) == 0
+    assert counts == {"accepted": 2} and "accepted 2" in capsys.readouterr().out
+    assert "/v1/moderations" not in {path for path, *_ in requests}
+
+
+# ---------------------------------------------------------------------------- hopeless connections
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "file:///etc/passwd", "ftp://host/v1", "http:///v1", "/v1"]
+)
+def test_an_address_that_is_none_is_refused_at_once(url):
+    with pytest.raises(ValueError, match="must begin with http:// or https:// and a host's name"):
+        OpenAIBackend("text", base_url=url)
+
+
+@pytest.mark.parametrize("key", ["sk-123\n", "sk-1\r\n23", " sk-123", "sk-\N{EN DASH}123"])
+def test_a_key_with_a_line_end_is_refused_at_once(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY holds a blank, a line end") as error:
+        OpenAIBackend("text", base_url="http://127.0.0.1:9/v1")
+    assert "123" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def untrusted(tmp_path_factory):
+    """The address of a server with a certificate that nobody vouches for."""
+    folder = tmp_path_factory.mktemp("certificate")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -keyout key -out cert"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert", folder / "key")
+    with serving(openai_server(night, []), context) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    "server, cause",
+    [
+        ("http://127.0.0.1:9/v1", "refused"),
+        ("http://no-such-host.invalid/v1", "Name or service not known|name resolution|nodename|getaddrinfo"),
+        ("untrusted", "CERTIFICATE_VERIFY_FAILED"),
+    ],
+)
+def test_a_hopeless_connection_fails_at_once_with_its_cause(tmp_path, request, monkeypatch, server, cause):
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    url = request.getfixturevalue(server) if server == "untrusted" else server
+    backend = OpenAIBackend("text", base_url=url, price=(1, 1), in_flight=1)
+    pauses = []
+    monkeypatch.setattr(backend.server, "pause", lambda attempt, *_: pauses.append(attempt))
+    with pytest.raises(RuntimeError, match=f"no connection .*({cause})") as error:
+        generate_triplets(CAPTIONS[:2], backend, tmp_path / "t.jsonl")
+    assert len(pauses) <= 1 and "\n" not in str(error.value)
+    assert backend.cost == 0 or pauses == [0]
+
+
+def test_a_server_that_was_there_is_waited_for(tmp_path, monkeypatch):
+    """It may only be restarting."""
+    with serving(openai_server(night, [])) as url:
+        backend = OpenAIBackend("text", base_url=url, max_retries=4, in_flight=1, moderation=False)
+        generate_triplets(CAPTIONS[:1], backend, tmp_path / "t.jsonl")
+    pauses = []
+    monkeypatch.setattr(backend.server, "pause", lambda attempt, *_: pauses.append(attempt))
+    with pytest.raises(RuntimeError, match="no connection .*refused"):
+        generate_triplets(CAPTIONS[:2], backend, tmp_path / "t.jsonl")
+    assert pauses == [0, 1, 2, 3]
 
 
 # ---------------------------------------------------------------------------- speed, cost, faults

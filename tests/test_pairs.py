@@ -4,17 +4,22 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+import warnings
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ip2p.clip_filter import ClipSimilarity
+from ip2p.common.diffusion import embed
 from ip2p.common.durable import locked
 from ip2p.common.images import decode_image, encode_image
-from ip2p.dataset.shards import Manifest, read_pairs, write_author_layout, write_shard
+from ip2p.dataset.shards import IMAGES, TEXT, Manifest, read_pairs, write_author_layout, write_shard
+from ip2p.factory import pairs
 from ip2p.factory.candidates import Job, Setting, candidate_settings, paint_candidates
 from ip2p.factory.pairs import make_pairs, paint_and_filter
 from ip2p.profiles import MINI
@@ -140,7 +145,8 @@ def test_neighbours_and_order_change_no_bit(tiny_pipe, clip):
         theirs = [pair for pair in together if pair[0] == k]
         assert len(alone) == len(theirs) == 2
         for a, b in zip(alone, theirs, strict=True):
-            assert a[1:3] == b[1:3] and torch.equal(a[3], b[3]) and torch.equal(a[4], b[4])
+            assert a.setting == b.setting and a.similarities == b.similarities
+            assert torch.equal(a.image_0, b.image_0) and torch.equal(a.image_1, b.image_1)
 
 
 def test_enough_is_enough(tiny_pipe, clip):
@@ -155,7 +161,8 @@ def test_enough_is_enough(tiny_pipe, clip):
     few, counts = paint_and_filter(
         tiny_pipe, clip, Job.of(TINY, candidates=6, keep=2, enough=True), TRIPLETS[:2], range(2)
     )
-    assert counts == {"triplets": 2, "candidates": 4, "kept": 4} and {c for _, c, *_ in few} == {0, 1}
+    assert counts == {"triplets": 2, "candidates": 4, "kept": 4}
+    assert all(pair.setting in candidate_settings(job, pair.number)[:2] for pair in few)
     best = [max(pair[-1].sim_direction for pair in full if pair[0] == k) for k in range(2)]
     assert all(pair[-1].sim_direction <= best[pair[0]] for pair in few)
 
@@ -168,6 +175,70 @@ def test_the_authors_layout_there_and_back(made, tmp_path):
         assert [r[name] for r in again] == [r[name] for r in rows]
     seeds = json.loads((tmp_path / "theirs" / "seeds.json").read_text())
     assert [len(s) for _, s in seeds] == [2] * 5
+
+
+def test_pairs_of_one_seed_are_all_there_in_the_authors_layout(tiny_pipe, clip, tmp_path):
+    small_shards(TRIPLETS, tmp_path / "a", TINY, pipe=tiny_pipe, clip=clip, candidates=4, per_seed=4, keep=4)
+    rows = read_pairs(tmp_path / "a")
+    write_author_layout(tmp_path / "theirs", rows)
+    seed = rows[0]["seed"]
+    names = sorted(path.name for path in (tmp_path / "theirs" / "0000000").glob("*_1.jpg"))
+    assert names == sorted(f"{seed}{more}_1.jpg" for more in ("", "-2", "-3", "-4"))
+    again = read_pairs(tmp_path / "theirs")
+    for name in ("seed", "p", "clip_sim_dir"):
+        assert [row[name] for row in again] == [row[name] for row in rows]
+    for row, other in zip(rows, again, strict=True):
+        difference = np.subtract(row["edited_image"], other["edited_image"], dtype=float)
+        assert np.abs(difference).mean() < 8, "JPEG"
+
+
+PROMPT = json.dumps({"caption": "a cat", "edit": "make it night", "output": "a cat at night"})
+
+
+def folder_of(place, metadata=None, pictures=()):
+    place.mkdir(parents=True)
+    (place / "prompt.json").write_text(PROMPT)
+    if metadata is not None:
+        (place / "metadata.jsonl").write_text(metadata)
+    for name in pictures:
+        Image.new("RGB", (8, 8)).save(place / name)
+
+
+def test_folders_of_others_are_read(tmp_path):
+    folder_of(tmp_path / "0000000")  # as their script leaves it where nothing survived
+    with pytest.raises(ValueError, match="there are no pairs"):
+        read_pairs(tmp_path)
+    folder_of(tmp_path / "0000001", pictures=["7_0.jpg", "7_1.jpg", "mine_0.jpg", "mine_1.jpg"])
+    rows = read_pairs(tmp_path)
+    assert [(row["edit_prompt"], row["seed"], row["p"]) for row in rows] == [
+        ("make it night", 7, None),
+        ("make it night", None, None),
+    ]
+    assert rows[0]["edited_image"].size == (8, 8)
+
+
+@pytest.mark.parametrize("seed", ["../../secret", "/etc/passwd", "..", "a/b", None, ["x"]])
+def test_nobodys_metadata_reads_or_writes_outside_of_the_folder(tmp_path, seed):
+    for name in ("secret_0.jpg", "secret_1.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    folder_of(tmp_path / "set" / "0000000", json.dumps({"seed": seed}) + "\n")
+    with pytest.raises((ValueError, FileNotFoundError), match="0000000.*(is no name of a picture|_0.jpg)"):
+        read_pairs(tmp_path / "set")
+    picture = Image.new("RGB", (8, 8))
+    row = dict(zip(TEXT, "abc", strict=True)) | dict.fromkeys(IMAGES, picture) | {"seed": seed}
+    if seed is not None:
+        with pytest.raises(ValueError, match="the seed .* is no whole number"):
+            write_author_layout(tmp_path / "out", [row])
+    assert not list(tmp_path.glob("out/**/*.jpg"))
+
+
+def test_a_broken_folder_of_the_authors_is_named(tmp_path):
+    folder_of(tmp_path / "0000000", "{half\n")
+    with pytest.raises(ValueError, match="metadata.jsonl, line 1: it is not JSON"):
+        read_pairs(tmp_path)
+    (tmp_path / "0000000" / "prompt.json").write_text('{"caption": "a cat"}')
+    with pytest.raises(ValueError, match="prompt.json: 'edit' is missing"):
+        read_pairs(tmp_path)
 
 
 def test_other_peoples_tools_read_it(made, tmp_path):
@@ -216,6 +287,73 @@ def test_a_missing_column_and_an_empty_folder_are_said_so(tmp_path):
         read_pairs(tmp_path)
 
 
+def table_of(folder, rows, name="train-00000.parquet"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / name, row_group_size=2)
+
+
+def a_row(**changes):
+    cell = encode_image(torch.zeros(3, 8, 8))
+    return dict(zip(TEXT, "abc", strict=True)) | dict.fromkeys(IMAGES, cell) | changes
+
+
+def test_the_hubs_layout_and_plain_bytes_are_read(tmp_path):
+    data = encode_image(torch.ones(3, 8, 8))["bytes"]
+    table_of(tmp_path / "data", [a_row(**dict.fromkeys(IMAGES, data)) for _ in range(3)])
+    rows = read_pairs(tmp_path)
+    assert len(rows) == 3 and all(row["edited_image"].getpixel((0, 0)) == (255, 255, 255) for row in rows)
+
+
+def test_a_wrong_row_is_named_by_file_and_row(tmp_path):
+    def pictures(**changes):
+        table_of(tmp_path, [a_row(), a_row(), a_row(**changes)])
+        return [row["edited_image"] for row in read_pairs(tmp_path)]
+
+    assert len(pictures()) == 3
+    for wrong in ({"bytes": None, "path": "x.jpg"}, None):
+        with pytest.raises(ValueError, match="train-00000.parquet, row 2, edited_image, is no picture"):
+            pictures(edited_image=wrong)
+    for data in (b"", b"junk"):
+        with pytest.raises(ValueError, match="row 2, edited_image, cannot be read as an image"):
+            pictures(edited_image={"bytes": data, "path": None})
+    with pytest.raises(ValueError, match="row 2: edit_prompt is None, not a text"):
+        pictures(edit_prompt=None)
+
+
+def test_reading_pairs_holds_no_pictures(tmp_path):
+    """300,000 pairs must fit into 4 GB, pictures of any size."""
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    big = encode_image(torch.from_numpy(noise).permute(2, 0, 1))
+    table_of(tmp_path, [a_row(original_image=big, edited_image=big) for _ in range(40)])
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 50_000
+    tracemalloc.start()
+    rows = read_pairs(tmp_path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(rows) == 40 and held / 40 * 300_000 < 3e9
+    assert rows[39]["original_image"].size == (400, 400)
+    copy = dict(rows[39] | {"seed": 7})
+    assert copy["seed"] == 7 and copy["edited_image"].size == (400, 400)
+    rows[39]["edited_image"] = Image.new("RGB", (3, 3))
+    assert {**rows[39]}["edited_image"].size == (3, 3)
+
+
+def test_captions_that_differ_only_behind_what_the_model_reads_are_refused(tiny_pipe, clip, tmp_path):
+    long = "a red cat on the beach " * 12
+    triplet = {"input": long + "at night", "edit": "make it day", "output": long + "by day"}
+    with pytest.raises(ValueError, match="are equal in the first 40 tokens"):
+        small_shards([*TRIPLETS, triplet], tmp_path, TINY, pipe=tiny_pipe, clip=clip)
+    assert not list(tmp_path.glob("*.parquet")), "refused before anything is painted"
+    with pytest.warns(UserWarning, match="is too long for the model, which does not read '.*by day'"):
+        embed(tiny_pipe, [triplet["output"]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        embed(tiny_pipe, [TRIPLETS[0]["output"]])
+
+
 def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
@@ -243,7 +381,7 @@ def work(out, kill_after=None):
     child = os.fork()
     if child == 0:
         try:
-            make_pairs(triplets, out, t.TINY, pipe=pipe, clip=clip, shard=1)
+            make_pairs(triplets, out, t.TINY, pipe=pipe, clip=clip, **{options})
             os._exit(0)
         finally:
             os._exit(1)
@@ -253,10 +391,11 @@ def work(out, kill_after=None):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 assert work({out!r} + "/undisturbed") == 0
-seconds = (time.perf_counter() - begin) / {n}  # a shard
+seconds = (time.perf_counter() - begin) / {parts}  # of what is noted
 for _ in range({kills}):
     code = work({out!r} + "/killed", rng.uniform(0.1, 1.5) * seconds + rng.uniform(0, 0.02))
     assert code == -signal.SIGKILL, f"the job ended ({{code}}) before it was killed often enough"
+print(*os.listdir({out!r} + "/killed"))
 assert work({out!r} + "/killed") == 0
 """
 
@@ -266,23 +405,65 @@ def many(n):
     return [{**TRIPLETS[i % 5], "input": f"{TRIPLETS[i % 5]['input']} {i}"} for i in range(n)]
 
 
-def survive(pipe, tmp_path, kills: int, n: int) -> None:
-    """The job killed -9 at random moments; then the folder holds the same bytes as after an undisturbed
-    run."""
+def survive(pipe, tmp_path, kills: int, n: int, parts: int, **options) -> str:
+    """The job killed -9 at random moments; then the folder holds the same bytes as after an undisturbed run.
+    parts: how many the job notes. Returns the names of the files after the last kill."""
+    tmp_path.mkdir(exist_ok=True)
     torch.save(pipe, tmp_path / "pipe.pt")
     job = JOB.format(
-        tests=os.path.dirname(__file__), pipe=str(tmp_path / "pipe.pt"), out=str(tmp_path), n=n, kills=kills
+        tests=os.path.dirname(__file__),
+        pipe=str(tmp_path / "pipe.pt"),
+        out=str(tmp_path),
+        n=n,
+        kills=kills,
+        parts=parts,
+        options=options,
     )
     done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
-    assert len(Manifest(tmp_path / "killed").shards) == n
+    assert not list((tmp_path / "killed").glob("*.unfinished")), "nothing unfinished is left"
+    return done.stdout
 
 
 def test_ten_kills_change_no_byte(tiny_pipe, tmp_path):
-    survive(tiny_pipe, tmp_path, kills=10, n=16)
+    survive(tiny_pipe, tmp_path, kills=10, n=16, parts=16, shard=1)
+    assert len(Manifest(tmp_path / "killed").shards) == 16
+
+
+def test_kills_within_a_shard_change_no_byte(tiny_pipe, tmp_path):
+    names = survive(tiny_pipe, tmp_path, kills=6, n=8, parts=12, shard=8, candidates=6)
+    assert ".pairs-00000.parquet.unfinished" in names and "pairs-00000.parquet" not in names.split()
 
 
 @pytest.mark.soak
 def test_50_kills_change_no_byte(tiny_pipe, tmp_path):
-    survive(tiny_pipe, tmp_path, kills=50, n=80)
+    survive(tiny_pipe, tmp_path / "a", kills=50, n=80, parts=80, shard=1)
+    survive(tiny_pipe, tmp_path / "b", kills=50, n=48, parts=72, shard=48, candidates=6)
+
+
+@pytest.mark.parametrize("enough", [False, True])
+def test_within_a_shard_nothing_is_painted_twice(tiny_pipe, clip, tmp_path, monkeypatch, enough):
+    asked = []
+
+    def paint(pipe, job, triplets, settings):
+        asked.append(settings)
+        if len(asked) == stop_at:
+            raise KeyboardInterrupt
+        return paint_candidates(pipe, job, triplets, settings)
+
+    monkeypatch.setattr(pairs, "paint_candidates", paint)
+    job = partial(
+        make_pairs, TRIPLETS[:3], profile=TINY, pipe=tiny_pipe, clip=clip, candidates=6, enough=enough
+    )
+    stop_at = None
+    counts = job(tmp_path / "undisturbed")
+    undisturbed = len(asked)
+    stop_at = undisturbed + 2
+    with pytest.raises(KeyboardInterrupt):
+        job(tmp_path / "stopped")
+    with pytest.raises(ValueError, match="another job made .job differ"):
+        job(tmp_path / "stopped", seed=1)
+    assert job(tmp_path / "stopped") == counts
+    assert len(asked) == 2 * undisturbed + 1, "the batch in which it was stopped once more, and no other"
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "undisturbed")

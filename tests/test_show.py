@@ -33,6 +33,13 @@ def test_a_grid_shows_each_picture_and_label(tmp_path):
     assert len(grid([Image.new("RGB", (8, 8))] * 3).axes) == 3
 
 
+def test_dollar_signs_are_no_formulas(tmp_path):
+    price = "make it cost $\\frac$"
+    picture = [[Image.new("RGB", (8, 8))]]
+    figure = grid(picture, rows=[price], columns=[price], titles=[[price]], heading=price)
+    figure.savefig(tmp_path / "grid.png")
+
+
 def test_exercises_say_what_differs(capsys):
     assert check("A", 2.0, 2.00001) is True and "right" in capsys.readouterr().out
     assert check("A", ..., 2) is None and "not answered" in capsys.readouterr().out

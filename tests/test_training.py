@@ -22,6 +22,7 @@ from ip2p.common.images import as_tensor
 from ip2p.common.optimisers import orthogonal
 from ip2p.common.train_loop import train_loop
 from ip2p.dataset.lessons import SIDES, Cache, paired_augmentation, posteriors
+from ip2p.dataset.shards import IMAGES
 from ip2p.editing import load_editor
 from ip2p.profiles import get_profile, load_edit_pipeline
 from ip2p.study.validation import hold_out, validation
@@ -56,7 +57,7 @@ def test_the_cache_holds_what_the_encoders_say_and_goes_on_where_it_was_stopped(
 ):
     monkeypatch.setattr(Cache, "ROWS", 3)
     rows = lessons()
-    cache = Cache(tiny_pipe, rows, tmp_path)
+    cache = Cache(tiny_pipe, rows, tmp_path, 32)
     source, mean, std, text = cache.take([4, 1, 4], [False, True, True])
     mirrored = rows[4] | {
         name: rows[4][name].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -76,7 +77,7 @@ def test_the_cache_holds_what_the_encoders_say_and_goes_on_where_it_was_stopped(
     monkeypatch.setattr(
         "ip2p.dataset.lessons.posteriors", lambda pipe, x: asked.append(len(x)) or posteriors(pipe, x)
     )
-    Cache(tiny_pipe, rows, tmp_path)
+    Cache(tiny_pipe, rows, tmp_path, 32)
     assert last.read_bytes() == saved and asked == [4, 4]  # two lessons, mirrored too, before and after
 
 
@@ -116,6 +117,33 @@ def test_resumed_training_equals_undisturbed(tmp_path, muon):
     run(tmp_path / "b", stop_after=7)
     again = run(tmp_path / "b")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def toy_run(work, stop_after=None):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 4)
+
+    def loss(m, generator, step):
+        return m(torch.randn(8, 4, generator=generator)).square().mean()
+
+    train_loop(loss, model, work, steps=20, lr=1e-2, stop_after=stop_after)
+    return model.weight
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path):
+    whole = toy_run(tmp_path / "a")
+    toy_run(tmp_path / "b", 7)
+    toy_run(tmp_path / "b", 9)
+    newest = tmp_path / "b" / "checkpoint-00000009.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-50])
+    with pytest.warns(UserWarning, match="checkpoint-00000009.safetensors is broken"):
+        again = toy_run(tmp_path / "b")
+    assert torch.equal(whole, again)
+    assert (tmp_path / "b" / "checkpoint-00000009.safetensors.broken").exists()
+    for path in (tmp_path / "b").glob("checkpoint-*.safetensors"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no checkpoint in .*b can be read"):
+        toy_run(tmp_path / "b")
 
 
 def test_muons_update_is_orthogonal():
@@ -324,6 +352,43 @@ def test_mended_pictures_and_another_resolution_or_start_make_another_run(tiny, 
         train(rows, tmp_path / "a", get_profile(profile, resolution=16), steps=1, lr=1e-3)
     with pytest.raises(ValueError, match="another run, with other start; choose"):
         train(rows, tmp_path / "a", profile, steps=1, lr=1e-3, start=str(tmp_path / "a"))
+
+
+def test_broken_settings_are_named(tiny, tmp_path):
+    profile, rows = tiny
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "settings.json").write_text("")
+    with pytest.raises(ValueError, match="work/settings.json is broken, no JSON; delete it"):
+        train(rows, tmp_path, profile, steps=1, lr=1e-3)
+
+
+def test_a_base_that_does_not_predict_noise_is_refused(tiny, tmp_path):
+    profile, rows = tiny
+    pipe = new_editor(profile)
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    pipe.save_pretrained(tmp_path / "v")
+    with pytest.raises(ValueError, match="predicts v_prediction; only one that predicts noise"):
+        train(rows, tmp_path / "out", profile, steps=1, lr=1e-3, start=str(tmp_path / "v"))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_pictures_of_another_shape_are_cropped_and_never_squashed(tiny, tmp_path, augment):
+    profile, rows = tiny
+    framed = []
+    for row in rows:
+        wide = {}
+        for name in IMAGES:
+            wide[name] = Image.new("RGB", (64, 32), "red")
+            wide[name].paste(row[name], (16, 0))
+        framed.append(row | wide)
+    options = {"profile": profile, "steps": 2, "lr": 1e-3, "augment": augment}
+    train(rows, tmp_path / "a", **options)
+    train(framed, tmp_path / "b", **options)
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    framed[5]["edited_image"] = rows[5]["edited_image"]
+    with pytest.raises(ValueError, match="'make it 5' .*differ in size, 64 x 32 and 32 x 32"):
+        train(framed, tmp_path / "c", **options | {"steps": 20})
 
 
 def test_two_trainings_in_one_folder_do_not_meet(tiny, tmp_path):

@@ -16,6 +16,7 @@ from ip2p.backends.connection import LONGEST_REPLY, TooLong
 from ip2p.backends.openai import CHAT, COMPLETIONS, EmptyAnswer, OpenAIBackend, is_content_filter
 from ip2p.backends.protocol import FLAGGED_CAPTION, Ask, NoAnswer, Objection
 from ip2p.common.durable import write_atomically
+from ip2p.common.errors import UserError
 
 # The reply to a question that was not answered
 FREE = {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}
@@ -102,7 +103,7 @@ class BatchBackend(OpenAIBackend):
         return reply.id
 
     def poll(self, batch_id: str):
-        """The batch, once it has come to its end. Raises RuntimeError if it was refused or cancelled."""
+        """The batch, once it has come to its end. Raises UserError if it was refused or cancelled."""
         while True:
             batch = self.server.client.batches.retrieve(batch_id)
             if not isinstance(getattr(batch, "status", None), str):
@@ -116,7 +117,7 @@ class BatchBackend(OpenAIBackend):
             time.sleep(self.seconds)
 
     def say_or_raise(self, batch, batch_id: str) -> None:
-        """Say why a batch came to nothing. Raises RuntimeError if it has no answers."""
+        """Say why a batch came to nothing. Raises UserError if it has no answers."""
         errors = getattr(batch.errors, "data", None) or []
         messages = "; ".join(str(getattr(error, "message", error)) for error in errors)
         reason = f"batch {batch_id} {batch.status}: {self.server.shown(messages) or 'no reason given'}"
@@ -212,7 +213,7 @@ class BatchBackend(OpenAIBackend):
 
     def results(self, batch, fresh: bool, stopped: threading.Event) -> dict[str, Result]:
         """The results of a batch. Questions whose lines are unreadable have an Objection; if all are and the
-        batch is `fresh`, that is a RuntimeError: another run may find the files mended."""
+        batch is `fresh`, that is a UserError: another run may find the files mended."""
         names = self.read_note().get("names")
         if not isinstance(names, list):  # a note of an older version
             names = []
@@ -293,7 +294,7 @@ class BatchBackend(OpenAIBackend):
     def cost_of_result(self, result: Result, worst_cost: float) -> float:
         return 0.0 if result.reply is None else self.budget.cost_of(result.reply, worst_cost)
 
-    def answered_nothing(self, batch_id: str, wanted: dict[str, Result]) -> RuntimeError:
+    def answered_nothing(self, batch_id: str, wanted: dict[str, Result]) -> UserError:
         reasons = [result.answer for result in wanted.values()]
         reason = reasons[0] if reasons else "it came back without our questions"
         return self.server.error(

@@ -18,6 +18,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ip2p.common.errors import UserError
+
 LONGEST_REPLY = 4 << 20  # bytes; an answer has some thousands
 FILE_PATIENCE = 10  # files of batches may take so many times as long as an answer
 LONGEST_PAUSE = 120.0  # seconds, whatever a server asks for
@@ -110,7 +112,26 @@ def sentence_of(error: Exception) -> str:
     sentence = str(error)
     if re.fullmatch(r"Error code: \d+", sentence):
         sentence += f" - {error.response.text}"
+    if sentence == "Connection error." and error.__cause__ is not None:
+        sentence = f"no connection ({error.__cause__})"
     return sentence
+
+
+def has_no_connection(error: Exception) -> bool:
+    """Whether nothing was sent, since there is no such host, nobody listens or nobody vouches for it."""
+    import httpx
+
+    return isinstance(error.__cause__, httpx.ConnectError)
+
+
+def refuse_unusable(base_url, key: str) -> None:
+    """Raises ValueError for an address or a key with which no request can be made."""
+    if base_url.scheme not in ("http", "https") or not base_url.host:
+        raise ValueError("the address of the server must begin with http:// or https:// and a host's name")
+    if not key.isascii() or not key.isprintable() or key != key.strip():
+        raise ValueError(
+            "OPENAI_API_KEY holds a blank, a line end or another letter that no key has; set it anew"
+        )
 
 
 class Connection:
@@ -120,10 +141,12 @@ class Connection:
         from openai import OpenAI
 
         self.max_retries = max_retries
+        self.reached = False  # whether there ever was a reply
         self.http = bounded_client(timeout)
         self.client = OpenAI(
             base_url=base_url, timeout=timeout, max_retries=max_retries, http_client=self.http
         )
+        refuse_unusable(self.client.base_url, self.client.api_key)
         self.impatient = self.client.with_options(max_retries=0)  # for `patiently`, which tries again itself
 
     # ------------------------------------------------------------------------ patience
@@ -144,14 +167,20 @@ class Connection:
         for attempt in range(self.max_retries):
             pause = None
             try:
-                return request()
+                answer = request()
+                self.reached = True
+                return answer
             except openai.APIStatusError as error:
+                self.reached = True
                 passing = error.status_code in (408, 409, 429) or error.status_code >= 500
                 if not passing or error.code == "insufficient_quota":
                     raise
                 pause = retry_after(error.response.headers)
-            except openai.APIConnectionError:  # the server may have done the work, and bill it
-                lost(None)
+            except openai.APIConnectionError as error:
+                if not has_no_connection(error):  # the server may have done the work, and bill it
+                    lost(None)
+                elif not self.reached and (attempt > 0 or "CERTIFICATE" in str(error.__cause__)):
+                    raise  # it will not get better
             except PassingFault as fault:
                 lost(fault.cost)
             self.pause(attempt, stopped, pause)
@@ -189,11 +218,11 @@ class Connection:
     def say(self, sentence: str) -> None:
         tqdm.write(f"ip2p: {self.redacted(sentence)}", file=sys.stderr)
 
-    def error(self, sentence: str) -> RuntimeError:
+    def error(self, sentence: str) -> UserError:
         """Every error that holds a server's words is made here."""
-        return RuntimeError(self.redacted(sentence))
+        return UserError(self.redacted(sentence))
 
-    def failure(self, model: str, error: Exception) -> RuntimeError:
+    def failure(self, model: str, error: Exception) -> UserError:
         return self.error(
             f"no answer from {model!r} at {self.where()}: {self.shown(sentence_of(error))}; "
             "run the same command again to go on"

@@ -16,12 +16,15 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ip2p.backends.protocol import Ask
+from ip2p.backends.protocol import Ask, Objection
+from ip2p.common.durable import refuse_broken
 from ip2p.common.folders import fill_cache, fill_folder, refuse_foreign, temporary_folder
 from ip2p.dataset.triplets import STOP, to_prompt
 
 MAKER = "ip2p finetune"  # whose folders may be filled again
 BUNDLED = "smollm2"
+LONGEST_CAPTION = 10_000  # letters
+PADDED_LETTERS = 128_000  # of all prompts of a batch: with 128 short ones, a long one would take gigabytes
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -38,10 +41,14 @@ class LocalBackend:
 
     def answers(self, ask: Ask) -> Iterator[tuple[str, str]]:
         while questions := list(islice(iter(ask, None), self.batch_size)):
-            captions = [caption for caption, _ in questions]
-            seeds = [seed for _, seed in questions]
+            short = [question for question in questions if len(question[0]) <= LONGEST_CAPTION]
+            captions = [caption for caption, _ in short]
+            seeds = [seed for _, seed in short]
             texts = generate(self.model, self.tokenizer, captions, seed=seeds, **self.options)
             yield from zip(captions, texts, strict=True)
+            for caption, _ in questions:
+                if len(caption) > LONGEST_CAPTION:
+                    yield caption, Objection(f"longer than {LONGEST_CAPTION:,} letters")
 
 
 def generate(model, tokenizer, captions: list[str], examples: Iterable[dict] = (), **options) -> list[str]:
@@ -128,6 +135,7 @@ def load_pretrained(name: str | Path, source: str):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     offline = is_offline()
+    refuse_broken(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, local_files_only=offline)
@@ -193,13 +201,19 @@ def finetune(
     seed: int = 0,
     frozen: float = 0.0,
     callback: Callable[[int, float], None] | None = None,
+    *,
+    work: Path | None = None,
+    save_minutes: float = 4.0,
 ) -> list[float]:
     """Teach the model to continue prompts with their completions; returns every step's loss (nats a token).
 
     The loss covers the completions only. The embeddings and the lower share `frozen` of the layers keep their
-    weights. `callback(step, loss)`.
+    weights. `callback(step, loss)`. `work`: a folder for a checkpoint every `save_minutes`, from which the
+    same call goes on, bit for bit, if this one is killed. Raises ValueError if it holds another training's.
     """
     import torch
+
+    from ip2p.backends.progress import Progress
 
     if not pairs:
         raise ValueError("there is nothing to learn from")
@@ -209,11 +223,16 @@ def finetune(
         module.requires_grad_(False)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01, fused=True)
-    losses = []
     model.train()
-    with tqdm(batches, desc="fine-tuning", unit="step") as bar, torch.random.fork_rng():
+    with torch.random.fork_rng():
         torch.manual_seed(seed)  # for models with dropout
-        for step, batch in enumerate(bar):
+        progress = None
+        if work is not None:
+            progress = Progress(work, model, optimizer, [batches, lr, seed, frozen], save_minutes)
+        losses = [] if progress is None else progress.losses
+        start = len(losses)
+        bar = tqdm(batches[start:], "fine-tuning", len(batches), initial=start, unit="step")
+        for step, batch in enumerate(bar, start):
             warm_up = min(1, (step + 1) / 5)
             optimizer.param_groups[0]["lr"] = lr * warm_up * (1 - step / len(batches))
             loss = completion_loss(model, batch, tokenizer.pad_token_id)
@@ -223,6 +242,8 @@ def finetune(
             optimizer.zero_grad()
             losses.append(loss.item())
             bar.set_postfix(loss=f"{losses[-1]:.2f}")
+            if progress:
+                progress.save_if_due()
             if callback:
                 callback(step, losses[-1])
     for module in kept:
@@ -321,8 +342,7 @@ def complete(
     noise = noise_of(prompts, seeds, max_new_tokens)
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # of like length, so little is padded
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in batches_by_length(order, [len(prompt) for prompt in prompts], batch_size):
         texts = complete_batch(
             model,
             tokenizer,
@@ -335,6 +355,19 @@ def complete(
         for i, text in zip(rows, texts, strict=True):
             answers[i] = text
     return answers
+
+
+def batches_by_length(order: list[int], lengths: list[int], batch_size: int) -> Iterator[list[int]]:
+    """`order`, in which lengths rise, in batches of at most batch_size rows and PADDED_LETTERS (or one
+    row)."""
+    rows: list[int] = []
+    for i in order:
+        if len(rows) == batch_size or (len(rows) + 1) * lengths[i] > PADDED_LETTERS and rows:
+            yield rows
+            rows = []
+        rows.append(i)
+    if rows:
+        yield rows
 
 
 def noise_of(prompts: list[str], seeds: Sequence[int], length: int) -> list[list[float]]:

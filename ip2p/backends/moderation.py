@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ip2p.backends.connection import Connection
+from ip2p.backends.connection import Connection, sentence_of
 
 NO_MODERATION = (
     "this server offers no moderation, so captions and answers are taken as they come: read what was "
@@ -18,13 +18,13 @@ class Moderation:
     """Asks a server's moderation. Where it has none, that is said once, and nothing is flagged; where it
     gives no clear word on a text, that is an error, since a text may only pass if it was called harmless."""
 
-    def __init__(self, server: Connection) -> None:
+    def __init__(self, server: Connection, wanted: bool = True) -> None:
         self.server = server
-        self.exists = True  # as far as is known
+        self.exists = wanted  # as far as is known
         self.answered = False  # whether it ever gave a clear word
 
     def flags(self, texts: list[str], stopped: threading.Event) -> list[bool]:
-        """Which texts are flagged. Raises RuntimeError if the server gives no clear word on every text."""
+        """Which texts are flagged. Raises UserError if the server gives no clear word on every text."""
         flags: list[bool] = []
         for start in range(0, len(texts), TEXTS_A_REQUEST):
             flags += self.flags_of_some(texts[start : start + TEXTS_A_REQUEST], stopped)
@@ -65,8 +65,9 @@ class Moderation:
         except openai.OpenAIError as error:
             absent = getattr(error, "status_code", None) in NOT_THERE
             if self.answered or not absent:
+                said = self.server.shown(sentence_of(error))
                 raise self.server.error(
-                    f"no answer from the moderation at {self.server.where()}: {self.server.shown(error)}; "
+                    f"no answer from the moderation at {self.server.where()}: {said}; "
                     "run the same command again to go on"
                 ) from None
             self.note_absence()

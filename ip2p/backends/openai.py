@@ -20,6 +20,7 @@ from ip2p.backends.budget import Budget, OverBudget
 from ip2p.backends.connection import Connection, PassingFault, Stopped, in_background
 from ip2p.backends.moderation import Moderation
 from ip2p.backends.protocol import FLAGGED_CAPTION, Ask, NoAnswer, Objection
+from ip2p.common.errors import UserError
 from ip2p.dataset.triplets import STOP, SYSTEM, clean, to_chat, to_completion, to_prompt
 
 COMPLETIONS = "/v1/completions"
@@ -51,6 +52,9 @@ class ServerOptions:
     max_retries: int = 8  # after rate limits, server errors, time-outs, dropped connections and empty answers
     price: tuple[float, float] | None = None  # dollars a million tokens, (input, output)
     max_cost: float | None = None  # dollars that are never passed; needs the price
+    moderation: bool = (
+        True  # whether captions and answers are shown to the server's moderation, if it has one
+    )
 
 
 class EmptyAnswer(PassingFault):
@@ -89,7 +93,7 @@ class OpenAIBackend:
         self.options = ServerOptions(base_url, **options)
         self.budget = Budget(self.options.price, self.options.max_cost, self.discount)
         self.server = Connection(base_url, self.options.timeout, self.options.max_retries)
-        self.moderation = Moderation(self.server)
+        self.moderation = Moderation(self.server, self.options.moderation)
         self.chat = {"chat": True, "completions": False}.get(self.options.api)  # None: not known yet
         self.refused: set[str] = set()  # what of a request this server does not take; learnt from its answers
         self.answered = False  # whether it has answered any question
@@ -98,7 +102,7 @@ class OpenAIBackend:
     def cost(self) -> float:
         return self.budget.cost
 
-    def failure(self, error: Exception) -> RuntimeError:
+    def failure(self, error: Exception) -> UserError:
         return self.server.failure(self.model, error)
 
     # ------------------------------------------------------------------------ what is sent
@@ -216,7 +220,7 @@ class OpenAIBackend:
         raise Stopped
 
     def objection_to_caption(self, error) -> Objection:
-        """What a refusal says of the caption. Raises RuntimeError if it is not the caption that is
+        """What a refusal says of the caption. Raises UserError if it is not the caption that is
         refused."""
         if is_content_filter(error.response.text):
             return Objection(FLAGGED_CAPTION)
@@ -331,7 +335,7 @@ class Flight:
         except Stopped:
             self.budget.settle(worst_cost, 0.0)
         except Exception as error:
-            known = isinstance(error, RuntimeError) and not isinstance(error, RecursionError)
+            known = isinstance(error, UserError)
             self.failure = self.failure or (error if known else self.backend.failure(error))
             self.stopped.set()
             self.budget.settle(worst_cost, worst_cost)

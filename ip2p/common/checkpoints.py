@@ -4,11 +4,13 @@ header."""
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ip2p.common.durable import save_tensors
 
@@ -33,11 +35,26 @@ def checkpoints(work: Path) -> list[Path]:
 
 def load_checkpoint(work: Path) -> tuple[dict, dict]:
     """The newest checkpoint's state, with names like "model.conv_in.weight", and its rest; two empty ones, if
-    none."""
+    none.
+
+    One that is broken is put aside as NAME.broken, with a warning, for the one before it. Raises ValueError
+    if all are broken."""
     paths = checkpoints(work)
-    if not paths:
-        return {}, {}
-    with safe_open(paths[-1], "pt") as file:
+    for path in reversed(paths):
+        try:
+            return read_checkpoint(path)
+        except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            broken = path.with_name(path.name + ".broken")
+            with suppress(FileNotFoundError):  # another process was first
+                path.replace(broken)
+            warnings.warn(f"{path} is broken ({error}), so it is now called {broken.name}", stacklevel=2)
+    if paths:
+        raise ValueError(f"no checkpoint in {work} can be read; run again to begin anew")
+    return {}, {}
+
+
+def read_checkpoint(path: Path) -> tuple[dict, dict]:
+    with safe_open(path, "pt") as file:
         rest = json.loads(file.metadata()["about"])
         state = rest.pop("numbers")
         for name in file.keys():  # noqa: SIM118 (it is no dict)

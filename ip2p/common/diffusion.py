@@ -13,6 +13,7 @@ Models may be float32, bfloat16 or float16; latents and what a scheduler does wi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,7 +24,8 @@ import torch
 
 @torch.no_grad()
 def embed(pipe, prompts: list[str]) -> torch.Tensor:
-    """Token features of prompts, (n, T, d), in the number format of the text encoder."""
+    """Token features of prompts, (n, T, d), in the number format of the text encoder. Warns of each end that
+    it does not read."""
     ids = pipe.tokenizer(
         prompts,
         padding="max_length",
@@ -31,7 +33,19 @@ def embed(pipe, prompts: list[str]) -> torch.Tensor:
         truncation=True,
         return_tensors="pt",
     ).input_ids
+    for prompt in prompts:
+        cut = cut_off(pipe.tokenizer, prompt)
+        if cut:
+            warnings.warn(f"{prompt!r} is too long for the model, which does not read {cut!r}", stacklevel=2)
     return pipe.text_encoder(ids.to(pipe.text_encoder.device))[0]
+
+
+def cut_off(tokenizer, prompt: str) -> str:
+    """The end of a prompt that a text encoder does not read."""
+    if len(prompt.encode()) < tokenizer.model_max_length - 2:  # a token has a byte or more
+        return ""
+    ids = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+    return tokenizer.decode(ids[tokenizer.model_max_length - 2 :])
 
 
 def decode(pipe, z: torch.Tensor) -> torch.Tensor:

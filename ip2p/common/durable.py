@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
     import torch
@@ -31,15 +33,30 @@ def temporary(path: Path) -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Where an error of the block, such as a full disk, names no file, it gets this one."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error})") from None
+    except OSError as error:
+        named = error.filename is not None and not str(error.filename).endswith(TEMPORARY)
+        if named or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; what was written there replaces `path` if the block ends without an
-    error."""
+    error. Raises OSError that names `path`."""
     new = temporary(path)
     try:
-        yield new
-        with open(new, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(new, path)
+        with naming(path):
+            yield new
+            with open(new, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
 
@@ -73,7 +90,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path, about: str = "") 
 def append_line(path: Path, line: str | dict) -> None:
     """Add a line (a dict as JSON) to the end of a file; it is on the disk when this returns."""
     text = json.dumps(line, ensure_ascii=False) if isinstance(line, dict) else line
-    with open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -89,6 +106,28 @@ def whole_lines(path: Path, cut: bool = False) -> list[str]:
     if cut and end < len(data):
         os.truncate(path, end)
     return data[:end].decode("utf-8").split("\n")[:-1]
+
+
+def read_json(path: Path) -> dict:
+    """A file that we wrote. Raises ValueError that names it if it is broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path} is broken, no JSON; delete it, or get it again") from None
+
+
+def refuse_broken(model: str | Path) -> None:
+    """Raises ValueError that names the file if one of a model's folder cannot be read; of no folder, nothing
+    is known."""
+    for path in sorted(Path(model).glob("**/*.json")):
+        read_json(path)
+    for path in sorted(Path(model).glob("**/*.safetensors")):
+        if "work" in path.relative_to(model).parts:  # the checkpoints of `ip2p train`
+            continue
+        try:
+            safe_open(path, "np")
+        except SafetensorError as error:
+            raise ValueError(f"{path} is broken ({error}); get the model again") from None
 
 
 def digest(path: Path) -> str:
@@ -116,20 +155,23 @@ def name_of_model(model: str | Path) -> str:
 
 
 @contextmanager
-def locked(path: Path, doing: str) -> Iterator[None]:
+def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
     """Only one job at a time works on the file or folder `path`; the lock ends with its process, however that
     ends.
 
-    doing: what another job would be doing, such as "making pairs in". Raises ValueError if there is one. The
-    lock is a hidden file beside `path` (or inside, if it is a folder) and stays there: a file that is
-    unlinked could be locked twice.
+    doing: what another job would be doing, such as "making pairs in". If there is one, ValueError, or with
+    `wait` a word on stderr, and this one waits. The lock is a hidden file beside `path` (or inside, if it is
+    a folder) and stays there: a file that is unlinked could be locked twice.
     """
     lock = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
     held = FileLock(lock, timeout=0)
     try:
         held.acquire()
     except Timeout:
-        raise ValueError(f"another job is {doing} {path}; wait for it, or choose another place") from None
+        if not wait:
+            raise ValueError(f"another job is {doing} {path}; wait for it, or choose another place") from None
+        print(f"another job is {doing} {path}; this one waits for it", file=sys.stderr, flush=True)
+        held.acquire(timeout=-1)
     try:
         yield
     finally:

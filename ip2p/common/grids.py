@@ -10,6 +10,7 @@ from ip2p.common.images import as_array
 TITLE_LINE = 0.17  # inches of a line above a cell
 HEADING_LINE = 0.19
 LETTER = 0.075  # inches of a letter of a row's label
+PLAIN = {"parse_math": False}  # people's words are no formulas, whatever stands between dollar signs
 
 
 def grid(
@@ -54,10 +55,10 @@ def grid(
             if x == 0 and y < len(rows):
                 write_row(axes, rows[y])
             if y < len(titles) and x < len(titles[y]):
-                axes.set_title(titles[y][x], fontsize=7, pad=2)
+                axes.set_title(titles[y][x], fontsize=7, pad=2, **PLAIN)
     if heading:
         place = {"x": left / width, "y": 1 - 0.02 / height, "ha": "left", "va": "top"}
-        figure.suptitle(heading, fontsize=10, fontweight="bold", **place)
+        figure.suptitle(heading, fontsize=10, fontweight="bold", **place, **PLAIN)
     plt.close(figure)  # shown once, as the value of a cell
     return figure
 
@@ -90,8 +91,8 @@ def heading_height(heading: str) -> float:
 
 def write_column(axes, label: str, y: float) -> None:
     place = {"ha": "center", "va": "bottom", "transform": axes.transAxes}
-    axes.text(0.5, y, label, fontsize=8, fontweight="bold", **place)
+    axes.text(0.5, y, label, fontsize=8, fontweight="bold", **place, **PLAIN)
 
 
 def write_row(axes, label: str) -> None:
-    axes.text(-0.05, 0.5, label, fontsize=8, ha="right", va="center", transform=axes.transAxes)
+    axes.text(-0.05, 0.5, label, fontsize=8, ha="right", va="center", transform=axes.transAxes, **PLAIN)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # ------------------------------------------------------------------------------------------- files
+
+# Named wherever a file is opened: Pillow knows more, and runs Ghostscript on EPS.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
 
 
 def open_image(path: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
@@ -40,7 +44,7 @@ def _read(path: str | Path | BinaryIO, name: str | None, convert: Callable) -> I
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(path, formats=known_formats()) as opened:
                 image = convert(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"{name} is too large an image; scale it down first") from None
@@ -51,6 +55,13 @@ def _read(path: str | Path | BinaryIO, name: str | None, convert: Callable) -> I
     return image
 
 
+@cache
+def known_formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def encode_image(image: torch.Tensor) -> dict:
     """(3, H, W), float in [0, 1] or uint8 -> {"bytes": WebP, "path": None}, a cell of a data set."""
     data = io.BytesIO()
@@ -58,9 +69,13 @@ def encode_image(image: torch.Tensor) -> dict:
     return {"bytes": data.getvalue(), "path": None}
 
 
-def decode_image(cell: dict) -> Image.Image:
-    """A cell of a data set, {"bytes": an image file} -> upright RGB."""
-    return to_rgb(Image.open(io.BytesIO(cell["bytes"])))
+def decode_image(cell: dict | bytes, name: str = "a picture of the data set") -> Image.Image:
+    """A cell of a data set, {"bytes": an image file} or these bytes -> upright RGB. Raises ValueError as
+    `open_image` does, with `name`."""
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes):
+        raise ValueError(f"{name} is no picture, but {str(cell)[:80]}")
+    return open_image(io.BytesIO(data), name)
 
 
 # ------------------------------------------------------------------------------------------- PIL to PIL

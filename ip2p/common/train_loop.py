@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ip2p.common.checkpoints import load_checkpoint, load_optimiser, part, save_checkpoint
 from ip2p.common.durable import remove_unfinished, write_atomically
+from ip2p.common.errors import UserError
 from ip2p.common.optimisers import new_optimisers
 
 
@@ -140,10 +141,10 @@ class Run:
         self.loss_count = 0
 
     def add_to_log(self, step: int) -> dict:
-        """A row: step, mean loss since the row before, seconds. Raises RuntimeError if the loss is NaN."""
+        """A row: step, mean loss since the row before, seconds. Raises UserError if the loss is NaN."""
         loss = self.accelerator.reduce(self.loss_sum / self.loss_count, "mean").item()
         if math.isnan(loss):
-            raise RuntimeError(f"the loss became NaN at step {step}; lower the learning rate")
+            raise UserError(f"the loss became NaN at step {step}; lower the learning rate")
         self.log.append({"step": step, "loss": round(loss, 6), "seconds": round(self.seconds(), 1)})
         self.reset_mean()
         return self.log[-1]

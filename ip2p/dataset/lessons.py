@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ip2p.common.diffusion import embed
 from ip2p.common.durable import remove_unfinished, save_tensors
-from ip2p.common.images import as_tensor
+from ip2p.common.images import as_tensor, fit
 
 SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 
@@ -53,7 +53,7 @@ class Cache:
 
     ROWS = 256
 
-    def __init__(self, pipe, pairs: list[dict], folder: Path):
+    def __init__(self, pipe, pairs: list[dict], folder: Path, size: int):
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder, "*.safetensors")
         self.files = []
@@ -61,7 +61,7 @@ class Cache:
         for start in tqdm(starts, desc="encoding lessons", delay=2, mininterval=2.0):
             path = folder / f"{start:08}.safetensors"
             if not path.exists():
-                save_tensors(encode_both_ways(pipe, pairs[start : start + self.ROWS]), path)
+                save_tensors(encode_both_ways(pipe, pairs[start : start + self.ROWS], size), path)
             self.files.append(safe_open(path, "pt"))
 
     def take(self, lessons: list[int], mirror: list[bool]) -> Encoded:
@@ -80,15 +80,28 @@ class Cache:
         return Encoded(*pictures, file.get_slice("text")[row : row + 1])
 
 
-def encode_both_ways(pipe, pairs: list[dict]) -> dict[str, torch.Tensor]:
+def fitted(pair: dict, size: int) -> torch.Tensor:
+    """The two pictures of a pair, (2, 3, size, size) in [0, 1]; of others the square in their middle. Raises
+    ValueError if they differ in size."""
+    images = [pair["original_image"], pair["edited_image"]]
+    if images[0].size != images[1].size:
+        name = getattr(images[0], "filename", "") or repr(pair["edit_prompt"])
+        sizes = " and ".join("{} x {}".format(*image.size) for image in images)
+        raise ValueError(f"{name} the two pictures of the pair differ in size, {sizes}")
+    return as_tensor([fit(image, (size, size)) for image in images])
+
+
+def encode_both_ways(pipe, pairs: list[dict], size: int) -> dict[str, torch.Tensor]:
     """The tensors of a file of the Cache."""
-    original = as_tensor([pair["original_image"] for pair in pairs])
-    edited = as_tensor([pair["edited_image"] for pair in pairs])
-    source, _ = posteriors(pipe, torch.cat([original, original.flip(-1)]))
-    mean, std = posteriors(pipe, torch.cat([edited, edited.flip(-1)]))
-    tensors = {"source": source, "mean": mean, "std": std}
-    for name, both in tensors.items():
-        tensors[name] = torch.stack(both.chunk(2), 1).cpu()
+    parts = {"source": [], "mean": [], "std": []}
+    for start in range(0, len(pairs), 32):  # at 512 px all of a file would take gigabytes
+        pictures = [fitted(pair, size) for pair in pairs[start : start + 32]]
+        original, edited = torch.stack(pictures, 1)  # (n, 3, size, size) each
+        source, _ = posteriors(pipe, torch.cat([original, original.flip(-1)]))
+        mean, std = posteriors(pipe, torch.cat([edited, edited.flip(-1)]))
+        for name, both in (("source", source), ("mean", mean), ("std", std)):
+            parts[name].append(torch.stack(both.chunk(2), 1).cpu())
+    tensors = {name: torch.cat(of_name) for name, of_name in parts.items()}
     tensors["text"] = embed(pipe, [pair["edit_prompt"] for pair in pairs]).cpu()
     return tensors
 
@@ -145,7 +158,7 @@ class Lessons:
         w), texts (B, T, d), for B numbers and as many generators."""
         pictures = []
         for number, generator in zip(numbers, generators, strict=True):
-            pair = as_tensor([self.pairs[number]["original_image"], self.pairs[number]["edited_image"]])
+            pair = fitted(self.pairs[number], self.size)
             flip = self.mirrorable[number]
             pictures.append(paired_augmentation(pair, generator, self.size, flip=flip))
         # first all original images, then all edited ones: (2B, 3, H, W)

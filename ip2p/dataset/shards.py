@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, MutableMapping
+from functools import lru_cache, partial
+from numbers import Integral
 from pathlib import Path
-
-from PIL import Image
 
 from ip2p.common.durable import append_line, digest, remove_unfinished, whole_lines, write_atomically
 from ip2p.common.images import decode_image
+from ip2p.dataset.triplets import FIELDS, decoded, json_rows, one_triplet, shortened
 
 TEXT = ("original_prompt", "edit_prompt", "edited_prompt")
 
@@ -77,11 +82,17 @@ class Manifest:
         if self.path.exists():
             self.foreign = not all(map(is_of_manifest, self.path.read_bytes().split(b"\n")))
         for text in [] if self.foreign else whole_lines(self.path):
-            line = json.loads(text)
+            line = self.parse(text)
             if "shard" in line:
                 self.shards[line["shard"]] = line
             else:
                 self.made_by = line
+
+    def parse(self, line: str) -> dict:
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise ValueError(f"{self.path} is broken; delete that line: {shortened(line)}") from None
 
     def refuse_foreign(self) -> None:
         """Raises ValueError if another program wrote the file of this name."""
@@ -94,11 +105,12 @@ class Manifest:
         made_by = json.loads(json.dumps(made_by))
         folder = self.path.parent
         unnoted = [path for path in folder.glob("pairs-*.parquet") if path.name not in self.shards]
+        begun = list(folder.glob(".pairs-*.parquet.unfinished"))
         if self.made_by is None and unnoted:
             raise ValueError(
                 f"{folder} holds pairs, but no manifest that says how they were made; choose another folder"
             )
-        if not self.shards and not unnoted:  # a manifest without a shard binds nobody
+        if not self.shards and not unnoted and not begun:  # a manifest without a shard binds nobody
             self.made_by = None
             self.path.unlink(missing_ok=True)
         if self.made_by not in (None, made_by):
@@ -112,28 +124,70 @@ class Manifest:
             self.made_by = made_by
             append_line(self.path, made_by)
         remove_unfinished(folder, "pairs-*")
+        for name in self.shards:
+            self.forget(name)
+
+    def unfinished(self, shard: str) -> Path:
+        """A folder for what is done of a shard that is not finished."""
+        return self.path.with_name(f".{shard}.unfinished")
+
+    def forget(self, shard: str) -> None:
+        shutil.rmtree(self.unfinished(shard), ignore_errors=True)
 
     def add(self, line: dict) -> None:
         """Note a shard, which is written already."""
         self.shards[line["shard"]] = line
         append_line(self.path, line)
+        self.forget(line["shard"])
 
 
-def read_pairs(folder: str | Path, decode: bool = True, broken: str = "raise") -> list[dict]:
-    """All pairs of a folder, images as PIL (or, with decode=False, as {"bytes": ...}).
+class Pair(MutableMapping):
+    """A row of a data set: texts and numbers, and two pictures, which are read and decoded each time that
+    they are asked for, so that a set may be larger than the memory."""
 
-    Reads Parquet shards (verified, if there is a manifest) and the authors' layout (a folder a prompt with
-    prompt.json and SEED_0.jpg, SEED_1.jpg). Raises ValueError with one sentence if there are none or a shard
-    is missing or broken; with broken="skip" such a shard is left out with a warning.
+    def __init__(self, values: dict, cell: Callable[[str], dict | bytes], where: str):
+        self.values_of = dict.fromkeys(IMAGES) | values  # a picture that is None is on disk
+        self.cell = cell  # of a column: the encoded picture
+        self.where = where
+
+    def __getitem__(self, name: str):
+        value = self.values_of[name]
+        if value is None and name in IMAGES:
+            return decode_image(self.cell(name), f"{self.where}, {name},")
+        return value
+
+    def __setitem__(self, name: str, value) -> None:
+        self.values_of[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.values_of[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_of)
+
+    def __len__(self) -> int:
+        return len(self.values_of)
+
+    def __or__(self, other: dict) -> Pair:
+        return Pair(self.values_of | other, self.cell, self.where)
+
+
+def read_pairs(folder: str | Path, broken: str = "raise") -> list[Pair]:
+    """All pairs of a folder. Texts and numbers are read at once, a picture when it is asked for (see `Pair`).
+
+    Reads Parquet shards (verified, if there is a manifest), also in the hub's layout (`data`/*.parquet), and
+    the authors' layout (a folder a prompt with prompt.json and SEED_0.jpg, SEED_1.jpg). Raises ValueError
+    with one sentence if there are none, a shard is missing or broken, or a row is wrong; with broken="skip" a
+    broken shard is left out with a warning.
     """
     folder = Path(folder)
     rows = []
     noted = Manifest(folder).shards
-    paths = [folder / name for name in noted] if noted else folder.glob("*.parquet")
+    paths = [folder / name for name in noted] or [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]
     for path in sorted(paths):
         try:
             rows += read_shard(path, noted.get(path.name))
-        except ValueError as error:
+        except BrokenShard as error:
             if broken != "skip":
                 raise ValueError(f"{error}; delete it and make the pairs again") from None
             warnings.warn(f"{error}; going on without it", stacklevel=2)
@@ -143,53 +197,95 @@ def read_pairs(folder: str | Path, decode: bool = True, broken: str = "raise") -
         raise ValueError(
             f"there are no pairs in {folder}; make some with `ip2p pairs --triplets FILE --out {folder}`"
         )
-    missing = {*TEXT, *IMAGES} - rows[0].keys()
-    if missing:
-        raise ValueError(f"the pairs in {folder} lack the column {min(missing)!r}")
-    if decode:
-        for row in rows:
-            row.update({name: decode_image(row[name]) for name in IMAGES})
     return rows
 
 
-def read_shard(path: Path, noted: dict | None) -> list[dict]:
-    """The rows of a shard; `noted`: its line in the manifest. Raises ValueError if it is missing or
-    broken."""
+class BrokenShard(Exception):
+    """A file that is missing or no Parquet."""
+
+
+def read_shard(path: Path, noted: dict | None) -> list[Pair]:
+    """The rows of a shard; `noted`: its line in the manifest. Raises BrokenShard, and ValueError for a column
+    or a text that is missing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows = []
     try:
         if noted and digest(path) != noted["sha256"]:
             raise pa.ArrowInvalid("its checksum is not that of the manifest")
-        return pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            missing = {*TEXT, *IMAGES} - set(columns)
+            if missing:
+                raise ValueError(f"the pairs in {path} lack the column {min(missing)!r}")
+            light = [name for name in columns if name not in IMAGES]
+            for group in range(file.num_row_groups):
+                for i, values in enumerate(file.read_row_group(group, light).to_pylist()):
+                    where = f"{path}, row {len(rows)}"
+                    for name in TEXT:
+                        if not isinstance(values[name], str):
+                            raise ValueError(f"{where}: {name} is {shortened(values[name])}, not a text")
+                    rows.append(Pair(values, partial(picture_cell, path, group, i), where))
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is broken ({str(error).splitlines()[0]})") from None
-
-
-def read_author_layout(folder: Path) -> list[dict]:
-    """The rows, with images encoded; see `write_author_layout`."""
-    rows = []
-    for prompt_path in sorted(folder.glob("*/prompt.json")):
-        place = prompt_path.parent
-        prompt = json.loads(prompt_path.read_text(encoding="utf-8"))
-        texts = {
-            "original_prompt": prompt["input"] if "input" in prompt else prompt["caption"],
-            "edit_prompt": prompt["edit"],
-            "edited_prompt": prompt["output"],
-        }
-        for line in (place / "metadata.jsonl").read_text(encoding="utf-8").splitlines():
-            numbers = json.loads(line)
-            images = {}
-            for i, name in enumerate(IMAGES):
-                data = (place / f"{numbers['seed']}_{i}.jpg").read_bytes()
-                images[name] = {"bytes": data, "path": None}
-            rows.append(texts | images | numbers)
+        raise BrokenShard(f"{path} is broken ({str(error).splitlines()[0]})") from None
     return rows
 
 
+def picture_cell(path: Path, group: int, i: int, column: str) -> dict | bytes:
+    return pictures_of(path, group)[column][i].as_py()
+
+
+@lru_cache(maxsize=16)
+def pictures_of(path: Path, group: int):
+    """The pictures of a row group, of 30 MB or so, as they are encoded: a pyarrow table."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, IMAGES)
+
+
+def read_author_layout(folder: Path) -> list[Pair]:
+    """The rows; see `write_author_layout`. Where there is no metadata, all pictures count, without numbers.
+    Raises ValueError that names the file if one is wrong."""
+    rows = []
+    for path in sorted(folder.glob("*/prompt.json")):
+        try:
+            triplet = one_triplet(decoded(path.read_bytes()))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        texts = dict(zip(TEXT, (triplet[name] for name in FIELDS), strict=True))
+        for name, numbers in named_pairs(path.parent):
+            start = path.with_name(name)
+            rows.append(Pair(texts | numbers, partial(jpeg_cell, start), f"{start}_0.jpg or _1.jpg"))
+    return rows
+
+
+def jpeg_cell(start: Path, column: str) -> bytes:
+    return start.with_name(f"{start.name}_{IMAGES.index(column)}.jpg").read_bytes()
+
+
+NAME = re.compile(r"[\w-]+")  # of two pictures, up to _0.jpg and _1.jpg: nothing that leads to another folder
+
+
+def named_pairs(place: Path) -> Iterator[tuple[str, dict]]:
+    """(name of the pictures, seed and other numbers) of the pairs of one triplet's folder."""
+    metadata = place / "metadata.jsonl"
+    if not metadata.exists():
+        for path in sorted(place.glob("*_0.jpg")):
+            name = path.name.removesuffix("_0.jpg")
+            yield name, {"seed": int(name) if name.isdecimal() else None} | dict.fromkeys(NUMBERS)
+        return
+    for line, numbers in json_rows(metadata):
+        name = str(numbers.get("name", numbers.get("seed")))
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{metadata}, line {line}: {shortened(name)} is no name of a picture")
+        yield name, {column: numbers.get(column) for column in ("seed", *NUMBERS)}
+
+
 def write_author_layout(folder: str | Path, rows: list[dict]) -> None:
-    """The layout of the authors' scripts: seeds.json, and a folder a triplet with prompt.json, images,
-    metadata."""
+    """The layout of the authors' scripts: seeds.json, and a folder a triplet with prompt.json, metadata.jsonl
+    and pictures SEED_0.jpg and SEED_1.jpg; SEED-2, SEED-3 and so on for further pairs of one seed."""
     folder = Path(folder)
     of_triplet: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -201,11 +297,26 @@ def write_author_layout(folder: str | Path, rows: list[dict]) -> None:
         prompt = {"caption": caption, "edit": edit, "output": output}
         (place / "prompt.json").write_text(json.dumps(prompt))
         metadata = []
-        for row in members:
-            metadata.append(json.dumps({name: row[name] for name in ("seed", *NUMBERS)}) + "\n")
-            for i, name in enumerate(IMAGES):
-                image = row[name] if isinstance(row[name], Image.Image) else decode_image(row[name])
-                image.save(place / f"{row['seed']}_{i}.jpg", quality=100)
+        names = names_of(members)
+        for name, row in zip(names, members, strict=True):
+            numbers = {column: row.get(column) for column in ("seed", *NUMBERS)}
+            metadata.append(json.dumps(numbers | {"name": name}) + "\n")
+            for i, column in enumerate(IMAGES):
+                row[column].save(place / f"{name}_{i}.jpg", quality=100)
         (place / "metadata.jsonl").write_text("".join(metadata))
-        index.append([place.name, [str(row["seed"]) for row in members]])
+        index.append([place.name, names])
     (folder / "seeds.json").write_text(json.dumps(index))
+
+
+def names_of(rows: list[dict]) -> list[str]:
+    """A name for the pictures of each row: its seed, if no row before has that. Raises ValueError for a seed
+    that is no whole number."""
+    times = Counter()
+    names = []
+    for row in rows:
+        seed = 0 if row.get("seed") is None else row["seed"]
+        if not isinstance(seed, Integral):
+            raise ValueError(f"the seed {shortened(seed)} is no whole number")
+        times[seed] += 1
+        names.append(f"{seed}" if times[seed] == 1 else f"{seed}-{times[seed]}")
+    return names

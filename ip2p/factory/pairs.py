@@ -14,7 +14,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
+from ip2p.common.checkpoints import load_checkpoint, save_checkpoint
 from ip2p.common.devices import choose_device, choose_dtype
+from ip2p.common.diffusion import cut_off
 from ip2p.common.durable import digest, locked, name_of_model
 from ip2p.common.images import encode_image, quantise
 from ip2p.dataset.shards import Manifest, shard_bytes, write_shard
@@ -33,6 +35,33 @@ class Kept(NamedTuple):
     similarities: Similarities  # of floats
 
 
+class Unfinished:
+    """What is painted of an unfinished shard: in a folder, for each triplet, how many of its candidates and
+    the best of them. Without a folder nothing is noted."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+
+    def load(self, number: int) -> tuple[int, list[Kept]]:
+        state, rest = load_checkpoint(self.folder / str(number)) if self.folder else ({}, {})
+        pairs = []
+        for i, (setting, values) in enumerate(rest.get("pairs", [])):
+            images = state[f"image_0.{i}"], state[f"image_1.{i}"]
+            pairs.append(Kept(number, Setting(*setting), *images, Similarities(*values)))
+        return rest.get("step", 0), pairs
+
+    def save(self, number: int, painted: int, pairs: list[Kept]) -> None:
+        if self.folder is None:
+            return
+        (self.folder / str(number)).mkdir(parents=True, exist_ok=True)
+        images = {
+            "image_0": {i: pair.image_0 for i, pair in enumerate(pairs)},
+            "image_1": {i: pair.image_1 for i, pair in enumerate(pairs)},
+        }
+        about = [(pair.setting, pair.similarities) for pair in pairs]
+        save_checkpoint(self.folder / str(number), painted, 1, images, pairs=about)
+
+
 def paint_and_filter(
     pipe,
     clip: ClipSimilarity,
@@ -40,17 +69,25 @@ def paint_and_filter(
     triplets: list[dict],
     numbers: Sequence[int],
     on_batch: Callable | None = None,
+    unfinished: Unfinished | None = None,
 ) -> tuple[list[Kept], Counter]:
     """Stages 2 and 3 for `triplets[k]`, k in `numbers`: the pairs to keep, and counts.
-    `on_batch(asked triplets, settings, pictures, similarities)` is told of every batch."""
-    good: dict[int, list[Kept]] = {number: [] for number in numbers}
+    `on_batch(asked triplets, settings, pictures, similarities)` is told of every batch. `unfinished`: to go
+    on from, and to note each batch in."""
+    unfinished = unfinished or Unfinished()
+    good: dict[int, list[Kept]] = {}
+    painted: dict[int, int] = {}  # candidates
+    for number in numbers:
+        painted[number], good[number] = unfinished.load(number)
     counts = Counter(triplets=len(numbers))
     one_family = job.enough or job.per_seed > 1
     # candidates of a triplet that are painted at once
     together = job.per_seed if one_family else job.candidates
     at_once = max(1, job.batch // together)  # triplets
     for start in range(0, job.candidates, together):
-        wanting = [number for number in numbers if not job.enough or len(good[number]) < job.keep]
+        wanting = [number for number in numbers if painted[number] <= start]
+        if job.enough:
+            wanting = [number for number in wanting if len(good[number]) < job.keep]
         for i in range(0, len(wanting), at_once):
             group = wanting[i : i + at_once]
             # always the same size of batch, so that a triplet's neighbours change no bit of its pictures
@@ -65,7 +102,6 @@ def paint_and_filter(
             sim = Similarities(*(values[:real] for values in sim))
             if on_batch:
                 on_batch(asked[:real], settings[:real], [images[:real] for images in pictures], sim)
-            counts["candidates"] += real
             for n in passes(sim, **job.thresholds).nonzero().flatten().tolist():
                 number = group[n // together]
                 images = [quantise(images[n]) for images in pictures]
@@ -73,6 +109,9 @@ def paint_and_filter(
                 good[number].append(Kept(number, settings[n], *images, values))
             for number in group:
                 good[number] = best_by_direction(good[number], job.keep)
+                painted[number] = start + together
+                unfinished.save(number, painted[number], good[number])
+    counts["candidates"] = sum(painted.values())
     kept = [pair for number in numbers for pair in good[number]]
     counts["kept"] = len(kept)
     return kept, counts
@@ -83,10 +122,17 @@ def best_by_direction(pairs: list[Kept], keep: int) -> list[Kept]:
     return sorted(pairs, key=lambda pair: -pair.similarities.sim_direction)[:keep]
 
 
-def make_shard(pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], start: int) -> tuple[bytes, dict]:
+def make_shard(
+    pipe,
+    clip: ClipSimilarity,
+    job: Job,
+    triplets: list[dict],
+    start: int,
+    unfinished: Unfinished | None = None,
+) -> tuple[bytes, dict]:
     """The shard of the triplets from `start` on: its bytes, and counts."""
     numbers = range(start, min(start + job.shard, len(triplets)))
-    kept, counts = paint_and_filter(pipe, clip, job, triplets, numbers)
+    kept, counts = paint_and_filter(pipe, clip, job, triplets, numbers, unfinished=unfinished)
     rows = [row(triplets[pair.number], pair) for pair in kept]
     return shard_bytes(rows), dict(counts)
 
@@ -125,10 +171,11 @@ def make_pairs(
 
     options: of `Job`; defaults come from the profile. pipe, clip: the profile's models, if they are loaded
     already. Each shard is written whole and then noted in `out`/manifest.jsonl with its checksum; started
-    again, after whatever end, the job goes on with the shards that are not noted, and in the end the folder
-    holds the same bytes. executor "ray" spreads the shards over `workers` actors of a Ray cluster
-    (`ip2p.factory.on_ray`), which load the models themselves and run with `threads` (1) threads each; there,
-    dtype "auto" is float32, whatever the machines. Returns the counts of this call. Raises ValueError if
+    again, after whatever end, the job goes on with the shards that are not noted, and within such a shard
+    with the triplets that are not painted, and in the end the folder holds the same bytes. executor "ray"
+    spreads the shards over `workers` actors of a Ray cluster (`ip2p.factory.on_ray`), which load the models
+    themselves and run with `threads` (1) threads each; there, dtype "auto" is float32, whatever the machines,
+    and a shard is painted anew if its actor is lost. Returns the counts of this call. Raises ValueError if
     `out` was made by another job.
     """
     profile = get_profile(profile)
@@ -160,10 +207,25 @@ def make_pairs(
                 pipe = load_text_to_image(profile, device, dtype)
             if clip is None:
                 clip = ClipSimilarity(profile.clip, device)
-            shards = make_shards(pipe, clip, job, triplets, starts)
+            refuse_equal(pipe.tokenizer, triplets)
+            shards = make_shards(pipe, clip, job, triplets, starts, manifest)
         else:
             shards = make_shards_on_ray(profile, job, triplets, starts, workers, device, dtype)
         return write_all(shards, manifest, job, len(starts))
+
+
+def refuse_equal(tokenizer, triplets: list[dict]) -> None:
+    """Raises ValueError for captions that differ only behind what the text encoder reads."""
+    for triplet in triplets:
+        texts = [triplet["input"], triplet["output"]]
+        if texts[0] == texts[1] or not any(cut_off(tokenizer, text) for text in texts):
+            continue
+        first, second = tokenizer(texts, truncation=True, max_length=tokenizer.model_max_length).input_ids
+        if first == second:
+            raise ValueError(
+                f"the captions {texts[0]!r} and {texts[1]!r} are equal in the first "
+                f"{tokenizer.model_max_length} tokens, which is all that the model reads; shorten them"
+            )
 
 
 def origin(triplets: list[dict], profile: Profile, job: Job, dtype: torch.dtype) -> dict:
@@ -192,13 +254,14 @@ def is_done(manifest: Manifest, job: Job, start: int) -> bool:
 
 
 def make_shards(
-    pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], starts: list[int]
+    pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], starts: list[int], manifest: Manifest
 ) -> Iterator[tuple[int, bytes, dict]]:
     """(start, bytes, counts) of each shard, in this process."""
     if job.threads:
         torch.set_num_threads(job.threads)
     for start in starts:
-        yield start, *make_shard(pipe, clip, job, triplets, start)
+        unfinished = Unfinished(manifest.unfinished(shard_name(job, start)))
+        yield start, *make_shard(pipe, clip, job, triplets, start, unfinished)
 
 
 def make_shards_on_ray(
@@ -217,6 +280,7 @@ def make_shards_on_ray(
         return load_text_to_image(profile, device, dtype), ClipSimilarity(profile.clip, device)
 
     def make(models: tuple, start: int) -> tuple[bytes, dict]:
+        refuse_equal(models[0].tokenizer, triplets[start : start + job.shard])
         return make_shard(*models, job, triplets, start)
 
     return spread(load, make, starts, max(1, job.threads), workers, device)

@@ -92,7 +92,7 @@ def triplets_to_paint(profile: Profile, n: int) -> list[dict]:
 def unfiltered_pairs(profile: Profile) -> list[dict]:
     """As many pairs as the profile's, of candidates that no filter saw: two of a triplet, each with its own
     seed."""
-    wanted = len(read_pairs(profile.pairs, decode=False))
+    wanted = len(read_pairs(profile.pairs))
     triplets = triplets_to_paint(profile, -(-wanted // 2))
     make_pairs(triplets, OUT / "unfiltered", profile, candidates=2, keep=2, per_seed=1, **NO_FILTER)
     return read_pairs(OUT / "unfiltered")[:wanted]

@@ -395,7 +395,7 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> T
     plain = "pictures and texts encoded in every step"
     best = {plain: float("inf"), "from the cache": float("inf")}
     with TemporaryDirectory() as folder:
-        cache = Cache(pipe, rows, Path(folder))
+        cache = Cache(pipe, rows, Path(folder), profile.resolution)
         for step in range(steps):
             for name, lessons in zip(best, (encoded_anew, from_cache), strict=True):
                 begin = time.perf_counter()

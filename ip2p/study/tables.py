@@ -20,7 +20,7 @@ def data_facts(profile: Profile, figures: dict) -> dict[str, str]:
     seconds = figures["mini-ip2p"]["seconds_an_edit"]
     return {
         "triplets": f"{len(read_triplets(GENERATED_TRIPLETS)):,}",
-        "pairs": f"{len(read_pairs(profile.pairs, decode=False)):,}",
+        "pairs": f"{len(read_pairs(profile.pairs)):,}",
         "train_time": f"{minutes(lines):.0f} minutes on {CORES}",
         "edit_time": f"{seconds:.2f} s on {CORES}, in a batch of {BATCH}",
     }

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ip2p.common.errors import UserError
 from ip2p.paths import ROOT, need_clone
 from ip2p.teaching.notebook_files import NOTEBOOKS, parameters, read
 from ip2p.teaching.pages import write_index, write_page
@@ -166,7 +167,7 @@ def use_own_kernel() -> None:
     os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
     found = Path(KernelSpecManager().get_kernel_spec("python3").resource_dir).resolve()
     if not found.is_relative_to(Path(sys.prefix).resolve()):
-        raise RuntimeError(f"the kernel python3 is in {found}, not in {sys.prefix}: install ipykernel there")
+        raise UserError(f"the kernel python3 is in {found}, not in {sys.prefix}: install ipykernel there")
 
 
 def explain(error: Exception, name: str) -> str:
