@@ -210,7 +210,6 @@ def test_a_hopeless_connection_fails_at_once_with_its_cause(tmp_path, request, m
     with pytest.raises(RuntimeError, match=f"no connection .*({cause})") as error:
         generate_triplets(CAPTIONS[:2], backend, tmp_path / "t.jsonl")
     assert len(pauses) <= 1 and "\n" not in str(error.value)
-    assert backend.cost == 0 or pauses == [0]
 
 
 def test_a_server_that_was_there_is_waited_for(tmp_path, monkeypatch):

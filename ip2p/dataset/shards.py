@@ -257,6 +257,9 @@ def read_author_layout(folder: Path) -> list[Pair]:
         texts = dict(zip(TEXT, (triplet[name] for name in FIELDS), strict=True))
         for name, numbers in named_pairs(path.parent):
             start = path.with_name(name)
+            for ending in ("_0.jpg", "_1.jpg"):
+                if not start.with_name(name + ending).is_file():
+                    raise ValueError(f"{start}{ending} is missing")
             rows.append(Pair(texts | numbers, partial(jpeg_cell, start), f"{start}_0.jpg or _1.jpg"))
     return rows
 
