@@ -18,7 +18,7 @@ from ip2p.common.devices import choose_device, choose_dtype
 from ip2p.common.durable import digest, locked, name_of_model
 from ip2p.common.images import encode_image, quantise
 from ip2p.dataset.shards import Manifest, shard_bytes, write_shard
-from ip2p.factory.candidates import Setting, candidate_settings, paint_candidates
+from ip2p.factory.candidates import Setting, candidate_settings, padded, paint_candidates
 from ip2p.options import Job
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 
@@ -31,6 +31,37 @@ class Kept(NamedTuple):
     image_0: torch.Tensor  # uint8 (3, H, W)
     image_1: torch.Tensor
     similarities: Similarities  # of floats
+
+
+class Batch(NamedTuple):
+    """Candidates that were painted at once, and what CLIP says of them."""
+
+    asked: list[dict]  # the triplet of each
+    settings: list[Setting]
+    pictures: list[torch.Tensor]  # the first and the second images, (n, 3, H, W) each, in [0, 1]
+    similarities: Similarities  # (n,) each
+
+
+def paint_and_compare(
+    pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], group: list[int], which: slice, at_once: int
+) -> Batch:
+    """The candidates `which` of each triplet in `group`, of whose numbers there are `at_once` or fewer."""
+    asked, settings = [], []
+    for number in padded(group, at_once):
+        chosen = candidate_settings(job, number)[which]
+        settings += chosen
+        asked += [triplets[number]] * len(chosen)
+    pictures = paint_candidates(pipe, job, asked, settings)
+    texts_0 = [triplet["input"] for triplet in asked]
+    texts_1 = [triplet["output"] for triplet in asked]
+    similarities = clip(*pictures, texts_0, texts_1)
+    real = len(asked) // at_once * len(group)  # the rest is padding
+    return Batch(
+        asked[:real],
+        settings[:real],
+        [images[:real] for images in pictures],
+        Similarities(*(values[:real] for values in similarities)),
+    )
 
 
 def paint_and_filter(
@@ -50,32 +81,32 @@ def paint_and_filter(
     together = job.per_seed if one_family else job.candidates
     at_once = max(1, job.batch // together)  # triplets
     for start in range(0, job.candidates, together):
+        which = slice(start, start + together)
         wanting = [number for number in numbers if not job.enough or len(good[number]) < job.keep]
         for i in range(0, len(wanting), at_once):
             group = wanting[i : i + at_once]
-            # always the same size of batch, so that a triplet's neighbours change no bit of its pictures
-            padding = group[-1:] * (at_once - len(group))
-            asked, settings = [], []
-            for number in group + padding:
-                asked += [triplets[number]] * together
-                settings += candidate_settings(job, number)[start : start + together]
-            pictures = paint_candidates(pipe, job, asked, settings)
-            sim = clip(*pictures, [t["input"] for t in asked], [t["output"] for t in asked])
-            real = len(group) * together
-            sim = Similarities(*(values[:real] for values in sim))
+            batch = paint_and_compare(pipe, clip, job, triplets, group, which, at_once)
             if on_batch:
-                on_batch(asked[:real], settings[:real], [images[:real] for images in pictures], sim)
-            counts["candidates"] += real
-            for n in passes(sim, **job.thresholds).nonzero().flatten().tolist():
+                on_batch(*batch)
+            counts["candidates"] += len(batch.asked)
+            passing = passes(batch.similarities, **job.thresholds).nonzero().flatten()
+            for n in passing.tolist():
                 number = group[n // together]
-                images = [quantise(images[n]) for images in pictures]
-                values = Similarities(*(value[n].item() for value in sim))
-                good[number].append(Kept(number, settings[n], *images, values))
+                good[number].append(kept_pair(number, batch, n))
             for number in group:
                 good[number] = best_by_direction(good[number], job.keep)
-    kept = [pair for number in numbers for pair in good[number]]
+    kept = []
+    for number in numbers:
+        kept += good[number]
     counts["kept"] = len(kept)
     return kept, counts
+
+
+def kept_pair(number: int, batch: Batch, n: int) -> Kept:
+    """The n-th candidate of a batch, which is of the triplet `number`."""
+    image_0, image_1 = (quantise(images[n]) for images in batch.pictures)
+    similarities = Similarities(*(values[n].item() for values in batch.similarities))
+    return Kept(number, batch.settings[n], image_0, image_1, similarities)
 
 
 def best_by_direction(pairs: list[Kept], keep: int) -> list[Kept]:
@@ -85,7 +116,8 @@ def best_by_direction(pairs: list[Kept], keep: int) -> list[Kept]:
 
 def make_shard(pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], start: int) -> tuple[bytes, dict]:
     """The shard of the triplets from `start` on: its bytes, and counts."""
-    numbers = range(start, min(start + job.shard, len(triplets)))
+    end = min(start + job.shard, len(triplets))
+    numbers = range(start, end)
     kept, counts = paint_and_filter(pipe, clip, job, triplets, numbers)
     rows = [row(triplets[pair.number], pair) for pair in kept]
     return shard_bytes(rows), dict(counts)
