@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
-from ip2p.common.devices import choose_device, choose_dtype
+from ip2p.common.devices import choose_dtype, kind_of_device
 from ip2p.common.durable import digest, locked, name_of_model
 from ip2p.common.images import encode_image, quantise
 from ip2p.dataset.shards import Manifest, shard_bytes, write_shard
@@ -149,8 +149,8 @@ def make_pairs(
     clip: ClipSimilarity | None = None,
     executor: str = "local",
     workers: int | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     **options,
 ) -> Counter:
     """Stages 2 and 3: candidates for each triplet, filtered, the best `keep` written to shards in `out`.
@@ -159,9 +159,10 @@ def make_pairs(
     already. Each shard is written whole and then noted in `out`/manifest.jsonl with its checksum; started
     again, after whatever end, the job goes on with the shards that are not noted, and in the end the folder
     holds the same bytes. executor "ray" spreads the shards over `workers` actors of a Ray cluster
-    (`ip2p.factory.on_ray`), which load the models themselves and run with `threads` (1) threads each; there,
-    dtype "auto" is float32, whatever the machines. Returns the counts of this call. Raises ValueError if
-    `out` was made by another job.
+    (`ip2p.factory.on_ray`), which load the models themselves and run with `threads` (1) threads each.
+    device, dtype: see `choose_device` and `choose_dtype`; None: the profile's. On Ray, dtype "auto" is
+    float32, whatever the machines. Returns the counts of this call. Raises ValueError if `out` was made by
+    another job.
     """
     profile = get_profile(profile)
     out = Path(out)
@@ -172,13 +173,12 @@ def make_pairs(
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be 1 or more")
     if executor == "local":
-        device = choose_device(device)
+        device, dtype = profile.place(device, dtype)
     else:
-        dtype = "float32" if dtype == "auto" else dtype
+        device, dtype = place_of_workers(profile, device, dtype)
         if options.get("threads") is None:
             options["threads"] = 1
     job = Job.of(profile, **options)
-    dtype = choose_dtype(dtype, device)
     out.mkdir(parents=True, exist_ok=True)
     Manifest(out).refuse_foreign()  # before the lock, which is a file, too
     with locked(out, "making pairs in"):
@@ -196,6 +196,17 @@ def make_pairs(
         else:
             shards = make_shards_on_ray(profile, job, triplets, starts, workers, device, dtype)
         return write_all(shards, manifest, job, len(starts))
+
+
+def place_of_workers(
+    profile: Profile, device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> tuple[str | torch.device, torch.dtype]:
+    """As `Profile.place`, for machines that are not this one: which devices are there, they know alone, and
+    "auto" is one number format for all."""
+    device = profile.device if device is None else device
+    kind_of_device(device)
+    dtype = profile.dtype if dtype is None else dtype
+    return device, choose_dtype("float32" if dtype == "auto" else dtype)
 
 
 def origin(triplets: list[dict], profile: Profile, job: Job, dtype: torch.dtype) -> dict:
@@ -239,7 +250,7 @@ def make_shards_on_ray(
     triplets: list[dict],
     starts: list[int],
     workers: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[int, bytes, dict]]:
     """The same on a Ray cluster; see `ip2p.factory.on_ray.spread`."""
@@ -251,7 +262,7 @@ def make_shards_on_ray(
     def make(models: tuple, start: int) -> tuple[bytes, dict]:
         return make_shard(*models, job, triplets, start)
 
-    return spread(load, make, starts, max(1, job.threads), workers, device)
+    return spread(load, make, starts, max(1, job.threads), workers, str(device))
 
 
 def write_all(shards: Iterator[tuple[int, bytes, dict]], manifest: Manifest, job: Job, total: int) -> Counter:
