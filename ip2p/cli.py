@@ -20,6 +20,8 @@ from ip2p.options import Job, Options, TrainOptions
 from ip2p.paths import DATA, ROOT
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+OF_MODELS = "auto: float32 on a CPU, else float16"  # what --dtype means for those that paint, edit and write
+OF_TRAINING = "float32 (auto), or bfloat16 for mixed precision"
 STOPPED = 130  # the exit status of what Ctrl-C ended
 
 
@@ -41,10 +43,6 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
         parser.add_argument("--" + f.name.replace("_", "-"), **about)
 
 
-def add_dtype(parser: argparse.ArgumentParser, help: str = "auto: float32 on a CPU, else float16") -> None:
-    parser.add_argument("--dtype", default="auto", choices=DTYPES, help=help)
-
-
 def given(arguments: argparse.Namespace, kind: type[Options]) -> dict:
     """What the flags say, for `kind.of`."""
     return {f.name: getattr(arguments, f.name) for f in fields(kind) if hasattr(arguments, f.name)}
@@ -55,9 +53,8 @@ def given(arguments: argparse.Namespace, kind: type[Options]) -> dict:
 
 def instructions(a) -> None:
     from ip2p.instructions import run
-    from ip2p.profiles import get_profile
 
-    profile = get_profile(a.profile)
+    profile = chosen_profile(a)
     model = a.model
     if model is None and a.backend == "local":
         model = profile.language_model
@@ -77,6 +74,7 @@ def instructions(a) -> None:
         shard=a.shard,
         own=None if a.lessons else profile.own_triplets,
         device=a.device,  # chosen where a model runs: a server needs none, and so no PyTorch
+        dtype=a.dtype,
         **server,
     )
     print_counts(counts)
@@ -131,11 +129,11 @@ def one_of_many(text: str) -> tuple[int, int]:
     return int(numbers[1]), int(numbers[2])
 
 
-def choose_device(name: str) -> str:
-    """Checked before anything is loaded."""
-    from ip2p.common import devices
+def chosen_profile(a: argparse.Namespace):
+    """The profile, and on which device and in which number format its models run."""
+    from ip2p.profiles import get_profile
 
-    return str(devices.choose_device(name))
+    return get_profile(a.profile, device=a.device, dtype=a.dtype)
 
 
 def print_counts(counts: Counter) -> None:
@@ -144,19 +142,24 @@ def print_counts(counts: Counter) -> None:
 
 def finetune(a) -> None:
     from ip2p.backends.local import MAKER, save
+    from ip2p.common.devices import choose_device
     from ip2p.common.folders import refuse_foreign
     from ip2p.dataset.triplets import read_triplets
     from ip2p.instructions import load_finetuned
-    from ip2p.profiles import get_profile
 
     refuse_foreign(a.out, MAKER)
-    profile = get_profile(a.profile)
+    profile = chosen_profile(a)
     lessons = read_triplets(a.lessons or profile.triplets)
     own = ()
     if profile.own_triplets and not a.lessons:
         own = read_triplets(profile.own_triplets)
     model, tokenizer = load_finetuned(
-        a.model or profile.language_model, lessons, choose_device(a.device), world=profile.in_world, own=own
+        a.model or profile.language_model,
+        lessons,
+        choose_device(a.device),
+        profile.in_world,
+        own,
+        a.dtype,
     )
     save(model, tokenizer, a.out)
     print(
@@ -177,11 +180,9 @@ def pairs(a) -> None:
     counts = make_pairs(
         read_triplets(a.triplets),
         a.out,
-        a.profile,
+        chosen_profile(a),
         executor=a.executor,
         workers=a.workers,
-        device=a.device,
-        dtype=a.dtype,
         **given(a, Job),
     )
     print_counts(counts)
@@ -189,7 +190,6 @@ def pairs(a) -> None:
 
 def pairs_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--triplets", required=True)
-    add_dtype(sub)
     add_flags(sub, Job)
     sub.add_argument(
         "--executor", default="local", choices=("local", "ray"), help="in this process, or on Ray"
@@ -200,12 +200,12 @@ def pairs_flags(sub: argparse.ArgumentParser) -> None:
 def train(a) -> None:
     from ip2p.training import train
 
+    profile = chosen_profile(a)
     pairs, sample = a.pairs, None
     if a.validate_every is not None:
         if a.validate_every < 1:
             raise ValueError(f"validate_every is {a.validate_every}; it must be 1 or more")
         from ip2p.dataset.shards import read_pairs
-        from ip2p.profiles import get_profile
         from ip2p.study.validation import hold_out, validation
 
         pairs, kept_away = hold_out(read_pairs(a.pairs))
@@ -213,13 +213,11 @@ def train(a) -> None:
             raise ValueError(
                 f"all pairs in {a.pairs} would be kept away to validate; make some of more captions"
             )
-        sample = validation(kept_away, get_profile(a.profile), a.out / "validation")
+        sample = validation(kept_away, profile, a.out / "validation")
     train(
         pairs,
         a.out,
-        a.profile,
-        device=a.device,
-        dtype=a.dtype,
+        profile,
         sample=sample,
         sample_every=a.validate_every,
         **given(a, TrainOptions),
@@ -229,7 +227,6 @@ def train(a) -> None:
 
 def train_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--pairs", required=True)
-    add_dtype(sub, "float32 (auto), or bfloat16 for mixed precision")
     add_flags(sub, TrainOptions)
     sub.add_argument(
         "--validate-every",
@@ -271,7 +268,8 @@ def edit(a) -> None:
     mask = open_mask(a.mask) if a.mask else None
     if not a.instruction.strip():
         raise ValueError('the instruction is empty; say what to change, such as "make it night"')
-    editor = load_editor(a.model or a.profile, a.device, a.dtype, a.profile)
+    profile = chosen_profile(a)
+    editor = load_editor(a.model or profile, a.device, a.dtype, profile)
     edited = editor(
         image,
         a.instruction,
@@ -310,13 +308,12 @@ def edit_flags(sub: argparse.ArgumentParser) -> None:
         help="faster, not exact: all three predictions in every N-th step, only the last in the others",
     )
     sub.add_argument("--model", help="an editor's folder instead of the profile's")
-    add_dtype(sub)
 
 
 def evaluate(a) -> None:
     from ip2p.study.evaluate import evaluate
 
-    evaluate(a.model, a.out, a.profile, a.n, a.only, write=a.write, device=a.device, dtype=a.dtype)
+    evaluate(a.model, a.out, chosen_profile(a), a.n, a.only, write=a.write)
 
 
 def evaluate_flags(sub: argparse.ArgumentParser) -> None:
@@ -329,13 +326,12 @@ def evaluate_flags(sub: argparse.ArgumentParser) -> None:
         "--only", nargs="+", metavar="PART", help="without --model: only these parts, such as filter"
     )
     sub.add_argument("--write", action="store_true", help="also renew README, model cards and data/eval")
-    add_dtype(sub)
 
 
 def models(a) -> None:
     from ip2p.models.build import build
 
-    build(a.out, a.only, choose_device(a.device), a.seed)
+    build(a.out, a.only, a.device, a.seed, a.dtype)
 
 
 def models_flags(sub: argparse.ArgumentParser) -> None:
@@ -350,7 +346,7 @@ def hero(a) -> None:
     from ip2p.teaching.hero import hero
 
     picture_format(a.out)
-    hero(a.out, a.profile, a.seed)
+    hero(a.out, chosen_profile(a), a.seed)
     print(f"saved {a.out}")
 
 
@@ -378,7 +374,7 @@ def triplets_flags(sub: argparse.ArgumentParser) -> None:
 def figures(a) -> None:
     from ip2p.study.figures import make_figures
 
-    make_figures(a.name, a.profile, a.n)
+    make_figures(a.name, chosen_profile(a), a.n)
 
 
 def figures_flags(sub: argparse.ArgumentParser) -> None:
@@ -389,7 +385,7 @@ def figures_flags(sub: argparse.ArgumentParser) -> None:
 def bench(a) -> None:
     from ip2p.study.speed import run_benchmark
 
-    run_benchmark(a.name, a.n, a.profile)
+    run_benchmark(a.name, a.n, chosen_profile(a))
 
 
 def bench_flags(sub: argparse.ArgumentParser) -> None:
@@ -466,9 +462,18 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser("ip2p", description="InstructPix2Pix, stage by stage.")
     commands = main.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, help: str, flags=None, shared: str = "", out: Path | None = None, resumes=False):
+    def command(
+        function,
+        help: str,
+        flags=None,
+        shared: str = "",
+        out: Path | None = None,
+        dtype: str = OF_MODELS,
+        resumes=False,
+    ):
         """shared: which flags it has of those that several commands have; out: the default of --out, which
-        must be given otherwise; resumes: whether it goes on with what a stopped one left."""
+        must be given otherwise; dtype: what --dtype means; resumes: whether it goes on with what a stopped
+        one left."""
         sub = commands.add_parser(function.__name__, help=help, description=help)
         sub.set_defaults(run=function, resumes=resumes)
         names = shared.split()
@@ -480,6 +485,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--out", type=Path, required=out is None, default=out)
         if "device" in names:
             sub.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or mps")
+            sub.add_argument("--dtype", default="auto", choices=DTYPES, help=dtype)
         if flags:
             flags(sub)
 
@@ -491,9 +497,10 @@ def parser() -> argparse.ArgumentParser:
         finetune_flags,
         "profile out device",
         resumes=True,
+        dtype="auto: float32, or bfloat16 where that is faster; the weights are float32",
     )
     command(pairs, "stages 2 and 3: triplets in, filtered image pairs out", pairs_flags, stage, resumes=True)
-    command(train, "stage 4: pairs in, an editor out", train_flags, stage, resumes=True)
+    command(train, "stage 4: pairs in, an editor out", train_flags, stage, dtype=OF_TRAINING, resumes=True)
     command(edit, "stage 5: edit a picture as a sentence says", edit_flags, stage)
     command(
         evaluate,
@@ -506,20 +513,24 @@ def parser() -> argparse.ArgumentParser:
         "build: train every bundled model from nothing",
         models_flags,
         "seed out device",
+        dtype="of its trainings: " + OF_TRAINING,
         resumes=True,
     )
-    command(hero, "draw the picture at the top of the README", shared="profile seed out")
+    command(hero, "draw the picture at the top of the README", shared="profile seed out device")
     command(samples, "draw the sample pictures", shared="out", out=DATA / "images")
     command(triplets, "check: what is wrong with a file of open-domain triplets", triplets_flags)
     command(
         figures,
         "measure the paper's curves and ablations (hours on a CPU)",
         figures_flags,
-        "profile",
+        "profile device",
         resumes=True,
     )
     command(
-        bench, "time one thing against another, and write the table into the README", bench_flags, "profile"
+        bench,
+        "time one thing against another, and write the table into the README",
+        bench_flags,
+        "profile device",
     )
     command(
         notebooks, "execute the notebooks, and make pages with an index of them", notebooks_flags, "out", OUT

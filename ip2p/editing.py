@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from ip2p.common.devices import choose_device, choose_dtype
 from ip2p.common.diffusion import (
     alpha_bar_at,
     decode,
@@ -463,23 +462,27 @@ class EditHistory:
 
 
 def load_editor(
-    name: str = "mini",
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto",
+    name: str | Profile = "mini",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     profile: str | Profile = "mini",
 ) -> Editor:
-    """The editor of a profile ("mini", "sd15"), of a folder saved by stage 4 or a stock pipeline, or of the
-    hub.
+    """The editor of a profile ("mini", "sd15", or one of your own), of a folder saved by stage 4 or a stock
+    pipeline, or of the hub.
 
-    device, dtype: see `choose_device` and `choose_dtype`; "auto" on a CPU is float32, whose pictures repeat
-    to the bit. Scales and steps of a folder are those of `profile`, unless an edit says otherwise. Raises
-    ValueError for a name, a device or a number format that there is not.
+    device, dtype: see `choose_device` and `choose_dtype`; None: the profile's, which is "auto" for those that
+    we bring. "auto" on a CPU is float32, whose pictures repeat to the bit. A folder's scales and steps, too,
+    are those of `profile`, unless an edit says otherwise. Raises ValueError for a name, a device or a number
+    format that there is not.
     """
-    if name not in PROFILES and not Path(name).exists() and "/" not in name:
+    if isinstance(name, Profile) or name in PROFILES:
+        defaults = get_profile(name)
+        name, path = defaults.name, defaults.editor
+    elif Path(name).exists() or "/" in name:
+        defaults = get_profile(profile)
+        path = name
+    else:
         raise ValueError(f"there is no profile or folder {name!r}; profiles are {', '.join(PROFILES)}")
-    device = choose_device(device)
-    dtype = choose_dtype(dtype, device)
-    defaults = get_profile(name if name in PROFILES else profile)
-    path = defaults.editor if name in PROFILES else name
+    device, dtype = defaults.place(device, dtype)
     pipe = load_edit_pipeline(path, dtype).to(device)
     return Editor(pipe, defaults.guidance_scale, defaults.image_guidance_scale, defaults.steps, str(name))

@@ -59,31 +59,37 @@ def load_finetuned(
     device: str = "cpu",
     world: bool = True,
     own: Iterable[dict] = (),
+    dtype: str = "auto",
 ):
     """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2",
     a .gguf file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the
     next such call. One that was killed meanwhile goes on, and one that another process is at is waited for.
     `world`: they are about the miniature world, so each epoch retells them (see `retell`). `own`: answers of
-    an earlier model that passed every check, to be learned from as well."""
+    an earlier model that passed every check, to be learned from as well. `dtype`: in which format the
+    fine-tuning computes, see `finetuning_dtype`; the model's weights are float32."""
     name = name or local.BUNDLED
     if Path(name).is_dir():
         return local.load(name, device)
     written = read_triplets(SEED_TRIPLETS) if triplets is None else triplets
     triplets = [*written, *own]
     # The defaults are the learning rate and so on: where they change, no earlier model is taken for this one.
-    recipe = json.dumps([str(name), triplets, world, EPOCHS, local.finetune.__defaults__])
-    folder = local.cache_folder() / f"finetuned-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    recipe = [str(name), triplets, world, EPOCHS, local.finetune.__defaults__]
+    if dtype != "auto":
+        recipe.append(dtype)
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
+    folder = local.cache_folder() / f"finetuned-{key}"
     if (folder / "config.json").exists():
         return local.load(folder, device)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = folder.with_suffix(".unfinished")
+    computing = local.finetuning_dtype(dtype, device)  # a wrong one is refused before the model is loaded
     with locked(folder.with_suffix(".model"), "fine-tuning", wait=True):
         if (folder / "config.json").exists():  # by now
             return local.load(folder, device)
         model, tokenizer = local.load(name, device)
         lessons = lessons_of_all_epochs(triplets, world)
         announce(str(name), model, len(lessons), folder)
-        finetune(model, tokenizer, lessons, work=work)
+        finetune(model, tokenizer, lessons, work=work, dtype=computing)
         local.save(model, tokenizer, folder, cache=True)
         shutil.rmtree(work, ignore_errors=True)
     return model, tokenizer
@@ -304,12 +310,14 @@ def run(
     device: str = "auto",
     shard: tuple[int, int] = (0, 1),
     own: str | Path | None = None,
+    dtype: str = "auto",
     **options,
 ) -> Counter:
     """`ip2p instructions`: captions in, triplets out. `seed` and the counts are those of `generate_triplets`.
 
-    backend "local": `model` as in `load_finetuned`, "smollm2" if None; `device` as in `choose_device`; `own`
-    is a file of its own earlier answers, to learn from, too. backend "openai", or "batch" for OpenAI's Batch
+    backend "local": `model` as in `load_finetuned`, "smollm2" if None; `device` as in `choose_device`;
+    `dtype`, in which it answers, as in `choose_dtype`; `own` is a file of its own earlier answers, to learn
+    from, too. backend "openai", or "batch" for OpenAI's Batch
     API: `model` is the name the server knows, and `options` are the fields of
     `ip2p.backends.openai.ServerOptions` and `shots`, how many of `triplets`, evenly spread, are its examples
     (8; 0 for a model that was fine-tuned on them). `shard` (i, of): every `of`-th distinct caption from the
@@ -328,7 +336,7 @@ def run(
     if backend == "local":
         if options:
             raise ValueError(f"{', '.join(options)}: only for a server; choose the backend openai or batch")
-        worker = local_backend(model, lessons, own, out, device, world)
+        worker = local_backend(model, lessons, own, out, device, dtype, world)
     elif backend in ("openai", "batch"):
         worker = server_backend(backend, model, lessons, out, **options)
     else:
@@ -345,15 +353,25 @@ def run(
 
 
 def local_backend(
-    model: str | None, lessons: list[dict], own: str | Path | None, out: Path, device: str, world: bool
+    model: str | None,
+    lessons: list[dict],
+    own: str | Path | None,
+    out: Path,
+    device: str,
+    dtype: str,
+    world: bool,
 ) -> Backend:
-    """A model in this process that was fine-tuned on the lessons, and on its `own` earlier answers."""
-    from ip2p.common.devices import choose_device
+    """A model in this process that was fine-tuned on the lessons, and on its `own` earlier answers; it
+    answers in `dtype`."""
+    from ip2p.common.devices import choose_device, choose_dtype
 
+    where = choose_device(device)
+    number_format = choose_dtype(dtype, where)
     if own and Path(own).resolve() == out.resolve():  # it cannot learn from what it is about to write
         own = None
     earlier = read_triplets(own) if own else []
-    return local.LocalBackend(*load_finetuned(model, lessons, choose_device(device), world, earlier))
+    tuned, tokenizer = load_finetuned(model, lessons, where, world, earlier)
+    return local.LocalBackend(tuned.to(number_format), tokenizer)
 
 
 def server_backend(

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ip2p.common.durable import refuse_broken
 from ip2p.miniworld.scene import EDIT_KINDS
 from ip2p.paths import DATA
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Profile:
     resolution: int  # px, of the synthesised pairs and of training
     batch: int  # pairs in one denoising batch
     in_world: bool  # captions are those of the miniature world, so the judge can be asked
+    device: str = "auto"  # where the models run: auto, cpu, cuda or mps
+    # in which number format those run that paint, edit and write: auto, float32, bfloat16 or float16
+    dtype: str = "auto"
     paint_guidance: float = 7.5  # of the text-to-image model on its own
     # Stage 2: candidates a caption pair, denoising steps, which attention is shared, and the ranges of p
     # and guidance
@@ -54,6 +61,16 @@ class Profile:
     guidance_scale: float = 7.5  # s_T
     image_guidance_scale: float = 1.5  # s_I
     steps: int = 100
+
+    def place(
+        self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    ) -> tuple[torch.device, torch.dtype]:
+        """Where its models run on this machine, and in which number format; `device`, `dtype`: wishes that
+        go before the profile's own. Raises ValueError for one that there is not."""
+        from ip2p.common.devices import choose_device, choose_dtype
+
+        chosen = choose_device(self.device if device is None else device)
+        return chosen, choose_dtype(self.dtype if dtype is None else dtype, chosen)
 
 
 SD15 = Profile(
@@ -135,11 +152,20 @@ def _load(cls_name: str, path: str, dtype=None, **kwargs):
         ) from error
 
 
-def load_text_to_image(profile: str | Profile, device: str = "cpu", dtype=None):
-    """The profile's StableDiffusionPipeline, with the Euler ancestral scheduler; dtype None: float32."""
+def load_text_to_image(
+    profile: str | Profile,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+):
+    """The profile's StableDiffusionPipeline, with the Euler ancestral scheduler.
+
+    device, dtype: see `choose_device` and `choose_dtype`; None: the profile's.
+    """
     from diffusers import EulerAncestralDiscreteScheduler
 
-    pipe = _load("StableDiffusionPipeline", get_profile(profile).text_to_image, dtype)
+    profile = get_profile(profile)
+    device, dtype = profile.place(device, dtype)
+    pipe = _load("StableDiffusionPipeline", profile.text_to_image, dtype)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
     return pipe.to(device)
 

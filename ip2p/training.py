@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ip2p.common.checkpoints import checkpoints
-from ip2p.common.devices import choose_device, choose_dtype
+from ip2p.common.devices import choose_device, choose_training_dtype, mixed_precision
 from ip2p.common.diffusion import add_noise, embed, min_snr_loss, stratified_timesteps
 from ip2p.common.durable import locked, name_of_model, read_json, write_atomically
 from ip2p.common.images import as_tensor
@@ -51,10 +51,11 @@ def widen_input(unet, extra: int = 4):
 
 
 def new_editor(profile: str | Profile = "mini"):
-    """A StableDiffusionInstructPix2PixPipeline with the text-to-image model's weights and a widened UNet."""
+    """A StableDiffusionInstructPix2PixPipeline with the text-to-image model's weights and a widened UNet, to
+    be trained: on the CPU, in float32."""
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
-    base = load_text_to_image(profile)
+    base = load_text_to_image(profile, "cpu", "float32")
     widen_input(base.unet)
     return StableDiffusionInstructPix2PixPipeline(
         vae=base.vae,
@@ -152,8 +153,8 @@ def train(
     out: str | Path,
     profile: str | Profile = "mini",
     *,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     sample=None,
     **options,
 ):
@@ -161,15 +162,16 @@ def train(
 
     An interrupted run in `out` goes on; a finished one is not repeated; one with other settings is a
     ValueError, and so is one that is under way. `batch` lessons make one step whatever the number of
-    processes (`accelerate launch`), and are worked through in `accumulate` parts. dtype: float32 ("auto" too)
-    or bfloat16, which is mixed precision. `sample(pipe, step)` is called now and then, with averaged weights.
-    options: of `TrainOptions`. Returns (pipeline, log); the log (see `train_loop`) also holds
-    "image_weights", the norm of the input convolution's new weights as a share of the old.
+    processes (`accelerate launch`), and are worked through in `accumulate` parts. device, dtype: see
+    `choose_device` and `choose_training_dtype`; None: the profile's. `sample(pipe, step)` is called now and
+    then, with averaged weights. options: of `TrainOptions`. Returns (pipeline, log); the log (see
+    `train_loop`) also holds "image_weights", the norm of the input convolution's new weights as a share of
+    the old.
     """
     profile = get_profile(profile)
     options = TrainOptions.of(profile, **options)
-    dtype = training_dtype(dtype)
-    accelerator, device = set_up_processes(device, options)
+    dtype = choose_training_dtype(profile.dtype if dtype is None else dtype)
+    accelerator, device = set_up_processes(profile.device if device is None else device, options)
     out = Path(out)
     rows = pairs if isinstance(pairs, list) else read_pairs(pairs)
     if not rows:
@@ -192,7 +194,7 @@ def train_alone(
     profile: Profile,
     options: TrainOptions,
     accelerator,
-    device: str,
+    device: torch.device,
     dtype: torch.dtype,
     sample,
 ):
@@ -225,7 +227,7 @@ def train_alone(
     return pipe, log
 
 
-def set_up_processes(device: str, options: TrainOptions):
+def set_up_processes(device: str | torch.device, options: TrainOptions):
     """Hugging Face's accelerator, and the device of this process. ValueError if a batch cannot be split."""
     from accelerate import Accelerator
 
@@ -239,14 +241,6 @@ def set_up_processes(device: str, options: TrainOptions):
             f"a batch of {options.batch} cannot be split into {parts} equal parts, processes times accumulate"
         )
     return accelerator, device
-
-
-def training_dtype(name: str) -> torch.dtype:
-    """In which format the UNet computes; its weights are float32. Raises ValueError for float16."""
-    dtype = torch.float32 if name == "auto" else choose_dtype(name)
-    if dtype == torch.float16:
-        raise ValueError("training in float16 loses small gradients; choose bfloat16 or float32")
-    return dtype
 
 
 def run_settings(rows: list[dict], profile: Profile, options: TrainOptions, dtype: torch.dtype) -> dict:
@@ -330,7 +324,7 @@ def step_losses(lessons: Lessons, options: TrainOptions, accelerator, dtype: tor
 
     def losses(model, generator: torch.Generator, step: int):
         def predict(*inputs):
-            with torch.autocast(pipe.device.type, dtype, enabled=dtype != torch.float32):
+            with mixed_precision(pipe.device, dtype):
                 return model(*inputs)
 
         numbers = torch.randint(len(lessons.pairs), (options.batch,), generator=generator).tolist()

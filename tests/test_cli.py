@@ -8,7 +8,7 @@ from dataclasses import replace
 import nbformat
 import pytest
 import test_instructions
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 from servers import openai_server, serving
 
 from ip2p import instructions
@@ -19,6 +19,7 @@ from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import DELIMITER, json_line, read_triplets
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import PROFILES
+from ip2p.study import plots, points
 from ip2p.teaching import run_notebooks, site
 from ip2p.teaching.notebook_files import NOTEBOOKS
 from ip2p.training import new_editor
@@ -38,7 +39,7 @@ TRIPLET = {
         (["edit", "good.png", "  ", "--out", "out.png"], "the instruction is empty"),
         (
             ["edit", "good.png", "night", "--out", "out.png", "--profile", "maxi"],
-            "there is no profile or folder 'maxi'",
+            "there is no profile 'maxi'",
         ),
         (
             ["edit", "good.png", "night", "--out", "out.png", "--model", "folder"],
@@ -62,6 +63,23 @@ TRIPLET = {
         (["pairs", "--triplets", "t.jsonl", "--out", "out.png", "--device", "cuda:x"], "cuda"),
         (["edit", "good.png", "night", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
         (["models", "build", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
+        (["hero", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
+        (["finetune", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
+        (
+            ["instructions", "--captions", "captions.txt", "--out", "out.png", "--device", "gpu"],
+            "there is no device 'gpu'",
+        ),
+        (
+            ["pairs", "--triplets", "t.jsonl", "--out", "out.png", "--executor", "ray", "--device", "gpu"],
+            "there is no device 'gpu'",
+        ),
+        (["evaluate", "--device", "gpu"], "there is no device 'gpu'"),
+        (["figures", "plane", "--device", "gpu"], "there is no device 'gpu'"),
+        (["bench", "guidance", "--device", "gpu"], "there is no device 'gpu'"),
+        (["finetune", "--out", "out.png", "--dtype", "float16"], "choose bfloat16 or"),
+        (["models", "build", "--out", "out.png", "--dtype", "float16"], "choose bfloat16 or"),
+        (["figures", "plane", "figure10", "--dtype", "float16"], "choose bfloat16 or"),
+        (["bench", "memory", "--dtype", "float16"], "choose bfloat16 or"),
         (["models", "build", "--out", "out.png", "--only", "all"], "there is no part 'all'"),
         (["instructions", "--captions", "none.txt", "--out", "out.png"], "none.txt"),
         (["evaluate", "--only", "all"], "there is no part all"),
@@ -79,6 +97,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, arguments, sentence):
     (tmp_path / "t.jsonl").write_text(
         '{"input": "a cat", "edit": "make it night", "output": "a cat at night"}'
     )
+    (tmp_path / "captions.txt").write_text("a red cat in a meadow\n")
     (tmp_path / "folder").mkdir()
     (tmp_path / "device.png").symlink_to("/dev/full")
     Image.new("RGB", (64, 64)).save(tmp_path / "good.png")
@@ -180,6 +199,7 @@ def tiny_world(tiny_pipe, tmp_path_factory):
     """A folder with tiny models, triplets and captions, and the name of a profile of these models."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_pipe.save_pretrained(folder / "sd")
+    new_editor(replace(PROFILES["mini"], text_to_image=str(folder / "sd"))).save_pretrained(folder / "editor")
     more = [TRIPLET | {"input": f"{n} dogs", "output": f"{n} dogs at night"} for n in range(8)]
     (folder / "t.jsonl").write_text("".join(map(json_line, [TRIPLET, *more])))
     (folder / "captions.txt").write_text("a red cat in a meadow\na blue dog on a beach\n")
@@ -247,15 +267,15 @@ def test_instructions_by_a_server_and_by_a_model_of_ones_own(
     assert {t["edit"] for t in read_triplets(tmp_path / "served.jsonl")} == {"make it night"}
 
     local.save(*tiny_language_model, tmp_path / "tiny")
-    run_command("finetune", "--model", tmp_path / "tiny", "--out", tmp_path / "tuned")
-    own = ("--model", tmp_path / "tuned", "--out", tmp_path / "own.jsonl", "--n", 1)
+    on_cpu = ("--device", "cpu", "--dtype", "bfloat16")
+    run_command("finetune", "--model", tmp_path / "tiny", "--out", tmp_path / "tuned", *on_cpu)
+    own = ("--model", tmp_path / "tuned", "--out", tmp_path / "own.jsonl", "--n", 1, *on_cpu)
     assert main([str(argument) for argument in ("instructions", *captions, *own)]) == 1
     assert "no answer was accepted" in capsys.readouterr().err
     assert read_triplets(tmp_path / "own.jsonl") == [], "it knows nothing, and none of its answers passes"
 
 
 def test_hero_samples_and_triplets(tiny_world, tmp_path, capsys):
-    new_editor(PROFILES["tiny"]).save_pretrained(tiny_world / "editor")
     run_command("hero", "--profile", "tiny", "--out", tmp_path / "hero.png")
     assert Image.open(tmp_path / "hero.png").width > 500
     run_command("samples", "--out", tmp_path)
@@ -264,6 +284,37 @@ def test_hero_samples_and_triplets(tiny_world, tmp_path, capsys):
     assert (tmp_path / "chat.jsonl").read_text().count("\n") > 100
     (tmp_path / "bad.jsonl").write_text(json.dumps(TRIPLET | {"output": TRIPLET["input"]}) + "\n")
     assert main(["triplets", "check", str(tmp_path / "bad.jsonl")]) == 1
+
+
+ROUGH = [("cpu", "bfloat16"), pytest.param("cuda", "float16", marks=pytest.mark.weights)]
+
+
+@pytest.mark.parametrize("device, dtype", ROUGH)
+def test_the_workshop_runs_where_and_as_it_is_told(tiny_world, tmp_path, monkeypatch, capsys, device, dtype):
+    rough = ("--profile", "tiny", "--device", device, "--dtype", dtype)
+    exact = ("--profile", "tiny", "--device", "cpu", "--dtype", "float32")
+    for name, place in (("rough", rough), ("exact", exact)):
+        run_command("hero", "--out", tmp_path / f"{name}.png", *place)
+    with Image.open(tmp_path / "rough.png") as one, Image.open(tmp_path / "exact.png") as other:
+        apart = ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean
+    assert 0 < max(apart) < 8, "alike, but not to the bit"
+
+    for module in (points, plots):
+        monkeypatch.setattr(module, "DATA", tmp_path)
+    monkeypatch.setattr(points, "OUT", tmp_path / "figures")
+    (tmp_path / "eval").mkdir()
+    run_command("figures", "plane", "--n", 2, *rough)
+    head = (tmp_path / "eval" / "plane.csv").read_text().splitlines()[0]
+    assert head.startswith("# command: ip2p figures plane --profile tiny --n 2")
+    if device == "cpu":  # where "auto" is float32
+        assert head.endswith("--dtype bfloat16")
+        assert main(["figures", "plane", "--n", "2", *exact]) == 1
+        assert "begun with other command" in capsys.readouterr().err
+
+    readme = (ROOT / "README.md").read_bytes()
+    run_command("bench", "guidance", "--n", 2, *rough)
+    assert "| 1 step of 2 |" in capsys.readouterr().out
+    assert (ROOT / "README.md").read_bytes() == readme
 
 
 def test_notebooks_run_with_parameters(tmp_path):

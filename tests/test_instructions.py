@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ip2p import instructions
 from ip2p.backends import local
@@ -148,7 +149,7 @@ def test_another_model_or_seed_is_refused_by_name(tmp_path):
 
 
 def test_shards_share_the_captions_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(instructions, "load_finetuned", lambda *_: (None, None))
+    monkeypatch.setattr(instructions, "load_finetuned", lambda *_: (torch.nn.Identity(), None))
     monkeypatch.setattr(local, "LocalBackend", lambda *_: Scripted(night))
     (tmp_path / "c.txt").write_text("\n".join([*CAPTIONS, CAPTIONS[0].upper()]))
     for i in range(3):
@@ -336,6 +337,13 @@ def test_finetune_learns_and_the_saved_model_runs_the_stage(tiny, tmp_path):
     counts = run(tmp_path / "c.txt", tmp_path / "t.jsonl", model=str(tmp_path / "tuned"))
     assert counts["accepted"] == 2 and read_triplets(tmp_path / "t.jsonl") == [NIGHT, BLUE]
 
+    tuned = str(tmp_path / "tuned")
+    rough = instructions.local_backend(tuned, [], None, tmp_path / "x.jsonl", "cpu", "bfloat16", True)
+    assert rough.model.dtype == torch.bfloat16
+    questions = iter([(NIGHT["input"], 0)])
+    ((caption, answer),) = rough.answers(lambda: next(questions, None))
+    assert from_completion(caption, answer) == NIGHT
+
 
 def test_a_finetuned_model_is_kept_for_the_next_run(tiny, tmp_path, monkeypatch):
     import copy
@@ -352,8 +360,14 @@ def test_a_finetuned_model_is_kept_for_the_next_run(tiny, tmp_path, monkeypatch)
     first, _ = load_finetuned(triplets=[NIGHT])
     again, _ = load_finetuned(triplets=[NIGHT])
     load_finetuned(triplets=[BLUE])
+    assert (tmp_path / "ip2p" / "finetuned-6bc1537247f8").is_dir(), "as earlier versions called it"
     assert loaded[0] == loaded[2] == "smollm2" and tmp_path in loaded[1].parents
     assert all((a == b).all() for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    load_finetuned(triplets=[NIGHT], dtype="bfloat16")  # computed otherwise, so another model
+    assert loaded[3:] == ["smollm2"]
+    with pytest.raises(ValueError, match="loses small gradients"):
+        load_finetuned(triplets=[NIGHT], dtype="float16")
+    assert len(loaded) == 4
 
 
 TRAINING = """

@@ -1,6 +1,7 @@
 """`ip2p models build`: every part is made, in sizes that take seconds; a build that was stopped goes on."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -95,6 +96,21 @@ def test_a_stopped_build_goes_on(built):
     after = times(out)
     build(out, only=["autoencoder", "mini-sd", "mini-clip"], device="cpu", profile=HASTY, settings=TINY)
     assert times(out) == after
+
+
+def test_trainings_in_mixed_precision(built, tmp_path):
+    exact = built[0]
+    out = tmp_path / "models"
+    shutil.copytree(exact / "mini-sd", out / "mini-sd", ignore=shutil.ignore_patterns("model_index.json"))
+    parts = ["mini-sd", "mini-clip", "mini-judge"]
+    build(out, parts, "cpu", dtype="bfloat16", profile=HASTY, settings=TINY)
+    for name in ("mini-sd", "clip", "judge"):
+        losses = [first_loss(folder / "work" / name) for folder in (exact, out)]
+        assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def first_loss(folder) -> float:
+    return json.loads((folder / "log.jsonl").read_text().splitlines()[0])["loss"]
 
 
 def test_what_others_put_beside_a_model_stays(built):

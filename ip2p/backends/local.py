@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
@@ -20,6 +21,9 @@ from ip2p.backends.protocol import Ask, Objection
 from ip2p.common.durable import refuse_broken
 from ip2p.common.folders import fill_cache, fill_folder, refuse_foreign, temporary_folder
 from ip2p.dataset.triplets import STOP, to_prompt
+
+if TYPE_CHECKING:
+    import torch
 
 MAKER = "ip2p finetune"  # whose folders may be filled again
 BUNDLED = "smollm2"
@@ -204,12 +208,14 @@ def finetune(
     *,
     work: Path | None = None,
     save_minutes: float = 4.0,
+    dtype: str | torch.dtype = "auto",
 ) -> list[float]:
     """Teach the model to continue prompts with their completions; returns every step's loss (nats a token).
 
     The loss covers the completions only. The embeddings and the lower share `frozen` of the layers keep their
     weights. `callback(step, loss)`. `work`: a folder for a checkpoint every `save_minutes`, from which the
-    same call goes on, bit for bit, if this one is killed. Raises ValueError if it holds another training's.
+    same call goes on, bit for bit, if this one is killed. dtype: see `finetuning_dtype`. Raises ValueError if
+    `work` holds another training's.
     """
     import torch
 
@@ -217,6 +223,7 @@ def finetune(
 
     if not pairs:
         raise ValueError("there is nothing to learn from")
+    dtype = finetuning_dtype(dtype, model.device)
     batches = batches_of(tokenizer, pairs, epochs, batch_size, seed)
     kept = modules_to_keep(model, frozen)
     for module in kept:
@@ -228,14 +235,14 @@ def finetune(
         torch.manual_seed(seed)  # for models with dropout
         progress = None
         if work is not None:
-            progress = Progress(work, model, optimizer, [batches, lr, seed, frozen], save_minutes)
+            progress = Progress(work, model, optimizer, [batches, lr, seed, frozen, str(dtype)], save_minutes)
         losses = [] if progress is None else progress.losses
         start = len(losses)
         bar = tqdm(batches[start:], "fine-tuning", len(batches), initial=start, unit="step")
         for step, batch in enumerate(bar, start):
             warm_up = min(1, (step + 1) / 5)
             optimizer.param_groups[0]["lr"] = lr * warm_up * (1 - step / len(batches))
-            loss = completion_loss(model, batch, tokenizer.pad_token_id)
+            loss = completion_loss(model, batch, tokenizer.pad_token_id, dtype)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
@@ -281,18 +288,32 @@ def modules_to_keep(model, frozen: float) -> list:
     return [model.get_input_embeddings(), model.get_output_embeddings(), *lower]
 
 
-def completion_loss(model, batch: list[Row], pad: int):
-    """The mean loss (nats a token) of the completions of a batch, a tensor of one number."""
+def completion_loss(model, batch: list[Row], pad: int, dtype: torch.dtype):
+    """The mean loss (nats a token) of the completions of a batch, a tensor of one number; computed in
+    `dtype`."""
     import torch
+
+    from ip2p.common.devices import mixed_precision
 
     ids, labels, mask = (tensor.to(model.device) for tensor in padded(batch, pad))
     shortest_prompt = min(len(prompt) for prompt, _ in batch)
     keep = ids.shape[1] - shortest_prompt + 1  # logits are needed from the last token of a prompt on
-    kind = model.device.type
-    with torch.autocast(kind, torch.bfloat16, enabled=bfloat16_pays(kind)):
+    with mixed_precision(model.device, dtype):
         logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep).logits  # (B, keep, V)
     foretold = logits[:, :-1].flatten(0, 1).float()
     return torch.nn.functional.cross_entropy(foretold, labels[:, 1 - keep :].flatten())
+
+
+def finetuning_dtype(name: str | torch.dtype, device: str | torch.device) -> torch.dtype:
+    """In which format a fine-tuning computes: "auto" is bfloat16 where a device is faster in it, else
+    float32. Raises ValueError for float16, see `choose_training_dtype`."""
+    import torch
+
+    from ip2p.common.devices import choose_training_dtype
+
+    if name == "auto" and bfloat16_pays(torch.device(device).type):
+        return torch.bfloat16
+    return choose_training_dtype(name)
 
 
 def bfloat16_pays(kind: str) -> bool:

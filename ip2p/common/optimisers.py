@@ -17,14 +17,18 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):  # never given; Accelerate hands it through
         for group in self.param_groups:
+            momentum = group["momentum"]
+            lr = group["lr"]
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal(p.grad.lerp(buffer, group["momentum"]).flatten(1))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view(p.shape), alpha=-0.2 * max(update.shape) ** 0.5 * group["lr"])
+                average = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                average.lerp_(p.grad, 1 - momentum)
+                ahead = p.grad.lerp(average, momentum)  # Nesterov's
+                update = orthogonal(ahead.flatten(1))
+                size_of_adamw = 0.2 * max(update.shape) ** 0.5
+                p.mul_(1 - lr * group["weight_decay"])
+                p.add_(update.view(p.shape), alpha=-size_of_adamw * lr)
 
 
 def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
@@ -67,9 +71,13 @@ def new_optimisers(
     hidden = []
     others = []
     for name, p in model.named_parameters():
-        if p.requires_grad:
-            outer = "conv_in" in name or "conv_out" in name
-            (hidden if muon and p.ndim > 1 and not outer else others).append(p)
+        if not p.requires_grad:
+            continue
+        outer = "conv_in" in name or "conv_out" in name
+        if muon and p.ndim > 1 and not outer:
+            hidden.append(p)
+        else:
+            others.append(p)
     optimisers = [adamw(others, lr, weight_decay, eight_bit)]
     if hidden:
         optimisers.append(Muon(hidden, lr, weight_decay=weight_decay))

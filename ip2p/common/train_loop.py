@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ip2p.common.checkpoints import load_checkpoint, load_optimiser, part, save_checkpoint
+from ip2p.common.devices import choose_training_dtype, mixed_precision
 from ip2p.common.durable import remove_unfinished, write_atomically
 from ip2p.common.errors import UserError
 from ip2p.common.optimisers import new_optimisers
@@ -48,6 +49,7 @@ class LoopOptions:
     muon: bool = False  # weights of hidden layers by `Muon`, the rest by AdamW
     eight_bit: bool = False  # AdamW with 8-bit moments (bitsandbytes)
     clip: float = 1.0  # largest norm of the gradient
+    dtype: str = "auto"  # of mixed precision, see `choose_training_dtype`; a loss in parts sees to it itself
     ema_decay: float | None = None  # of the averaged weights; None: no average
     save_minutes: float = 4.0  # between checkpoints
     keep: int = 2  # checkpoints
@@ -70,6 +72,7 @@ class Run:
         self.ema = None
         if options.ema_decay:  # early on, the average is short: the decay is at most (1 + t) / (10 + t)
             self.ema = EMAModel(self.params, decay=options.ema_decay, foreach=True)
+        self.dtype = choose_training_dtype(options.dtype)
         self.begun = time.monotonic()
         self.resume(optimisers)
         # what the loss calls: the model itself, or where there are several processes a wrapper
@@ -122,8 +125,10 @@ class Run:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, o.steps, o.lr, o.warmup, o.decay)
-        parts = loss_fn(self.live, step_generator(o.seed, step), step)
-        loss = torch.zeros((), device=self.params[0].device)
+        device = self.params[0].device
+        with mixed_precision(device, self.dtype):
+            parts = loss_fn(self.live, step_generator(o.seed, step), step)
+        loss = torch.zeros((), device=device)
         for part_loss in [parts] if torch.is_tensor(parts) else parts:
             self.accelerator.backward(part_loss)
             loss += part_loss.detach()

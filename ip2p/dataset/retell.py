@@ -13,11 +13,19 @@ from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Scene, random_scene
 REDRAWN = 0.7  # how often a value that the instruction does not concern is another one ...
 KIND_REDRAWN = 0.35  # ... and the object, of which it may speak without its name ("row it over to the city")
 
+REDRAWABLE = ("kind", "colour", "size", "place", "time", "weather", "style")
+MAY_BE_UNSAID = ("colour", "place", "time", "weather", "style")
 
-def scene_with(said: dict[str, object], other: Scene) -> Scene:
+Said = dict[str, object]  # what a caption says: attribute -> value
+
+
+def scene_with(said: Said, other: Scene) -> Scene:
     """A scene of which a caption says `said`; what it leaves open is as in `other`. Raises ValueError if the
     world holds no such scene."""
-    values = {name: said.get(name, getattr(other, name)) for name in ATTRIBUTES if hasattr(other, name)}
+    values = {}
+    for name in ATTRIBUTES:
+        if hasattr(other, name):
+            values[name] = said.get(name, getattr(other, name))
     second = None
     if "second_kind" in said:
         second = (said["second_kind"], said.get("second_colour", "red"))
@@ -32,29 +40,17 @@ def retell(triplet: dict, rng: random.Random) -> dict:
     unsaid at random. Returns the triplet as it was where that fails, as for captions that are not of
     this world."""
     try:
-        before, after = attributes_said(triplet["input"]), attributes_said(triplet["output"])
+        before = attributes_said(triplet["input"])
+        after = attributes_said(triplet["output"])
     except ValueError:
         return triplet
-    changed = changes(before, after)
-    fixed = set(changed)
-    for mention in mentions(triplet["edit"]):
-        slot, value = mention.fact
-        fixed |= {value} if slot == "extra" else {slot, f"second_{slot}"}
+    fixed = concerned(triplet["edit"], before, after)
     other = random_scene(rng)
-    told_before, told_after = dict(before), dict(after)
-    for name in ("kind", "colour", "size", "place", "time", "weather", "style"):
-        if (
-            name in fixed
-            or name not in before
-            or rng.random() > (KIND_REDRAWN if name == "kind" else REDRAWN)
-        ):
-            continue
-        value = getattr(other, name)
-        if name == "kind" and value in (before.get("second_kind"), after.get("second_kind")):
-            continue
-        told_before[name] = told_after[name] = value
+    new_values = redrawn(before, after, fixed, other, rng)
+    told_before = before | new_values
+    told_after = after | new_values
     say = what_to_say(other, rng)
-    for name in ("colour", "place", "time", "weather", "style"):
+    for name in MAY_BE_UNSAID:
         if name in fixed:
             continue
         if name in before and name not in say:
@@ -62,15 +58,41 @@ def retell(triplet: dict, rng: random.Random) -> dict:
         elif name not in before and name in say:
             told_before[name] = told_after[name] = getattr(other, name)
     wording = rng.randrange(2**62)
+    told = dict(triplet)
     try:
-        told = triplet | {
-            "input": caption(scene_with(told_before, other), say=set(told_before), wording=wording),
-            "output": caption(scene_with(told_after, other), say=set(told_after), wording=wording),
-        }
-        understood = (
-            attributes_said(told["input"]) == told_before and attributes_said(told["output"]) == told_after
-        )
+        told["input"] = caption(scene_with(told_before, other), say=set(told_before), wording=wording)
+        told["output"] = caption(scene_with(told_after, other), say=set(told_after), wording=wording)
+        understood_before = attributes_said(told["input"]) == told_before
+        understood_after = attributes_said(told["output"]) == told_after
         as_true = lie(triplet["edit"], told_before, told_after) == lie(triplet["edit"], before, after)
     except ValueError:  # there is no such scene, or no such sentence
         return triplet
-    return told if understood and as_true else triplet
+    return told if understood_before and understood_after and as_true else triplet
+
+
+def concerned(edit: str, before: Said, after: Said) -> set[str]:
+    """The attributes and extras that an edit changes, or of which its words speak."""
+    names = set(changes(before, after))
+    for mention in mentions(edit):
+        slot, value = mention.fact
+        if slot == "extra":
+            names.add(value)
+        else:
+            names |= {slot, f"second_{slot}"}
+    return names
+
+
+def redrawn(before: Said, after: Said, fixed: set[str], other: Scene, rng: random.Random) -> Said:
+    """New values, those of `other`, for some of the attributes that are said and not `fixed`."""
+    second_kinds = (before.get("second_kind"), after.get("second_kind"))
+    new_values = {}
+    for name in REDRAWABLE:
+        if name in fixed or name not in before:
+            continue
+        if rng.random() > (KIND_REDRAWN if name == "kind" else REDRAWN):
+            continue
+        value = getattr(other, name)
+        if name == "kind" and value in second_kinds:  # two of a kind are no first and second object
+            continue
+        new_values[name] = value
+    return new_values

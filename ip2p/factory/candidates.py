@@ -33,11 +33,13 @@ def candidate_settings(job: Job, number: int) -> list[Setting]:
     for family in range(families):
         seed = rng.randrange(2**31)
         if job.per_seed == 1:
-            settings.append(Setting(seed, rng.uniform(low, high), rng.uniform(*job.pair_guidance)))
+            p = rng.uniform(low, high)
+            settings.append(Setting(seed, p, rng.uniform(*job.pair_guidance)))
             continue
         guidance_scale = rng.uniform(*job.pair_guidance)
+        shift = (family + 0.5) / families  # between two members of a family lies one of each other family
         for member in range(job.per_seed):
-            p = low + (high - low) * (member + (family + 0.5) / families) / job.per_seed
+            p = low + (high - low) * (member + shift) / job.per_seed
             settings.append(Setting(seed, p, guidance_scale))
     return settings
 
@@ -56,37 +58,50 @@ def paint_candidates(
     neighbours are of one triplet and seed. Two tensors (n, 3, H, W) in [0, 1]."""
     families = []
     for i in range(0, len(triplets), job.per_seed):
-        families.append(Family(triplets[i], settings[i : i + job.per_seed]))
+        of_family = settings[i : i + job.per_seed]
+        families.append(Family(triplets[i], of_family))
     at_once = max(1, job.batch // job.per_seed)
     first, second = [], []
     for i in range(0, len(families), at_once):
         batch = families[i : i + at_once]
-        padding = batch[-1:] * (at_once - len(batch))  # always the same batch, so neighbours change no bit
         real = len(batch) * job.per_seed
-        image_0, image_1 = paint_batch(pipe, job, batch + padding)
+        image_0, image_1 = paint_batch(pipe, job, padded(batch, at_once))
         first.append(image_0[:real].cpu())
         second.append(image_1[:real].cpu())
     return torch.cat(first), torch.cat(second)
+
+
+def padded(batch: list, size: int) -> list:
+    """The batch, its last one repeated up to `size`: in batches of one size, neighbours change no bit."""
+    return batch + batch[-1:] * (size - len(batch))
 
 
 def paint_batch(pipe, job: Job, families: list[Family]) -> tuple[torch.Tensor, torch.Tensor]:
     """One batch: `job.per_seed` pairs for each family. Two tensors (len(families) * per_seed, 3, H, W) in
     [0, 1], the first and the second images, family by family. Raises ValueError if families of several
     candidates differ in p."""
-    p_of_families = [tuple(setting.p for setting in family.settings) for family in families]
-    leaders = [family.settings[0] for family in families]
+    prompts_0, prompts_1, seeds, guidance_scales = [], [], [], []
+    p_of_families = []
+    for triplet, settings in families:
+        leader = settings[0]  # the others of the family have its seed and its guidance
+        prompts_0.append(triplet["input"])
+        prompts_1.append(triplet["output"])
+        seeds.append(leader.seed)
+        guidance_scales.append(leader.guidance_scale)
+        p_of_families.append([setting.p for setting in settings])
     asked = {
-        "prompts_0": [family.triplet["input"] for family in families],
-        "prompts_1": [family.triplet["output"] for family in families],
-        "seeds": [leader.seed for leader in leaders],
-        "guidance_scale": [leader.guidance_scale for leader in leaders],
+        "prompts_0": prompts_0,
+        "prompts_1": prompts_1,
+        "seeds": seeds,
+        "guidance_scale": guidance_scales,
         "num_inference_steps": job.steps,
         "attention": job.attention,
     }
     if job.per_seed == 1:
-        return sample_pairs(pipe, p=[leader.p for leader in leaders], **asked)
-    if len(set(p_of_families)) > 1:
+        return sample_pairs(pipe, p=[p for (p,) in p_of_families], **asked)
+    shared_p = p_of_families[0]
+    if any(p != shared_p for p in p_of_families):
         raise ValueError("families that are painted together must branch at the same p")
     # (families, 3, H, W): a family has its first image in common; (families, per_seed, 3, H, W)
-    first, second = sample_families(pipe, p=list(p_of_families[0]), **asked)
+    first, second = sample_families(pipe, p=shared_p, **asked)
     return first.repeat_interleave(job.per_seed, 0), second.flatten(0, 1)

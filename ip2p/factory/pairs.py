@@ -15,12 +15,12 @@ from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
 from ip2p.common.checkpoints import load_checkpoint, save_checkpoint
-from ip2p.common.devices import choose_device, choose_dtype
+from ip2p.common.devices import choose_dtype, kind_of_device
 from ip2p.common.diffusion import cut_off
 from ip2p.common.durable import digest, locked, name_of_model
 from ip2p.common.images import encode_image, quantise
 from ip2p.dataset.shards import Manifest, shard_bytes, write_shard
-from ip2p.factory.candidates import Setting, candidate_settings, paint_candidates
+from ip2p.factory.candidates import Setting, candidate_settings, padded, paint_candidates
 from ip2p.options import Job
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 
@@ -62,6 +62,37 @@ class Unfinished:
         save_checkpoint(self.folder / str(number), painted, 1, images, pairs=about)
 
 
+class Batch(NamedTuple):
+    """Candidates that were painted at once, and what CLIP says of them."""
+
+    asked: list[dict]  # the triplet of each
+    settings: list[Setting]
+    pictures: list[torch.Tensor]  # the first and the second images, (n, 3, H, W) each, in [0, 1]
+    similarities: Similarities  # (n,) each
+
+
+def paint_and_compare(
+    pipe, clip: ClipSimilarity, job: Job, triplets: list[dict], group: list[int], which: slice, at_once: int
+) -> Batch:
+    """The candidates `which` of each triplet in `group`, of whose numbers there are `at_once` or fewer."""
+    asked, settings = [], []
+    for number in padded(group, at_once):
+        chosen = candidate_settings(job, number)[which]
+        settings += chosen
+        asked += [triplets[number]] * len(chosen)
+    pictures = paint_candidates(pipe, job, asked, settings)
+    texts_0 = [triplet["input"] for triplet in asked]
+    texts_1 = [triplet["output"] for triplet in asked]
+    similarities = clip(*pictures, texts_0, texts_1)
+    real = len(asked) // at_once * len(group)  # the rest is padding
+    return Batch(
+        asked[:real],
+        settings[:real],
+        [images[:real] for images in pictures],
+        Similarities(*(values[:real] for values in similarities)),
+    )
+
+
 def paint_and_filter(
     pipe,
     clip: ClipSimilarity,
@@ -85,36 +116,36 @@ def paint_and_filter(
     together = job.per_seed if one_family else job.candidates
     at_once = max(1, job.batch // together)  # triplets
     for start in range(0, job.candidates, together):
+        which = slice(start, start + together)
         wanting = [number for number in numbers if painted[number] <= start]
         if job.enough:
             wanting = [number for number in wanting if len(good[number]) < job.keep]
         for i in range(0, len(wanting), at_once):
             group = wanting[i : i + at_once]
-            # always the same size of batch, so that a triplet's neighbours change no bit of its pictures
-            padding = group[-1:] * (at_once - len(group))
-            asked, settings = [], []
-            for number in group + padding:
-                asked += [triplets[number]] * together
-                settings += candidate_settings(job, number)[start : start + together]
-            pictures = paint_candidates(pipe, job, asked, settings)
-            sim = clip(*pictures, [t["input"] for t in asked], [t["output"] for t in asked])
-            real = len(group) * together
-            sim = Similarities(*(values[:real] for values in sim))
+            batch = paint_and_compare(pipe, clip, job, triplets, group, which, at_once)
             if on_batch:
-                on_batch(asked[:real], settings[:real], [images[:real] for images in pictures], sim)
-            for n in passes(sim, **job.thresholds).nonzero().flatten().tolist():
+                on_batch(*batch)
+            passing = passes(batch.similarities, **job.thresholds).nonzero().flatten()
+            for n in passing.tolist():
                 number = group[n // together]
-                images = [quantise(images[n]) for images in pictures]
-                values = Similarities(*(value[n].item() for value in sim))
-                good[number].append(Kept(number, settings[n], *images, values))
+                good[number].append(kept_pair(number, batch, n))
             for number in group:
                 good[number] = best_by_direction(good[number], job.keep)
                 painted[number] = start + together
                 unfinished.save(number, painted[number], good[number])
     counts["candidates"] = sum(painted.values())
-    kept = [pair for number in numbers for pair in good[number]]
+    kept = []
+    for number in numbers:
+        kept += good[number]
     counts["kept"] = len(kept)
     return kept, counts
+
+
+def kept_pair(number: int, batch: Batch, n: int) -> Kept:
+    """The n-th candidate of a batch, which is of the triplet `number`."""
+    image_0, image_1 = (quantise(images[n]) for images in batch.pictures)
+    similarities = Similarities(*(values[n].item() for values in batch.similarities))
+    return Kept(number, batch.settings[n], image_0, image_1, similarities)
 
 
 def best_by_direction(pairs: list[Kept], keep: int) -> list[Kept]:
@@ -131,7 +162,8 @@ def make_shard(
     unfinished: Unfinished | None = None,
 ) -> tuple[bytes, dict]:
     """The shard of the triplets from `start` on: its bytes, and counts."""
-    numbers = range(start, min(start + job.shard, len(triplets)))
+    end = min(start + job.shard, len(triplets))
+    numbers = range(start, end)
     kept, counts = paint_and_filter(pipe, clip, job, triplets, numbers, unfinished=unfinished)
     rows = [row(triplets[pair.number], pair) for pair in kept]
     return shard_bytes(rows), dict(counts)
@@ -163,8 +195,8 @@ def make_pairs(
     clip: ClipSimilarity | None = None,
     executor: str = "local",
     workers: int | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
     **options,
 ) -> Counter:
     """Stages 2 and 3: candidates for each triplet, filtered, the best `keep` written to shards in `out`.
@@ -174,9 +206,10 @@ def make_pairs(
     again, after whatever end, the job goes on with the shards that are not noted, and within such a shard
     with the triplets that are not painted, and in the end the folder holds the same bytes. executor "ray"
     spreads the shards over `workers` actors of a Ray cluster (`ip2p.factory.on_ray`), which load the models
-    themselves and run with `threads` (1) threads each; there, dtype "auto" is float32, whatever the machines,
-    and a shard is painted anew if its actor is lost. Returns the counts of this call. Raises ValueError if
-    `out` was made by another job.
+    themselves and run with `threads` (1) threads each; a shard is painted anew there if its actor is lost.
+    device, dtype: see `choose_device` and `choose_dtype`; None: the profile's. On Ray, dtype "auto" is
+    float32, whatever the machines. Returns the counts of this call. Raises ValueError if `out` was made by
+    another job.
     """
     profile = get_profile(profile)
     out = Path(out)
@@ -187,13 +220,12 @@ def make_pairs(
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be 1 or more")
     if executor == "local":
-        device = choose_device(device)
+        device, dtype = profile.place(device, dtype)
     else:
-        dtype = "float32" if dtype == "auto" else dtype
+        device, dtype = place_of_workers(profile, device, dtype)
         if options.get("threads") is None:
             options["threads"] = 1
     job = Job.of(profile, **options)
-    dtype = choose_dtype(dtype, device)
     out.mkdir(parents=True, exist_ok=True)
     Manifest(out).refuse_foreign()  # before the lock, which is a file, too
     with locked(out, "making pairs in"):
@@ -226,6 +258,17 @@ def refuse_equal(tokenizer, triplets: list[dict]) -> None:
                 f"the captions {texts[0]!r} and {texts[1]!r} are equal in the first "
                 f"{tokenizer.model_max_length} tokens, which is all that the model reads; shorten them"
             )
+
+
+def place_of_workers(
+    profile: Profile, device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> tuple[str | torch.device, torch.dtype]:
+    """As `Profile.place`, for machines that are not this one: which devices are there, they know alone, and
+    "auto" is one number format for all."""
+    device = profile.device if device is None else device
+    kind_of_device(device)
+    dtype = profile.dtype if dtype is None else dtype
+    return device, choose_dtype("float32" if dtype == "auto" else dtype)
 
 
 def origin(triplets: list[dict], profile: Profile, job: Job, dtype: torch.dtype) -> dict:
@@ -270,7 +313,7 @@ def make_shards_on_ray(
     triplets: list[dict],
     starts: list[int],
     workers: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[int, bytes, dict]]:
     """The same on a Ray cluster; see `ip2p.factory.on_ray.spread`."""
@@ -283,7 +326,7 @@ def make_shards_on_ray(
         refuse_equal(models[0].tokenizer, triplets[start : start + job.shard])
         return make_shard(*models, job, triplets, start)
 
-    return spread(load, make, starts, max(1, job.threads), workers, device)
+    return spread(load, make, starts, max(1, job.threads), workers, str(device))
 
 
 def write_all(shards: Iterator[tuple[int, bytes, dict]], manifest: Manifest, job: Job, total: int) -> Counter:

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ip2p import instructions
-from ip2p.common.devices import choose_device
+from ip2p.common.devices import choose_device, choose_training_dtype
 from ip2p.common.grids import grid
 from ip2p.dataset.triplets import read_triplets
 from ip2p.editing import Editor
@@ -32,6 +32,9 @@ from ip2p.training import train
 
 FOLDERS = {"work", "mini-sd", "mini-clip", "mini-judge", "mini-ip2p"}  # one of them tells that OUT is ours
 
+# The autoencoder's loss weighs two gradients by their lengths, and takes small differences of large sums.
+FLOAT32_ALWAYS = {"autoencoder"}
+
 TRIPLETS = 1536  # that the language model writes: 24 shards of pairs
 
 
@@ -42,6 +45,7 @@ class Build:
     out: Path
     device: torch.device
     seed: int = 0
+    dtype: str = "auto"  # of trainings, see `choose_training_dtype`
     base: Profile = MINI
     settings: dict[str, dict] = field(default_factory=dict)  # part -> what differs from the defaults
 
@@ -71,7 +75,8 @@ class Build:
 
     def of(self, part: str) -> dict:
         """Keywords of a part's training."""
-        return {"device": self.device, "seed": self.seed} | self.settings.get(part, {})
+        mixed = {} if part in FLOAT32_ALWAYS else {"dtype": self.dtype}
+        return {"device": self.device, "seed": self.seed, **mixed, **self.settings.get(part, {})}
 
     def load_vae(self) -> AutoencoderKL:
         """As it lies on the disk: before mini-sd is written in float32, afterwards rounded to fp16."""
@@ -193,6 +198,7 @@ def build(
     only: list[str] | None = None,
     device: str = "auto",
     seed: int = 0,
+    dtype: str = "auto",
     *,
     profile: Profile = MINI,
     settings: dict[str, dict] | None = None,
@@ -200,6 +206,7 @@ def build(
     """Make the parts in `only` (None: all) in the folder `out`, on `device`; pairs and triplets lie beside
     it.
 
+    dtype: in which format trainings compute, see `choose_training_dtype` (the autoencoder's: float32 always);
     profile: how stages 2 to 5 are run, and the side of the pictures; settings: for each part, what differs
     from the keywords of its `build`. Raises ValueError for a part or a device that there is not, and for a
     folder of somebody else.
@@ -209,7 +216,8 @@ def build(
         raise ValueError(f"there is no part {min(unknown)!r}; choose from {', '.join(PARTS)}")
     out = Path(out)
     refuse_foreign(out)
-    job = Build(out, choose_device(device), seed, profile, settings or {})
+    choose_training_dtype(dtype)  # a wrong one is refused before anything is made
+    job = Build(out, choose_device(device), seed, dtype, profile, settings or {})
     job.work.mkdir(parents=True, exist_ok=True)
     todo = [name for name in only or PARTS if not is_done(job, PARTS[name])]
     print(forecast(todo), flush=True)

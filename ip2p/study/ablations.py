@@ -60,7 +60,7 @@ def trained_editor(profile: Profile, name: str, pairs: TrainingPairs, **options)
     on. options: of `train`."""
     folder = OUT / "models" / re.sub(r"\W+", "-", name)
     train(pairs(), folder, profile, steps=ABLATION_STEPS, **options)
-    return load_editor(str(folder), profile=profile.name)
+    return load_editor(str(folder), profile=profile)
 
 
 def points_of_editors(

@@ -28,12 +28,13 @@ def language_model_figures(profile: Profile, n: int = 1000, n_few_shot: int = 10
     fewer = captions[-n_few_shot:]
     examples = lessons[:: len(lessons) // 8][:8]
 
-    model, tokenizer = local.load(profile.language_model)
-    answers = local.generate(model, tokenizer, fewer, examples, seed=seed, max_new_tokens=128)
+    device, dtype = profile.place()
+    model, tokenizer = local.load(profile.language_model, device)
+    answers = local.generate(model.to(dtype), tokenizer, fewer, examples, seed=seed, max_new_tokens=128)
     few_shot = check_answers(fewer, answers, lessons, profile.in_world)
 
-    model, tokenizer = load_finetuned(profile.language_model, lessons, world=profile.in_world, own=own)
-    answers = local.generate(model, tokenizer, captions, (), seed=seed, max_new_tokens=128)
+    model, tokenizer = load_finetuned(profile.language_model, lessons, device, profile.in_world, own)
+    answers = local.generate(model.to(dtype), tokenizer, captions, (), seed=seed, max_new_tokens=128)
     finetuned = check_answers(captions, answers, lessons, profile.in_world)
     return {"lessons": len(lessons), "few-shot": few_shot, "fine-tuned": finetuned}
 

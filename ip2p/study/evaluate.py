@@ -18,11 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import torch
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
-from ip2p.common.devices import choose_device, choose_dtype
 from ip2p.common.durable import append_line, write_atomically
 from ip2p.common.images import quantise
 from ip2p.common.markdown import fill
@@ -50,43 +48,30 @@ from ip2p.study.measures import (
 from ip2p.study.progress import begin_or_resume, model_checksums
 from ip2p.study.tables import data_facts, markdown_table
 
-FIGURES = DATA / "eval" / "figures.json"
+FIGURES = DATA / "eval" / "figures.json"  # numbers; the paper's figures are those of `ip2p figures`
 
 
-class Place(NamedTuple):
-    """Where models run, and in which number format those that paint and edit do. CLIP and the judge, which
-    measure, are always float32."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-
-CPU = Place(torch.device("cpu"), torch.float32)
-
-
-def quiet_painter(profile: Profile, place: Place):
+def quiet_painter(profile: Profile):
     """The profile's text-to-image pipeline, without progress bars."""
-    pipe = load_text_to_image(profile, place.device, place.dtype)
+    pipe = load_text_to_image(profile)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def load_vae(profile: Profile, place: Place):
+def load_vae(profile: Profile):
     """The profile's autoencoder, float32."""
-    return load_text_to_image(profile, place.device).vae
+    return load_text_to_image(profile, dtype="float32").vae
 
 
 # -------------------------------------------------------------------------- text to image, and the filter
 
 
-def text_to_image_figures(profile: Profile, n: int = 500, pipe=None) -> dict:
-    """How well the text-to-image model (None: the profile's) paints what n held-out captions state, by the
-    judge: shares of right attributes, in the "mean", of each of "attributes", and of pictures with "all" of
-    them right."""
-    pipe = pipe or quiet_painter(profile, CPU)
+def text_to_image_figures(profile: Profile, n: int = 500) -> dict:
+    """How well the text-to-image model paints what n held-out captions state, by the judge: shares of right
+    attributes, in the "mean", of each of "attributes", and of pictures with "all" of them right."""
     scenes = [random_scene(random.Random(HELD_OUT + i)) for i in range(n)]
     pictures = paint(
-        pipe,
+        quiet_painter(profile),
         [caption(scene, i) for i, scene in enumerate(scenes)],
         guidance_scale=profile.paint_guidance,
         steps=profile.steps,
@@ -125,7 +110,7 @@ def invalid_share(rows: list[dict]) -> float:
     return 1 - sum(row["valid"] for row in rows) / len(rows)
 
 
-def filter_figures(profile: Profile, n: int = 32, seed: int = 1, place: Place = CPU) -> dict:
+def filter_figures(profile: Profile, n: int = 32, seed: int = 1) -> dict:
     """The share of invalid pairs before and after the filter (thresholds, then the best few of a caption
     pair), and the valid share of each kind of edit among unfiltered candidates at the best p. Painted afresh,
     with another seed than the shipped pairs, from n random ones of stage 1's triplets of each kind of edit
@@ -135,7 +120,7 @@ def filter_figures(profile: Profile, n: int = 32, seed: int = 1, place: Place = 
     triplets = []
     for of_kind in by_kind.values():
         triplets += rng.sample(of_kind, min(n, len(of_kind)))
-    rows = judged_candidates(profile, triplets, seed, place)
+    rows = judged_candidates(profile, triplets, seed)
     kept = [row for row in rows if row["kept"]]
     kinds = {}
     for kind in by_kind:
@@ -149,11 +134,11 @@ def filter_figures(profile: Profile, n: int = 32, seed: int = 1, place: Place = 
     }
 
 
-def judged_candidates(profile: Profile, triplets: list[dict], seed: int, place: Place) -> list[dict]:
+def judged_candidates(profile: Profile, triplets: list[dict], seed: int) -> list[dict]:
     """All candidates of triplets: "kind" of edit, "p", whether they are "valid", by the judge, and whether
     the filter has "kept" them."""
-    pipe = quiet_painter(profile, place)
-    clip = ClipSimilarity(profile.clip, place.device)
+    pipe = quiet_painter(profile)
+    clip = ClipSimilarity(profile.clip, profile.device)
     job = Job.of(profile, seed, enough=False)
     rows: list[dict] = []
     candidates: list[tuple] = []  # of each row: its input caption and its setting
@@ -183,7 +168,7 @@ IMAGE_GUIDANCE_FACTORS = (0.5, 0.75, 1, 1.5, 2)
 GUIDANCE_FACTORS = (0.1, 0.2, 0.3, 0.4, 0.6, 1)
 
 
-def editor_figures(editor: Editor, profile: Profile, n: int = 300, place: Place = CPU) -> dict:
+def editor_figures(editor: Editor, profile: Profile, n: int = 300) -> dict:
     """Edit success and preservation on renders and on the text-to-image model's own pictures, on reworded
     instructions, and CLIP's curves over s_I and s_T."""
     edits = held_out_edits(n, profile.edit_kinds)
@@ -192,14 +177,14 @@ def editor_figures(editor: Editor, profile: Profile, n: int = 300, place: Place 
     outputs = run_editor(editor, edits, inputs)
     seconds = time.perf_counter() - begin
     rows = score(edits, inputs, outputs)
-    clip = ClipSimilarity(profile.clip, place.device)
+    clip = ClipSimilarity(profile.clip, profile.device)
     sweep = Sweep(editor, clip, edits, inputs, outputs)
     return {
         "kinds": list(profile.edit_kinds),
         "seconds_an_edit": seconds / n,
         "renders": summary(rows),
         "by_kind": summary_by_kind(rows),
-        "samples": figures_on_samples(editor, profile, edits, place),
+        "samples": figures_on_samples(editor, profile, edits),
         "reworded": figures_on_reworded(editor, profile),
         "image_guidance_scale": sweep.figures(
             "image_guidance_scale", profile.image_guidance_scale, IMAGE_GUIDANCE_FACTORS, "image"
@@ -210,10 +195,10 @@ def editor_figures(editor: Editor, profile: Profile, n: int = 300, place: Place 
     }
 
 
-def figures_on_samples(editor: Editor, profile: Profile, edits: list[Edit], place: Place) -> dict:
+def figures_on_samples(editor: Editor, profile: Profile, edits: list[Edit]) -> dict:
     """`summary` of edits of pictures that the text-to-image model painted, instead of renders."""
     painted = paint(
-        quiet_painter(profile, place),
+        quiet_painter(profile),
         [caption(edit.before, i) for i, edit in enumerate(edits)],
         guidance_scale=profile.paint_guidance,
         steps=profile.steps,
@@ -262,50 +247,50 @@ def in_proportion(full: int, n: int) -> int:
     return max(1, round(full * n / FULL))
 
 
-def measure_instructions(profile: Profile, n: int, place: Place) -> dict:
+def measure_instructions(profile: Profile, n: int) -> dict:
     return language_model_figures(profile)
 
 
-def measure_open_instructions(profile: Profile, n: int, place: Place) -> dict:
-    return language_model_figures(get_profile("sd15"))
+def measure_open_instructions(profile: Profile, n: int) -> dict:
+    return language_model_figures(get_profile("sd15", device=profile.device, dtype=profile.dtype))
 
 
-def measure_autoencoder(profile: Profile, n: int, place: Place) -> float:
+def measure_autoencoder(profile: Profile, n: int) -> float:
     from ip2p.models.autoencoder import held_out_psnr
 
-    return held_out_psnr(load_vae(profile, place))
+    return held_out_psnr(load_vae(profile))
 
 
-def measure_judge(profile: Profile, n: int, place: Place) -> dict:
+def measure_judge(profile: Profile, n: int) -> dict:
     from ip2p.miniworld.judging import load_judge
     from ip2p.models.judge import measure
 
     with TemporaryDirectory() as work:
-        return measure(load_judge(), Path(work), load_vae(profile, place))
+        return measure(load_judge(), Path(work), load_vae(profile))
 
 
-def measure_clip(profile: Profile, n: int, place: Place) -> dict:
+def measure_clip(profile: Profile, n: int) -> dict:
     from ip2p.models import clip
 
     model, tokenizer = clip.load(profile.clip)
     with TemporaryDirectory() as work:
-        return clip.measure(model, tokenizer, Path(work), load_vae(profile, place))
+        return clip.measure(model, tokenizer, Path(work), load_vae(profile))
 
 
-def measure_text_to_image(profile: Profile, n: int, place: Place) -> dict:
-    return text_to_image_figures(profile, in_proportion(500, n), quiet_painter(profile, place))
+def measure_text_to_image(profile: Profile, n: int) -> dict:
+    return text_to_image_figures(profile, in_proportion(500, n))
 
 
-def measure_filter(profile: Profile, n: int, place: Place) -> dict:
-    return filter_figures(profile, in_proportion(32, n), place=place)
+def measure_filter(profile: Profile, n: int) -> dict:
+    return filter_figures(profile, in_proportion(32, n))
 
 
-def measure_editor(profile: Profile, n: int, place: Place) -> dict:
-    editor = load_editor(profile.editor, place.device, place.dtype, profile)
-    return editor_figures(editor, profile, n, place)
+def measure_editor(profile: Profile, n: int) -> dict:
+    editor = load_editor(profile.editor, profile.device, profile.dtype, profile)
+    return editor_figures(editor, profile, n)
 
 
-PARTS: dict[str, Callable] = {  # what `ip2p evaluate` measures, by (profile, number of edits, place)
+PARTS: dict[str, Callable] = {  # what `ip2p evaluate` measures, by (profile, number of edits)
     "instructions": measure_instructions,
     "open-instructions": measure_open_instructions,
     "autoencoder": measure_autoencoder,
@@ -330,17 +315,16 @@ def evaluate(
     only: list[str] | None = None,
     *,
     write: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
 ) -> dict:
     """`ip2p evaluate`: measure, print a Markdown table, and return the figures, by part.
 
     model: that editor alone (a folder or a hub name; its figures are the part "editor"). Without it every
     bundled model, or those parts of PARTS that `only` names. n: edits; what else is painted falls with it.
     out: a folder for figures.json, in which a stopped evaluation goes on with the parts that are missing.
-    write: also renew data/eval/figures.json, README.md and the model cards. device, dtype: see
-    `choose_device`, `choose_dtype`; CLIP and the judge are float32 everywhere. Raises ValueError for an
-    unknown part, for `write` with a model, and if `out` holds the figures of other models or settings.
+    write: also renew data/eval/figures.json, README.md and the model cards. Models run where the profile
+    says, and in its number format; but CLIP and the judge, which measure, are always float32. Raises
+    ValueError for an unknown part, for `write` with a model, and if `out` holds the figures of other models
+    or settings.
     """
     profile = get_profile(profile)
     unknown = sorted(set(only or ()) - set(PARTS))
@@ -348,15 +332,14 @@ def evaluate(
         raise ValueError(f"there is no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     if model and write:
         raise ValueError("the README tells of the bundled models; leave out --write, or --model")
-    device = choose_device(device)
-    place = Place(device, choose_dtype(dtype, device))
+    profile.place()  # a device that there is not is refused before anything is measured
     if model:
         measures = {"editor": measure_editor}
         profile = replace(profile, editor=str(model))
     else:
         measures = {part: PARTS[part] for part in only or PARTS}
     figures = {}
-    for part, of_part in measured_parts(measures, profile, n, place, Path(out) if out else None):
+    for part, of_part in measured_parts(measures, profile, n, Path(out) if out else None):
         figures[part] = of_part
         if write:
             renew_figures(figures)
@@ -370,21 +353,22 @@ def evaluate(
 
 
 def measured_parts(
-    measures: dict[str, Callable], profile: Profile, n: int, place: Place, out: Path | None
+    measures: dict[str, Callable], profile: Profile, n: int, out: Path | None
 ) -> Iterator[tuple[str, Any]]:
     """The name and figures of each part; with `out`, first those that lie there already, which are not
     measured again."""
     there = set()
     if out:
         path = out / "parts.jsonl"
-        settings = {"profile": profile.name, "n": n, "device": place.device.type, "dtype": str(place.dtype)}
+        device, dtype = profile.place()
+        settings = {"profile": profile.name, "n": n, "device": device.type, "dtype": str(dtype)}
         for line in begin_or_resume(path, settings | model_checksums(profile)):
             there.add(line["part"])
             yield line["part"], line["figures"]
     for part, measure in measures.items():
         if part in there:
             continue
-        figures = measure(profile, n, place)
+        figures = measure(profile, n)
         if out:
             append_line(path, {"part": part, "figures": figures})
         yield part, figures

@@ -1,7 +1,8 @@
 """The paper's curves and ablations: `ip2p figures NAME`, or all of them, `make figures` (hours on a CPU).
 
 A figure is a list of points, and a point is one way to make the same held-out edits (`ip2p.study.points`
-measures them); or it is a list of rows that its own function measures.
+measures them); or it is a list of rows that its own function measures. What is called figures elsewhere,
+as in data/eval/figures.json, are the numbers that `ip2p evaluate` measures.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ip2p.clip_filter import ClipSimilarity
+from ip2p.common.devices import choose_training_dtype
 from ip2p.common.markdown import fill
 from ip2p.editing import load_editor
 from ip2p.miniworld import Scene, caption, difference, render
@@ -44,7 +46,7 @@ STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.
 def figure_8(profile: Profile) -> list[Point]:
     """Ours over s_I, SDEdit over its strength, driven by the output caption, by a short one and by the
     instruction, Text2LIVE, and the bounds."""
-    editor = cache(lambda: load_editor(profile.name))
+    editor = cache(lambda: load_editor(profile))
     points = []
     for scale in IMAGE_GUIDANCE_SCALES:
         points.append(Point("InstructPix2Pix", scale, edit_function(editor, image_guidance_scale=scale)))
@@ -105,7 +107,7 @@ def sdedit_function(
 
 def text2live_function(profile: Profile) -> Callable:
     """A point's `edit` by Text2LIVE, which trains a network for each case."""
-    clip = cache(lambda: ClipSimilarity(profile.clip))
+    clip = cache(lambda: ClipSimilarity(profile.clip, profile.device))
 
     def edit(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
         outputs = []
@@ -138,7 +140,7 @@ def mentioned_scene(edit: Edit) -> Scene:
 
 def plane(profile: Profile) -> list[Point]:
     """s_T against s_I."""
-    editor = cache(lambda: load_editor(profile.name))
+    editor = cache(lambda: load_editor(profile))
     points = []
     for s_t in (1.0, 2.0, 4.0, 7.5):
         for s_i in (0.5, 1.0, 1.5, 2.0, 2.5):
@@ -178,7 +180,8 @@ def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int =
     """Measure figures (by name; none: all), `n` edits a point of a curve, and write their CSV files and
     pictures.
 
-    Raises ValueError for a name that is not one of FIGURES.
+    Raises ValueError for a name that is not one of FIGURES, and for a device or a number format that there is
+    not, or in which editors that a figure needs cannot be trained.
     """
     need_clone("ip2p figures")
     profile = get_profile(profile)
@@ -186,6 +189,9 @@ def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int =
     unknown = [name for name in names if name not in FIGURES]
     if unknown:
         raise ValueError(f"there is no figure {unknown[0]!r}; choose from {', '.join(FIGURES)}")
+    profile.place()  # what there is not is refused before anything is measured
+    if any(FIGURES[name].trains for name in names):
+        choose_training_dtype(profile.dtype)
     for name in names:
         figure = FIGURES[name]
         about = {"trainings": f"{ABLATION_STEPS} steps each"} if figure.trains else {}

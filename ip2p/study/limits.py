@@ -108,11 +108,11 @@ def limits(profile: Profile, n: int = 60) -> list[dict]:
     """What the paper calls hard, n edits of each kind: by the editor, by Prompt-to-Prompt (which has both
     captions, and made the editor's lessons; one candidate each), and in truth. "swap" and "viewpoint" are in
     no lesson."""
-    clip = ClipSimilarity(profile.clip)
+    clip = ClipSimilarity(profile.clip, profile.device)
     cases = hard_cases(n)
     inputs, outputs = paint_cases(profile, cases)
     painted = [case._replace(image=image) for case, image in zip(cases, inputs, strict=True)]
-    edited = edit_cases(load_editor(profile.name), cases)
+    edited = edit_cases(load_editor(profile), cases)
     return [
         *rows_of_method(clip, "InstructPix2Pix", cases, edited),
         *rows_of_method(clip, "true edit", cases, true_outputs(cases)),
@@ -153,7 +153,7 @@ def true_pair(truth: Edit) -> dict:
 def repair(profile: Profile, n: int = 60) -> list[dict]:
     """Does truth repair the limits? The shipped editor learns on, from its own pairs alone, and from them and
     as many true ones, rendered, of LIMITS; n edits of each, and 105 ordinary ones of the other kinds."""
-    clip = ClipSimilarity(profile.clip)
+    clip = ClipSimilarity(profile.clip, profile.device)
     cases = hard_cases(n) + ordinary_cases(profile, 105)
     own = random_pairs(profile)
 
@@ -161,7 +161,7 @@ def repair(profile: Profile, n: int = 60) -> list[dict]:
         return own + true_pairs(len(own) // len(LIMITS))
 
     pairs_of = {"learning on": lambda: own, "learning on, with true pairs": own_and_true_pairs}
-    outputs = {"as shipped": edit_cases(load_editor(profile.name), cases)}
+    outputs = {"as shipped": edit_cases(load_editor(profile), cases)}
     for name, pairs in pairs_of.items():
         editor = trained_editor(profile, name, pairs, start=profile.editor)
         outputs[name] = edit_cases(editor, cases)
@@ -262,12 +262,12 @@ def bias(profile: Profile, n: int = 150) -> list[dict]:
     """Captions whose houses are nearly always red, and captions that are balanced: n held-out edits that turn
     something into a house, and n that turn it into something else. "red": the share of outputs (of lessons:
     of captions) whose object is; "colour": of those that keep theirs."""
-    clip = ClipSimilarity(profile.clip)
+    clip = ClipSimilarity(profile.clip, profile.device)
     of_houses = house_pairs(profile)
     others = [row for row in read_pairs(profile.pairs) if not about_houses(row)]
     edits = house_edits(n, 13 * HELD_OUT)
     cases = [as_case(edit) for edit in edits[INTO_A_HOUSE] + edits[INTO_SOMETHING_ELSE]]
-    outputs = {"as shipped": edit_cases(load_editor(profile.name), cases)}
+    outputs = {"as shipped": edit_cases(load_editor(profile), cases)}
     for name, pairs in of_houses.items():
         editor = trained_editor(profile, name, partial(concatenated, others, pairs))
         outputs[name] = edit_cases(editor, cases)

@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
+from ip2p.common.devices import choose_dtype
 from ip2p.common.durable import append_line, write_atomically
 from ip2p.common.images import as_tensor
 from ip2p.dataset.shards import read_pairs
@@ -138,6 +139,9 @@ def measure_figure(
     are_points = isinstance(content[0], Point)
     if are_points:  # rows are of a number of their own
         command += f" --n {n}"
+    device, dtype = profile.place()
+    if dtype != choose_dtype("auto", device):
+        command += f" --dtype {profile.dtype}"
     made_by = {"command": command, "seeds": "0, 1, ... of the edits", **about, **model_checksums(profile)}
     rows = rows_of_points(name, content, profile, n, made_by) if are_points else content
     return write_csv(name, rows, made_by)
@@ -154,7 +158,7 @@ def rows_of_points(
     if not todo:
         return rows
     print_estimate(todo, cases)
-    clip = ClipSimilarity(profile.clip)
+    clip = ClipSimilarity(profile.clip, profile.device)
     total = sum(len(numbers) for numbers in todo.values())
     with tqdm(total=total, desc=name, unit="edit", mininterval=2.0) as progress:
         for point, numbers in todo.items():

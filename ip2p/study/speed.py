@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ip2p.clip_filter import ClipSimilarity, Similarities, passes
+from ip2p.common.devices import choose_device, choose_training_dtype, mixed_precision
 from ip2p.common.diffusion import decode, embed
 from ip2p.common.images import as_tensor, fit, open_image
 from ip2p.common.markdown import fill
@@ -41,7 +42,7 @@ from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
 from ip2p.factory.pairs import Kept, make_shard, make_shards_on_ray, paint_and_filter
 from ip2p.paths import DATA, ROOT, need_clone
-from ip2p.profiles import Profile, get_profile, load_text_to_image
+from ip2p.profiles import MINI, Profile, get_profile, load_text_to_image
 from ip2p.study.answers import check_answers, fresh_captions
 from ip2p.study.measures import BATCH, column, interval, judge_pairs, run_editor
 from ip2p.study.points import held_out_cases, images_of, measure_outputs, truths_of
@@ -77,6 +78,12 @@ def best_seconds(functions: dict[str, Callable], rounds: int) -> dict[str, float
     return best
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was told; a CPU has."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 # --------------------------------------------------------------------------------------------- the factory
 
 
@@ -107,7 +114,7 @@ def random_triplets(n: int, seed: int) -> list[dict]:
     return random.Random(seed).sample(read_triplets(GENERATED_TRIPLETS), n)
 
 
-def bench_pairs(n: int = 24, seed: int = 3, profile: str = "mini") -> Table:
+def bench_pairs(n: int = 24, seed: int = 3, profile: str | Profile = "mini") -> Table:
     """For each of `ways_to_paint`, accepted pairs a minute, how many times the plain loop that is, and how
     many of the accepted pairs the judge finds valid."""
     profile = get_profile(profile)
@@ -121,8 +128,9 @@ def bench_pairs(n: int = 24, seed: int = 3, profile: str = "mini") -> Table:
         layout = torch.channels_last if painting.channels_last else torch.contiguous_format
         pipe.unet.to(memory_format=layout)
         with torch.autocast(pipe.unet.device.type, torch.bfloat16, enabled=painting.bfloat16):
-            paint_and_filter(pipe, ClipSimilarity(profile.clip), painting.job, triplets, range(1))  # warm up
-            clip = ClipSimilarity(profile.clip)  # that remembers no text
+            warm_up = ClipSimilarity(profile.clip, profile.device)
+            paint_and_filter(pipe, warm_up, painting.job, triplets, range(1))
+            clip = ClipSimilarity(profile.clip, profile.device)  # that remembers no text
             begin = time.perf_counter()
             kept, counts = paint_and_filter(pipe, clip, painting.job, triplets, range(n))
             seconds = time.perf_counter() - begin
@@ -147,7 +155,7 @@ def count_valid(triplets: list[dict], kept: list[Kept]) -> int:
     return sum(verdict["valid"] for verdict in judge_pairs(asked, images_0, images_1))
 
 
-def bench_early(n: int = 64, seed: int = 4, profile: str = "mini", lost: float = 0.05) -> Table:
+def bench_early(n: int = 64, seed: int = 4, profile: str | Profile = "mini", lost: float = 0.05) -> Table:
     """CLIP looks at the predicted x0 after some steps, and gives up on what lies below its thresholds lowered
     so far that `lost` of the candidates that pass in the end are lost. How many are given up, and how much of
     all painting that saves (the look itself not counted)."""
@@ -179,7 +187,7 @@ def early_similarities(
     """CLIP's four similarities of all candidates, by the predicted x0 after so many steps, and, last, in the
     end: (4, candidates) each."""
     pipe = load_text_to_image(profile)
-    clip = ClipSimilarity(profile.clip)
+    clip = ClipSimilarity(profile.clip, profile.device)
     predicted: list[torch.Tensor] = []  # x0 after each step of the batch that is being painted
     scheduler_step = pipe.scheduler.step
 
@@ -202,25 +210,26 @@ def early_similarities(
         predicted.clear()
 
     paint_and_filter(pipe, clip, job, triplets, range(len(triplets)), look)
-    return [torch.cat(found, 1) for found in of_looks]
+    return [torch.cat(found, 1).cpu() for found in of_looks]
 
 
-def bench_ray(n: int = 16, profile: str = "mini", shard: int = 4) -> Table:
+def bench_ray(n: int = 16, profile: str | Profile = "mini", shard: int = 4) -> Table:
     """Shards of n caption pairs painted in this process and by one worker on a Ray cluster, one thread each;
     the rate from the first finished shard to the last, so without loading models."""
     profile = get_profile(profile)
+    device, dtype = profile.place()
     job = Job.of(profile, threads=1, shard=shard, batch=shard * profile.per_seed)
     triplets = read_triplets(GENERATED_TRIPLETS)[:n]
     starts = list(range(0, n, shard))
     pipe = load_text_to_image(profile)
-    clip = ClipSimilarity(profile.clip)
+    clip = ClipSimilarity(profile.clip, profile.device)
 
     def shards_of_this_process():
         for start in starts:
             yield start, *make_shard(pipe, clip, job, triplets, start)
 
     def shards_of_ray():
-        return make_shards_on_ray(profile, job, triplets, starts, workers=1, device="cpu")
+        return make_shards_on_ray(profile, job, triplets, starts, 1, device, dtype)
 
     ways = {"in this process": shards_of_this_process, "one worker on Ray": shards_of_ray}
     rates = dict.fromkeys(ways, 0.0)
@@ -281,10 +290,10 @@ class OneEdit(NamedTuple):
         editor.decode(next(steps).x0)
 
 
-def bench_editing(rounds: int = 7, profile: str = "mini", steps: int = 20) -> Table:
+def bench_editing(rounds: int = 7, profile: str | Profile = "mini", steps: int = 20) -> Table:
     """For the stock pipeline and our sampler the best of `rounds` edits, taken in turn, how many times as
     fast as the stock one that is, the seconds until the first preview, and the difference of the pictures."""
-    editor = load_editor(profile)
+    editor = load_editor(get_profile(profile))
     pipe = editor.pipe
     pipe.set_progress_bar_config(disable=True)
     guidance_scale, image_guidance_scale, _ = editor.defaults
@@ -325,12 +334,12 @@ def bench_editing(rounds: int = 7, profile: str = "mini", steps: int = 20) -> Ta
     return table
 
 
-def bench_guidance(n: int = 300, profile: str = "mini") -> Table:
+def bench_guidance(n: int = 300, profile: str | Profile = "mini") -> Table:
     """The miniature's held-out edits in batches, guided in every k-th step: how many times as fast that is,
     the judge's success and preservation, CLIP's direction, each with its 95% interval."""
-    editor = load_editor(profile)
     profile = get_profile(profile)
-    clip = ClipSimilarity(profile.clip)
+    editor = load_editor(profile)
+    clip = ClipSimilarity(profile.clip, profile.device)
     cases = held_out_cases(profile, n)
     edits = truths_of(cases)
     inputs = images_of(cases)
@@ -362,12 +371,14 @@ def mean_with_interval(rows: list[dict], measure: str) -> str:
 # ------------------------------------------------------------------------------------------------ training
 
 
-def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> Table:
+def bench_training(steps: int = 12, batch: int = 32, profile: str | Profile = "mini") -> Table:
     """Images a second of a training step that encodes its pictures and texts anew, as the stock script's
     does, against one that takes them from the cache; the same model, pairs, optimiser and precision, steps
     taken in turn."""
     profile = get_profile(profile)
-    pipe = new_editor(profile)
+    device = choose_device(profile.device)
+    dtype = choose_training_dtype(profile.dtype)
+    pipe = new_editor(profile).to(device)
     rows = read_pairs(profile.pairs)[:128]
     unet = pipe.unet.train()
     alpha_bar = pipe.scheduler.alphas_cumprod.float()
@@ -387,10 +398,14 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> T
     def take_step(lessons: Callable, step: int) -> None:
         generator = torch.Generator().manual_seed(step)
         numbers = torch.randint(len(rows), (batch,), generator=generator).tolist()
-        edit_loss(unet, alpha_bar, *lessons(numbers), empty, generator).backward()
+        source, target, text = (x.to(device) for x in lessons(numbers))
+        with mixed_precision(device, dtype):
+            loss = edit_loss(unet, alpha_bar, source, target, text, empty, generator)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
+        wait_for(device)
 
     plain = "pictures and texts encoded in every step"
     best = {plain: float("inf"), "from the cache": float("inf")}
@@ -407,13 +422,14 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str = "mini") -> T
     return table
 
 
-def bench_finetuning(n: int = 200, profile: str = "mini") -> Table:
+def bench_finetuning(n: int = 200, profile: str | Profile = "mini") -> Table:
     """One pass over the hand-written lessons with all weights and with adapters of rank 16 on all linear
     layers (LoRA) at two learning rates: weights that learn, and what n answers are worth."""
     from ip2p.backends import local
     from ip2p.instructions import finetune
 
     profile = get_profile(profile)
+    device, dtype = profile.place()
     written = read_triplets(profile.triplets)
     rng = random.Random(0)
     lessons = [retell(triplet, rng) for triplet in written]
@@ -424,14 +440,14 @@ def bench_finetuning(n: int = 200, profile: str = "mini") -> Table:
         ("adapters", 16, 1e-3),
         ("adapters", 16, 3e-3),
     ):
-        model, tokenizer = local.load(profile.language_model)
+        model, tokenizer = local.load(profile.language_model, device)
         if rank:
             model = with_adapters(model, rank)
         learning = count_learning_weights(model)
         finetune(model, tokenizer, lessons, lr=learning_rate)
         if rank:
             model = model.merge_and_unload()
-        answers = local.generate(model, tokenizer, captions, seed=1, max_new_tokens=128)
+        answers = local.generate(model.to(dtype), tokenizer, captions, seed=1, max_new_tokens=128)
         worth = check_answers(captions, answers, written, profile.in_world)
         table.add(
             name,
@@ -488,13 +504,16 @@ MEMORY_OPTIONS = {
 }
 
 
-def bench_memory(profile: str = "mini") -> Table:
+def bench_memory(profile: str | Profile = "mini") -> Table:
     """The peak of the memory (on a CPU: of the whole process) that training takes, three steps of the
     profile's batch with AdamW, for options of `ip2p train`; and that peak without what Python and the
     libraries hold before."""
+    profile = get_profile(profile)
+    choose_training_dtype(profile.dtype)  # a wrong one is refused before anything is trained
+    place = {"device": profile.device, "dtype": profile.dtype}
     table = Table("Options", "Peak, GB", "Of which training, GB")
     for name, options in MEMORY_OPTIONS.items():
-        before, peak = peak_memory(profile, options)
+        before, peak = peak_memory(profile.name, place | options)
         table.add(name, f"{peak:.2f}", f"{peak - before:.2f}")
     return table
 
@@ -521,10 +540,12 @@ def one_by_one(
     """What `clip` gives, in the authors' way: each pair alone, its texts encoded every time."""
 
     def image_features(image: torch.Tensor) -> torch.Tensor:
-        return F.normalize(clip.clip.encode_image((image[None] - clip.mean) / clip.std), dim=-1)
+        pixels = image[None].to(clip.mean.device)
+        return F.normalize(clip.clip.encode_image((pixels - clip.mean) / clip.std), dim=-1)
 
     def text_features(text: str) -> torch.Tensor:
-        return F.normalize(clip.clip.encode_text(clip.tokenizer([text])), dim=-1)
+        tokens = clip.tokenizer([text]).to(clip.mean.device)
+        return F.normalize(clip.clip.encode_text(tokens), dim=-1)
 
     found = []
     for first, second, before, after in zip(image_0, image_1, text_0, text_1, strict=True):
@@ -543,7 +564,7 @@ def one_by_one(
 
 
 @torch.no_grad()
-def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> Table:
+def bench_filter(rounds: int = 5, profile: str | Profile = "mini", n: int = 144) -> Table:
     """For CLIP's ways, taken in turn, the best of `rounds`: pairs a second, how many times the authors' way
     that is, and the largest and the mean difference of the cosines."""
     profile = get_profile(profile)
@@ -563,9 +584,9 @@ def bench_filter(rounds: int = 5, profile: str = "mini", n: int = 144) -> Table:
     cosines = {}
     for _ in range(rounds):
         for name, (function, dtype) in ways.items():
-            clip = ClipSimilarity(profile.clip, dtype=dtype)  # that remembers no text
+            clip = ClipSimilarity(profile.clip, profile.device, dtype)  # that remembers no text
             begin = time.perf_counter()
-            cosines[name] = torch.stack(function(clip, *asked))
+            cosines[name] = torch.stack(function(clip, *asked)).cpu()
             best[name] = min(best[name], time.perf_counter() - begin)
     table = Table("CLIP", "Pairs a second", "Times one at a time", "Largest, mean difference of a cosine")
     for name, seconds in best.items():
@@ -594,11 +615,12 @@ BENCHES: dict[str, Callable[..., Table]] = {
 }
 
 
-def run_benchmark(name: str, n: int | None = None, profile: str = "mini") -> None:
-    """Run one of BENCHES and write its table into the README; of another profile than mini, print it. n:
-    caption pairs, rounds of edits or steps.
+def run_benchmark(name: str, n: int | None = None, profile: str | Profile = "mini") -> None:
+    """Run one of BENCHES and write its table into the README; of another profile than mini as we bring it,
+    print it. n: caption pairs, rounds of edits or steps.
 
-    Raises ValueError for an unknown name, and for an `n` that the benchmark has no use for.
+    Raises ValueError for an unknown name, for an `n` that the benchmark has no use for, and for a device that
+    there is not.
     """
     need_clone("ip2p bench")
     if name not in BENCHES:
@@ -606,8 +628,10 @@ def run_benchmark(name: str, n: int | None = None, profile: str = "mini") -> Non
     bench = BENCHES[name]
     if n is not None and bench is bench_memory:
         raise ValueError("the benchmark memory always takes three steps; leave --n out")
+    profile = get_profile(profile)
+    profile.place()  # a device that there is not is refused before anything is loaded
     table = bench(profile=profile) if n is None else bench(n, profile=profile)
-    if profile == "mini":
+    if profile == MINI:
         fill(ROOT / "README.md", {f"bench_{name}": str(table)})
     else:
         print(table)

@@ -44,6 +44,7 @@ def validation(rows: list[dict], profile: Profile, folder: Path) -> Callable:
     def validate(pipe, step: int) -> None:
         editor = Editor(pipe, profile.guidance_scale, profile.image_guidance_scale, profile.steps)
         outputs = editor.many(inputs, instructions)
+        clip.to(pipe.device)
         validation_sheet(rows, outputs, step).savefig(folder / f"{step:06}.png")
         sim = clip(as_tensor(inputs), as_tensor(outputs), captions_before, captions_after)
         image = round(sim.sim_image.mean().item(), 4)

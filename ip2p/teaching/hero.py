@@ -8,6 +8,7 @@ from ip2p.common.grids import grid
 from ip2p.common.images import open_image
 from ip2p.editing import load_editor
 from ip2p.paths import DATA
+from ip2p.profiles import Profile, get_profile
 
 EDITS = {
     "cat": ("make it night", "turn it into a pencil sketch", "make the cat blue", "let it snow"),
@@ -21,9 +22,9 @@ EDITS = {
 }
 
 
-def hero(out: str | Path, profile: str = "mini", seed: int = 0) -> None:
+def hero(out: str | Path, profile: str | Profile = "mini", seed: int = 0) -> None:
     """Edit three sample pictures, four ways each, and save the sheet. Nothing is picked: one seed for all."""
-    editor = load_editor(profile)
+    editor = load_editor(get_profile(profile))
     rows = []
     titles = []
     for name, instructions in EDITS.items():
