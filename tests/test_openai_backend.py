@@ -214,9 +214,8 @@ def test_a_hopeless_connection_fails_at_once_with_its_cause(tmp_path, request, m
 
 def test_a_server_that_was_there_is_waited_for(tmp_path, monkeypatch):
     """It may only be restarting."""
-    with serving(openai_server(night, [])) as url:
-        backend = OpenAIBackend("text", base_url=url, max_retries=4, in_flight=1, moderation=False)
-        generate_triplets(CAPTIONS[:1], backend, tmp_path / "t.jsonl")
+    backend = OpenAIBackend("text", "http://127.0.0.1:9/v1", max_retries=4, in_flight=1, moderation=False)
+    backend.server.reached = True
     pauses = []
     monkeypatch.setattr(backend.server, "pause", lambda attempt, *_: pauses.append(attempt))
     with pytest.raises(RuntimeError, match="no connection .*refused"):

@@ -219,6 +219,7 @@ def read_shard(path: Path, noted: dict | None) -> list[Pair]:
             missing = {*TEXT, *IMAGES} - set(columns)
             if missing:
                 raise ValueError(f"the pairs in {path} lack the column {min(missing)!r}")
+            written = path.stat().st_mtime_ns
             light = [name for name in columns if name not in IMAGES]
             for group in range(file.num_row_groups):
                 for i, values in enumerate(file.read_row_group(group, light).to_pylist()):
@@ -226,19 +227,20 @@ def read_shard(path: Path, noted: dict | None) -> list[Pair]:
                     for name in TEXT:
                         if not isinstance(values[name], str):
                             raise ValueError(f"{where}: {name} is {shortened(values[name])}, not a text")
-                    rows.append(Pair(values, partial(picture_cell, path, group, i), where))
+                    rows.append(Pair(values, partial(picture_cell, path, written, group, i), where))
     except (pa.ArrowInvalid, OSError) as error:
         raise BrokenShard(f"{path} is broken ({str(error).splitlines()[0]})") from None
     return rows
 
 
-def picture_cell(path: Path, group: int, i: int, column: str) -> dict | bytes:
-    return pictures_of(path, group)[column][i].as_py()
+def picture_cell(path: Path, written: int, group: int, i: int, column: str) -> dict | bytes:
+    return pictures_of(path, written, group)[column][i].as_py()
 
 
 @lru_cache(maxsize=16)
-def pictures_of(path: Path, group: int):
-    """The pictures of a row group, of 30 MB or so, as they are encoded: a pyarrow table."""
+def pictures_of(path: Path, written: int, group: int):
+    """The pictures of a row group, of 30 MB or so, as they are encoded: a pyarrow table. written: when the
+    file was, so that another one of its name is read anew."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
