@@ -23,7 +23,7 @@ from ip2p.backends import local
 from ip2p.backends.protocol import FLAGGED_CAPTION, Backend, NoAnswer, Objection
 from ip2p.common.durable import append_line, locked, read_json, whole_lines, write_atomically
 from ip2p.common.errors import UserError
-from ip2p.dataset.checks import check, retell
+from ip2p.dataset.checks import check
 from ip2p.dataset.triplets import (
     SEED_TRIPLETS,
     decoded,
@@ -36,6 +36,7 @@ from ip2p.dataset.triplets import (
     to_prompt,
     triplets_of,
 )
+from ip2p.miniworld.retelling import retell
 
 # ---------------------------------------------------------------------------- fine-tuning
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from ip2p.cli import main
-from ip2p.dataset.checks import check, retell
+from ip2p.dataset.checks import check
 from ip2p.dataset.review import follows, mix, near_duplicates, problems
 from ip2p.dataset.triplets import (
     DELIMITER,
@@ -21,6 +21,7 @@ from ip2p.dataset.triplets import (
     to_prompt,
     write_chats,
 )
+from ip2p.miniworld.retelling import retell
 from ip2p.paths import DATA
 
 OPEN = DATA / "triplets" / "open.jsonl"

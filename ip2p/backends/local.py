@@ -233,10 +233,9 @@ def finetune(
     model.train()
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # for models with dropout
-        progress = None
-        if work is not None:
-            progress = Progress(work, model, optimizer, [batches, lr, seed, frozen, str(dtype)], save_minutes)
-        losses = [] if progress is None else progress.losses
+        made_by = [batches, lr, seed, frozen, str(dtype)]
+        progress = Progress(work, model, optimizer, made_by, save_minutes) if work else None
+        losses = progress.losses if progress else []
         start = len(losses)
         bar = tqdm(batches[start:], "fine-tuning", len(batches), initial=start, unit="step")
         for step, batch in enumerate(bar, start):

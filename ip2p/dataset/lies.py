@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ip2p.dataset import checks
-from ip2p.dataset.checks import RELATIVE, STRICT
+from ip2p.miniworld import asking
+from ip2p.miniworld.asking import RELATIVE, STRICT
 from ip2p.miniworld.parsing import LEXICON, phrases, split_words
 from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, SIZES
 
@@ -22,7 +22,7 @@ BIGGER = RELATIVE["bigger"] + "|gigant|inflat"
 SMALLER = RELATIVE["smaller"] + "|shrunk"
 GONE = RELATIVE["gone"] + r"|pick|chuck|thaw|melt|turn(ed|ing)? (\w+ ){0,2}off|mow"
 # Words that name a thing of the world elsewhere, but not here.
-NOT_MEANT = checks.NOT_MEANT + r"|\bpainted (?!in water)"
+NOT_MEANT = asking.NOT_MEANT + r"|\bpainted (?!in water)"
 # Words directly before a thing that shall not be there any more: "no rabbit", "take away the old flag".
 UNWANTED = (
     r"(\bno|(?<!could )(?<!would )(?<!can )(?<!why )\bnot|without|remove|delete|erase|drop|lose|rid of|scrap|"

@@ -35,12 +35,12 @@ from ip2p.common.devices import choose_device, choose_training_dtype, mixed_prec
 from ip2p.common.diffusion import decode, embed
 from ip2p.common.images import as_tensor, fit, open_image
 from ip2p.common.markdown import fill
-from ip2p.dataset.checks import retell
 from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
 from ip2p.factory.pairs import Kept, make_shard, make_shards_on_ray, paint_and_filter
+from ip2p.miniworld.retelling import retell
 from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import MINI, Profile, get_profile, load_text_to_image
 from ip2p.study.answers import check_answers, fresh_captions
