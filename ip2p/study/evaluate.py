@@ -315,18 +315,21 @@ def evaluate(
     only: list[str] | None = None,
     *,
     write: bool = False,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> dict:
     """`ip2p evaluate`: measure, print a Markdown table, and return the figures, by part.
 
     model: that editor alone (a folder or a hub name; its figures are the part "editor"). Without it every
     bundled model, or those parts of PARTS that `only` names. n: edits; what else is painted falls with it.
     out: a folder for figures.json, in which a stopped evaluation goes on with the parts that are missing.
-    write: also renew data/eval/figures.json, README.md and the model cards. Models run where the profile
-    says, and in its number format; but CLIP and the judge, which measure, are always float32. Raises
+    write: also renew data/eval/figures.json, README.md and the model cards. device, dtype: see
+    `choose_device`, `choose_dtype`; None: the profile's. CLIP and the judge are float32 everywhere. Raises
     ValueError for an unknown part, for `write` with a model, and if `out` holds the figures of other models
     or settings.
     """
     profile = get_profile(profile)
+    profile = replace(profile, device=device or profile.device, dtype=dtype or profile.dtype)
     unknown = sorted(set(only or ()) - set(PARTS))
     if unknown:
         raise ValueError(f"there is no part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
