@@ -119,9 +119,8 @@ def sentence_of(error: Exception) -> str:
 
 def has_no_connection(error: Exception) -> bool:
     """Whether nothing was sent, since there is no such host, nobody listens or nobody vouches for it."""
-    return (
-        type(error.__cause__).__name__ == "ConnectError"
-    )  # of httpx, or of what the client has in its place
+    # by name, since the client may bring another library in httpx's place
+    return type(error.__cause__).__name__ == "ConnectError"
 
 
 def refuse_unusable(base_url, key: str) -> None:

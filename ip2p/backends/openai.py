@@ -52,9 +52,7 @@ class ServerOptions:
     max_retries: int = 8  # after rate limits, server errors, time-outs, dropped connections and empty answers
     price: tuple[float, float] | None = None  # dollars a million tokens, (input, output)
     max_cost: float | None = None  # dollars that are never passed; needs the price
-    moderation: bool = (
-        True  # whether captions and answers are shown to the server's moderation, if it has one
-    )
+    moderation: bool = True  # show captions and answers to the server's moderation, if it has one
 
 
 class EmptyAnswer(PassingFault):

@@ -1,5 +1,8 @@
 """The same instruction in other captions of the miniature world, so that a few hundred hand-written triplets
-teach a language model to copy captions of every length."""
+teach a language model to copy captions of every length.
+
+For captions that leave things unsaid (`miniworld.captions`). Those that stage 1 learns from say everything;
+`miniworld.retelling` tells them again."""
 
 from __future__ import annotations
 
