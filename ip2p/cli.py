@@ -16,7 +16,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from ip2p.common.errors import UserError
-from ip2p.options import Job, Options, TrainOptions
+from ip2p.options import DistillOptions, Job, Options, TrainOptions
 from ip2p.paths import DATA, ROOT
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -236,6 +236,19 @@ def train_flags(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def distill(a) -> None:
+    from ip2p.distillation import distill
+
+    distill(a.model, a.out, chosen_profile(a), pairs=a.pairs, **given(a, DistillOptions))
+    print(f"saved {a.out}; edit with `ip2p edit IMAGE INSTRUCTION --fast --model {a.out} --out FILE`")
+
+
+def distill_flags(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", required=True, help="the folder of an editor, the teacher")
+    sub.add_argument("--pairs", help="a folder of pairs whose pictures it edits, instead of the profile's")
+    add_flags(sub, DistillOptions)
+
+
 def picture_format(path: Path) -> str:
     """Pillow's name of the format of a picture that is to be saved. Raises ValueError, before any work, if
     it cannot be."""
@@ -269,7 +282,7 @@ def edit(a) -> None:
     if not a.instruction.strip():
         raise ValueError('the instruction is empty; say what to change, such as "make it night"')
     profile = chosen_profile(a)
-    editor = load_editor(a.model or profile, a.device, a.dtype, profile)
+    editor = load_editor(a.model or profile, a.device, a.dtype, profile, a.fast)
     edited = editor(
         image,
         a.instruction,
@@ -280,7 +293,6 @@ def edit(a) -> None:
         mask=mask,
         size="keep" if a.keep_shape else None,
         scheduler=a.scheduler,
-        guidance_every=a.guidance_every,
     )
     with replacing(a.out) as new:  # what was there stays until the new picture is whole
         edited.save(new, format)
@@ -300,13 +312,7 @@ def edit_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--scheduler", help="class name of a diffusers scheduler (EulerAncestralDiscreteScheduler)"
     )
-    sub.add_argument(
-        "--guidance-every",
-        type=int,
-        default=1,
-        metavar="N",
-        help="faster, not exact: all three predictions in every N-th step, only the last in the others",
-    )
+    sub.add_argument("--fast", action="store_true", help="by the distilled editor, in a few steps")
     sub.add_argument("--model", help="an editor's folder instead of the profile's")
 
 
@@ -501,6 +507,14 @@ def parser() -> argparse.ArgumentParser:
     )
     command(pairs, "stages 2 and 3: triplets in, filtered image pairs out", pairs_flags, stage, resumes=True)
     command(train, "stage 4: pairs in, an editor out", train_flags, stage, dtype=OF_TRAINING, resumes=True)
+    command(
+        distill,
+        "beyond the paper: teach an editor to edit in a few steps",
+        distill_flags,
+        stage,
+        dtype=OF_TRAINING,
+        resumes=True,
+    )
     command(edit, "stage 5: edit a picture as a sentence says", edit_flags, stage)
     command(
         evaluate,

@@ -56,12 +56,10 @@ class Step:
     t: float  # timestep, 0 to 1000
     z: torch.Tensor  # after the step
     x0: torch.Tensor  # what the finished latent would be if the guided prediction were right
-    # Eq. 3, but for two cases: under a mask it is the prediction that means x0 with the input put back
-    # outside; between the whole steps of guidance_every it is eps_both and what guidance last added to it.
+    # Eq. 3; under a mask it is the prediction that means x0 with the input put back outside
     guided: torch.Tensor
-    # The three predictions. None: not computed, since it counts in Eq. 3 for none of the edits, or since the
-    # step lies between the whole ones of guidance_every, where only eps_both is. A prediction that counts for
-    # some edits only is zeros for the others.
+    # The three predictions. None: not computed, since it counts in Eq. 3 for none of the edits, or since a
+    # distilled editor needs none of them. One that counts for some edits only is zeros for the others.
     eps: torch.Tensor | None  # eps(z, 0, 0)
     eps_image: torch.Tensor | None  # eps(z, c_I, 0)
     eps_both: torch.Tensor | None  # eps(z, c_I, c_T)
@@ -72,8 +70,7 @@ class Guidance:
 
     At s_I = 1 the first one cancels, at s_T = s_I the second, at s_T = 0 the third. unet: with input channels
     for noise and image. image: E(c_I), (n, c, h, w). text, empty: token features of the instructions and of
-    "", (n, T, d). s_t, s_i: (n,). `whole`: compute all three for all. `between`: eps(z, c_I, c_T) will also
-    be asked for alone, so it counts always.
+    "", (n, T, d). s_t, s_i: (n,). `whole`: compute all three for all.
     """
 
     def __init__(
@@ -85,16 +82,13 @@ class Guidance:
         s_t: torch.Tensor,
         s_i: torch.Tensor,
         whole: bool = False,
-        between: bool = False,
     ):
         dtype = unet.dtype  # asked once: it looks at every weight
         self.unet = unet
         self.image = image.to(dtype)
-        self.text = text.to(dtype)
         self.s_t = s_t.to(image.device)[:, None, None, None]
         self.s_i = s_i.to(image.device)[:, None, None, None]
         counts = torch.stack([1 - s_i, s_i - s_t, s_t]) != 0  # (3, n)
-        counts[2] |= between
         counts |= whole
         self.rows = []  # the images of each kind
         for of_kind in counts:
@@ -102,8 +96,7 @@ class Guidance:
         no_image = torch.zeros_like(self.image)
         no_text = empty.to(dtype)
         self.context = self.chosen(no_image, self.image, self.image)
-        self.prompts = self.chosen(no_text, no_text, self.text)
-        self.pull = torch.zeros_like(image)  # what guidance last added to eps(z, c_I, c_T)
+        self.prompts = self.chosen(no_text, no_text, text.to(dtype))
 
     def chosen(self, of_eps: torch.Tensor, of_image: torch.Tensor, of_both: torch.Tensor) -> torch.Tensor:
         """The rows that are computed, of three tensors (n, ...) below each other."""
@@ -120,15 +113,7 @@ class Guidance:
             prediction = torch.zeros_like(z).index_copy_(0, rows, answer)
             predictions.append(prediction)
             computed.append(prediction if len(rows) else None)
-        guided = guided_eps(*predictions, self.s_t, self.s_i)
-        self.pull = guided - predictions[2]
-        return guided, computed
-
-    def one(self, z: torch.Tensor, t) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-        """As `three`, by eps(z, c_I, c_T) alone and what guidance last added to it: faster, and not exact."""
-        x = torch.cat([z.to(self.image.dtype), self.image], 1)
-        eps_both = self.unet(x, t, self.text).sample.float()
-        return eps_both + self.pull, [None, None, eps_both]
+        return guided_eps(*predictions, self.s_t, self.s_i), computed
 
 
 class Editor:
@@ -141,15 +126,17 @@ class Editor:
         image_guidance_scale: float = 1.5,
         steps: int = 20,
         name: str = "mini",
+        fast=None,
     ):
         self.pipe = pipe
         self.name = name
+        self.fast = fast  # a `Distilled`, or None
         self.defaults = (guidance_scale, image_guidance_scale, steps)
         self.factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # pixels of a latent's side
         self.resolution = pipe.unet.config.sample_size * self.factor
         halvings = len(pipe.unet.config.block_out_channels) - 1
         self.multiple = self.factor * 2**halvings  # what sides are multiples of
-        self.compiled = None  # the UNet for one square image at a time, see `compile`
+        self.compiled = None, None  # a UNet, and itself for one square image at a time, see `compile`
 
     def __call__(
         self,
@@ -163,7 +150,6 @@ class Editor:
         mask: Image.Image | None = None,
         size: Size = None,
         scheduler: str | None = None,
-        guidance_every: int = 1,
         callback: Callable | None = None,
     ) -> Image.Image:
         """Edit one image. Without `size` the answer is the model's square (mini: 64 px), cut from the middle.
@@ -172,9 +158,9 @@ class Editor:
         numbers from -100 to 100. mask: of the image's shape, and only where it is white may the picture
         change (see `to_mask` for transparent ones). size: (width, height), or "keep" for the image's own
         shape with as many pixels as the square has. scheduler: class name of a diffusers scheduler (None: the
-        pipeline's own, Euler ancestral). guidance_every: 2 or more is faster, and not exact (see `sample`).
-        callback(step, predicted picture as PIL) is called after each step. Raises ValueError for an empty
-        instruction, an impossible size, scale or mask, or an unknown scheduler.
+        pipeline's own, Euler ancestral). callback(step, predicted picture as PIL) is called after each step.
+        Raises ValueError for an empty instruction, an impossible size, scale or mask, or an unknown
+        scheduler.
         """
         pictures = self.many(
             [image],
@@ -186,7 +172,6 @@ class Editor:
             masks=None if mask is None else [mask],
             size=size,
             scheduler=scheduler,
-            guidance_every=guidance_every,
             callback=callback,
         )
         return pictures[0]
@@ -199,13 +184,13 @@ class Editor:
         whole step computes all three predictions then, since another number of rows would be compiled anew.
         Needs a C++ compiler on a CPU. Raises ValueError if it cannot be done.
         """
-        unet = copy.deepcopy(self.pipe.unet).to(torch.bfloat16) if bf16 else self.pipe.unet
-        self.compiled = torch.compile(unet, dynamic=False, options={"freezing": True})
+        unet = self.fast.unet if self.fast else self.pipe.unet
+        rough = copy.deepcopy(unet).to(torch.bfloat16) if bf16 else unet
+        self.compiled = unet, torch.compile(rough, dynamic=False, options={"freezing": True})
         try:
-            # two steps: one of three rows, and one of a single row
-            self(Image.new("RGB", (8, 8)), "compile", num_inference_steps=2, guidance_every=2)
+            self(Image.new("RGB", (8, 8)), "compile", num_inference_steps=1)
         except Exception as error:
-            self.compiled = None
+            self.compiled = None, None
             raise ValueError(
                 f"the model cannot be compiled here, so it stays as it is ({str(error).splitlines()[0]})"
             ) from error
@@ -258,36 +243,44 @@ class Editor:
         size: Size = None,
         scheduler: str | None = None,
         all_predictions: bool = False,
-        guidance_every: int = 1,
     ) -> Iterator[Step]:
         """The denoising of n edits, step by step; whoever stops asking stops the work.
 
         Scales: one for all, or n. The noise belongs to each image's seed (None: 0 to n - 1), so neighbours
         change nothing. Of the three predictions only those are computed that count in Eq. 3 (see `Guidance`);
-        `all_predictions` computes them all the same. guidance_every: whole in every so many evaluations only;
-        between them eps(z, c_I, c_T) alone is computed, and what guidance adds to it is what it added last:
-        faster, and not exact (`ip2p bench guidance` measures both).
+        `all_predictions` computes them all the same. A fast editor computes one, unless all or another
+        scheduler are asked for, or scales that it has not learned.
         """
         n = len(images)
         default_s_t, default_s_i, default_steps = self.defaults
-        steps = default_steps if num_inference_steps is None else num_inference_steps
-        check_edits(n, instructions, seeds, masks, steps, guidance_every)
         s_t = one_each("guidance_scale", default_s_t if guidance_scale is None else guidance_scale, n)
         s_i = one_each(
             "image_guidance_scale", default_s_i if image_guidance_scale is None else image_guidance_scale, n
         )
+        fast = self.fast if scheduler is None and not all_predictions else None
+        if fast and not fast.knows(s_t, s_i):
+            fast.warn()
+            fast = None
+        usual = fast.steps if fast else default_steps
+        steps = usual if num_inference_steps is None else num_inference_steps
+        check_edits(n, instructions, seeds, masks, steps)
         source = self.encode(images, size)
         kept = None if masks is None else self.kept_outside(masks, images, source, size)
-        unet, whole = self.pipe.unet, all_predictions
-        if self.compiled is not None and n == 1 and size is None:
-            unet, whole = self.compiled, True
         text = embed(self.pipe, instructions)
-        empty = embed(self.pipe, [""]).expand(n, -1, -1)
-        guidance = Guidance(unet, source, text, empty, s_t, s_i, whole, between=guidance_every > 1)
+        unet = fast.unet if fast else self.pipe.unet
+        alone, compiled = self.compiled
+        if alone is unet and n == 1 and size is None:
+            unet, all_predictions = compiled, True
+        if fast:
+            predict = fast.guidance(unet, source, text, s_t, s_i)
+            solver = new_scheduler(fast.scheduler)
+        else:
+            empty = embed(self.pipe, [""]).expand(n, -1, -1)
+            predict = Guidance(unet, source, text, empty, s_t, s_i, all_predictions).three
+            solver = new_scheduler(self.pipe.scheduler, scheduler)
+        solver.set_timesteps(steps, device=source.device)
         generators = seeded(range(n) if seeds is None else seeds)
-        scheduler = new_scheduler(self.pipe.scheduler, scheduler)
-        scheduler.set_timesteps(steps, device=source.device)
-        yield from denoise_edits(guidance, scheduler, generators, guidance_every, kept)
+        yield from denoise_edits(predict, source, solver, generators, kept)
 
     def kept_outside(
         self, masks: list[Image.Image], images: list[Image.Image], source: torch.Tensor, size: Size
@@ -351,7 +344,6 @@ def check_edits(
     seeds: Sequence[int] | None,
     masks: list[Image.Image] | None,
     steps: int,
-    guidance_every: int,
 ) -> None:
     """Raise ValueError for what does not belong together, before anything is painted."""
     for instruction in instructions:
@@ -360,10 +352,8 @@ def check_edits(
     for name, given in (("instructions", instructions), ("seeds", seeds), ("masks", masks)):
         if given is not None and len(given) != n:
             raise ValueError(f"{len(given)} {name} for {n} images; give one for each")
-    if min(steps, guidance_every) < 1:
-        raise ValueError(
-            f"{steps} denoising steps, guidance in every {guidance_every}: each must be at least 1"
-        )
+    if steps < 1:
+        raise ValueError(f"{steps} denoising steps; it must be at least 1")
 
 
 def one_each(name: str, scale: float | Sequence[float], n: int) -> torch.Tensor:
@@ -396,21 +386,20 @@ def fitted_mask(mask: Image.Image, image: Image.Image, size: tuple[int, int]) ->
 
 
 def denoise_edits(
-    guidance: Guidance,
+    predict: Callable,
+    image: torch.Tensor,
     scheduler,
     generators: list[torch.Generator],
-    guidance_every: int = 1,
     kept: Callable | None = None,
 ) -> Iterator[Step]:
-    """The loop of `Editor.sample`. scheduler: its timesteps set. kept: see `Editor.kept_outside`."""
-    image = guidance.image
+    """The loop of `Editor.sample`. predict: see `Guidance.three`. scheduler: its timesteps set. kept: see
+    `Editor.kept_outside`."""
     options = noise_options(scheduler, generators)
     kind = scheduler.config.prediction_type
     z = starting_latents(scheduler, image.shape[1:], generators, image.device)
     timesteps = scheduler.timesteps.tolist()
     for index, t in enumerate(scheduler.timesteps):
         z_in = scheduler.scale_model_input(z, t)
-        predict = guidance.three if index % guidance_every == 0 else guidance.one
         guided, predictions = predict(z_in, t)
         alpha_bar = alpha_bar_at(scheduler, timesteps[index])
         x0 = to_x0(guided, z_in, alpha_bar, kind)
@@ -430,50 +419,21 @@ def noise_options(scheduler, generators: list[torch.Generator]) -> dict:
     return {}
 
 
-class EditHistory:
-    """Edits of edits: each instruction works on the picture before it, and `undo` goes back.
-
-    turns: [(settings, picture)], the input picture first, with empty settings.
-    """
-
-    def __init__(self, editor: Editor, image: Image.Image):
-        self.editor = editor
-        self.turns: list[tuple[dict, Image.Image]] = [({}, image)]
-
-    @property
-    def picture(self) -> Image.Image:
-        return self.turns[-1][1]
-
-    def edit(self, instruction: str, **options) -> Image.Image:
-        """Edit the last picture; `options` as for the editor."""
-        picture = self.editor(self.picture, instruction, **options)
-        self.add({"instruction": instruction, **options}, picture)
-        return picture
-
-    def add(self, settings: dict, picture: Image.Image) -> None:
-        """Go on from a picture that was painted elsewhere, with these arguments of the editor."""
-        self.turns.append((settings, picture))
-
-    def undo(self) -> Image.Image:
-        """Forget the last edit (the input picture stays); returns what is the last picture now."""
-        if len(self.turns) > 1:
-            self.turns.pop()
-        return self.picture
-
-
 def load_editor(
     name: str | Profile = "mini",
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     profile: str | Profile = "mini",
+    fast: bool = False,
 ) -> Editor:
     """The editor of a profile ("mini", "sd15", or one of your own), of a folder saved by stage 4 or a stock
     pipeline, or of the hub.
 
     device, dtype: see `choose_device` and `choose_dtype`; None: the profile's, which is "auto" for those that
     we bring. "auto" on a CPU is float32, whose pictures repeat to the bit. A folder's scales and steps, too,
-    are those of `profile`, unless an edit says otherwise. Raises ValueError for a name, a device or a number
-    format that there is not.
+    are those of `profile`, unless an edit says otherwise. fast: with the distilled UNet that lies in the
+    folder, or the profile's adapter for few steps (see `ip2p.fast`). Raises ValueError for a name, a device
+    or a number format that there is not, and for a folder without a fast editor.
     """
     if isinstance(name, Profile) or name in PROFILES:
         defaults = get_profile(name)
@@ -485,4 +445,12 @@ def load_editor(
         raise ValueError(f"there is no profile or folder {name!r}; profiles are {', '.join(PROFILES)}")
     device, dtype = defaults.place(device, dtype)
     pipe = load_edit_pipeline(path, dtype).to(device)
-    return Editor(pipe, defaults.guidance_scale, defaults.image_guidance_scale, defaults.steps, str(name))
+    scales_and_steps = defaults.guidance_scale, defaults.image_guidance_scale, defaults.steps
+    distilled = None
+    if fast:
+        from ip2p.fast import add_fast_lora, load_distilled
+    if fast and defaults.fast_lora:
+        scales_and_steps = add_fast_lora(pipe, defaults.fast_lora)
+    elif fast:
+        distilled = load_distilled(path, pipe)
+    return Editor(pipe, *scales_and_steps, str(name), distilled)

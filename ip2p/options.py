@@ -157,3 +157,21 @@ class TrainOptions(Options):
     save_minutes: float = option(4.0, range="natural", identifies=False)  # between checkpoints
     sample_minutes: float = option(8.0, range="natural", identifies=False)  # between calls of `sample`
     sample_every: int = option(0, range="natural", identifies=False)  # steps between them instead, if not 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions(Options):
+    """How an editor's fast student is taught."""
+
+    edits: int = option(6000, range="count", help="edits of the teacher's to learn from")
+    teacher_steps: int = option(12, range="count", help="its denoising steps")
+    steps: int = option(3000, range="count", help="optimiser steps")
+    batch: int = option(profile="train_batch", range="count", help="states of the teacher's edits a step")
+    lr: float = option(profile="train_lr", range=(1e-9, 1), help="peak learning rate")
+    muon: bool = option(profile="muon")
+    seed: int = option(0)
+    student_steps: int = option(3, range="count", identifies=False, help="denoising steps of a fast edit")
+    # the scales that the student learns: lowest and highest
+    guidance_scale: tuple[float, float] = option((1.0, 8.0), range=(0, 100))
+    image_guidance_scale: tuple[float, float] = option((1.0, 2.5), range=(0, 100))
+    save_minutes: float = option(4.0, range="natural", identifies=False)  # between checkpoints

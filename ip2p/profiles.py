@@ -61,6 +61,7 @@ class Profile:
     guidance_scale: float = 7.5  # s_T
     image_guidance_scale: float = 1.5  # s_I
     steps: int = 100
+    fast_lora: str | None = None  # an adapter for few steps; None: the editor's folder has a distilled UNet
 
     def place(
         self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
@@ -86,6 +87,7 @@ SD15 = Profile(
     resolution=512,
     batch=4,
     in_world=False,
+    fast_lora="latent-consistency/lcm-lora-sdv1-5",
 )
 
 MINI = Profile(

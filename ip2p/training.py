@@ -183,7 +183,8 @@ def train(
         alone = locked(out, "training in")
     with alone:
         if accelerator.is_main_process:
-            same_run(out / "work", run_settings(rows, profile, options, dtype))
+            settings = run_settings(rows, profile, options, dtype)
+            same_run(out / "work", settings, done=out / "model_index.json")
         accelerator.wait_for_everyone()
         return train_alone(rows, out, profile, options, accelerator, device, dtype, sample)
 
@@ -273,14 +274,16 @@ def refuse_untrained(out: Path) -> None:
         raise ValueError(f"{out} holds a model that was not trained there; choose another folder")
 
 
-def same_run(work: Path, settings: dict) -> None:
+def same_run(work: Path, settings: dict, done: Path) -> None:
     """Note the settings of a run in its folder. Raises ValueError if there is a run with other settings. One
-    that failed or was stopped before its first checkpoint binds nobody, and what it encoded goes."""
+    that failed or was stopped before its first checkpoint binds nobody, and what it encoded goes. done: a
+    file that is written at the end."""
     path = work / "settings.json"
     work.mkdir(parents=True, exist_ok=True)
     there = read_json(path) if path.exists() else {}
+    settings = json.loads(json.dumps(settings))  # tuples are lists, as in the file
     differ = ", ".join(name for name in settings if there.get(name) != settings[name])
-    begun = checkpoints(work) or (work.parent / "model_index.json").exists()
+    begun = checkpoints(work) or done.exists()
     if differ and begun:
         raise ValueError(f"{work} holds another run, with other {differ}; choose another folder")
     if differ:

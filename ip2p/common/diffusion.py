@@ -73,7 +73,7 @@ def new_scheduler(scheduler, name: str | None = None):
     from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
     if name is None:
-        name = type(scheduler).__name__
+        return type(scheduler).from_config(scheduler.config)
     names = [kind.name for kind in KarrasDiffusionSchedulers]
     names.remove("EDMEulerScheduler")  # not for such models
     if name not in names:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ip2p.common.grids import grid
 from ip2p.common.images import fit, open_image
-from ip2p.editing import EditHistory, Editor
+from ip2p.editing import Editor
 
 
 def png(image: Image.Image) -> bytes:
@@ -68,6 +68,37 @@ def unused_path() -> Path:
     while Path(f"edited-{number}.png").exists():
         number += 1
     return Path(f"edited-{number}.png")
+
+
+class EditHistory:
+    """Edits of edits: each instruction works on the picture before it, and `undo` goes back.
+
+    turns: [(settings, picture)], the input picture first, with empty settings.
+    """
+
+    def __init__(self, editor: Editor, image: Image.Image):
+        self.editor = editor
+        self.turns: list[tuple[dict, Image.Image]] = [({}, image)]
+
+    @property
+    def picture(self) -> Image.Image:
+        return self.turns[-1][1]
+
+    def edit(self, instruction: str, **options) -> Image.Image:
+        """Edit the last picture; `options` as for the editor."""
+        picture = self.editor(self.picture, instruction, **options)
+        self.add({"instruction": instruction, **options}, picture)
+        return picture
+
+    def add(self, settings: dict, picture: Image.Image) -> None:
+        """Go on from a picture that was painted elsewhere, with these arguments of the editor."""
+        self.turns.append((settings, picture))
+
+    def undo(self) -> Image.Image:
+        """Forget the last edit (the input picture stays); returns what is the last picture now."""
+        if len(self.turns) > 1:
+            self.turns.pop()
+        return self.picture
 
 
 @dataclass
