@@ -243,13 +243,15 @@ class Editor:
         size: Size = None,
         scheduler: str | None = None,
         all_predictions: bool = False,
+        encoded: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> Iterator[Step]:
         """The denoising of n edits, step by step; whoever stops asking stops the work.
 
         Scales: one for all, or n. The noise belongs to each image's seed (None: 0 to n - 1), so neighbours
         change nothing. Of the three predictions only those are computed that count in Eq. 3 (see `Guidance`);
         `all_predictions` computes them all the same. A fast editor computes one, unless all or another
-        scheduler are asked for, or scales that it has not learned.
+        scheduler are asked for, or scales that it has not learned. encoded: what `encode` and `embed` said of
+        these images and instructions, if they were asked before.
         """
         n = len(images)
         default_s_t, default_s_i, default_steps = self.defaults
@@ -264,9 +266,8 @@ class Editor:
         usual = fast.steps if fast else default_steps
         steps = usual if num_inference_steps is None else num_inference_steps
         check_edits(n, instructions, seeds, masks, steps)
-        source = self.encode(images, size)
+        source, text = encoded or (self.encode(images, size), embed(self.pipe, instructions))
         kept = None if masks is None else self.kept_outside(masks, images, source, size)
-        text = embed(self.pipe, instructions)
         unet = fast.unet if fast else self.pipe.unet
         alone, compiled = self.compiled
         if alone is unet and n == 1 and size is None:

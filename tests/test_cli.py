@@ -75,7 +75,7 @@ TRIPLET = {
         ),
         (["evaluate", "--device", "gpu"], "there is no device 'gpu'"),
         (["figures", "plane", "--device", "gpu"], "there is no device 'gpu'"),
-        (["bench", "guidance", "--device", "gpu"], "there is no device 'gpu'"),
+        (["bench", "filter", "--device", "gpu"], "there is no device 'gpu'"),
         (["finetune", "--out", "out.png", "--dtype", "float16"], "choose bfloat16 or"),
         (["models", "build", "--out", "out.png", "--dtype", "float16"], "choose bfloat16 or"),
         (["figures", "plane", "figure10", "--dtype", "float16"], "choose bfloat16 or"),
@@ -312,8 +312,8 @@ def test_the_workshop_runs_where_and_as_it_is_told(tiny_world, tmp_path, monkeyp
         assert "begun with other command" in capsys.readouterr().err
 
     readme = (ROOT / "README.md").read_bytes()
-    run_command("bench", "guidance", "--n", 2, *rough)
-    assert "| 1 step of 2 |" in capsys.readouterr().out
+    run_command("bench", "filter", "--n", 2, *rough)
+    assert "| Times the" in capsys.readouterr().out
     assert (ROOT / "README.md").read_bytes() == readme
 
 

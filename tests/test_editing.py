@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 from ip2p.common.diffusion import new_scheduler
 from ip2p.common.images import fit, open_image
-from ip2p.editing import EditHistory, Editor, guided_eps, load_editor
+from ip2p.editing import Editor, guided_eps, load_editor
 from ip2p.paths import DATA
+from ip2p.teaching.explorer import EditHistory
 from ip2p.training import widen_input
 
 
@@ -139,33 +140,6 @@ def test_what_cancels_in_eq_3_is_not_computed_and_changes_nothing(editor, monkey
         )
 
 
-def test_guidance_in_every_second_step_asks_for_less(editor, monkeypatch):
-    rows, forward = [], editor.pipe.unet.forward
-    monkeypatch.setattr(
-        editor.pipe.unet, "forward", lambda x, *a, **k: (rows.append(len(x)), forward(x, *a, **k))[1]
-    )
-    edit = {"images": [picture(), picture(1)], "instructions": ["make it day"] * 2, "seeds": [3, 4]}
-    whole, few = (list(editor.sample(**edit, guidance_every=k)) for k in (1, 2))
-    assert rows == [6] * 4 + [6, 2, 6, 2]
-    assert_close(few[0].guided, whole[0].guided)  # a whole step is as before
-    assert_close(
-        few[1].guided, few[1].eps_both + few[0].guided - few[0].eps_both
-    )  # and is remembered in the next
-    assert few[1].eps is None and not torch.equal(few[-1].z, whole[-1].z)
-    rows.clear()
-    unguided = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}  # then there is nothing to remember
-    assert_close(
-        list(editor.sample(**edit, **unguided, guidance_every=3))[-1].z,
-        list(editor.sample(**edit, **unguided))[-1].z,
-    )
-    assert rows == [2] * 8
-    rows.clear()
-    list(
-        editor.sample(**edit, guidance_scale=0.0, guidance_every=2)
-    )  # the third prediction is asked for nevertheless
-    assert rows == [6, 2, 6, 2]
-
-
 def test_who_stops_asking_stops_the_work(editor):
     steps = editor.sample([picture()], ["make it day"])
     next(steps)
@@ -288,7 +262,6 @@ def test_what_is_no_image_is_said_so(tmp_path, monkeypatch):
     [
         ({"instruction": " "}, "instruction is empty"),
         ({"num_inference_steps": 0}, "at least 1"),
-        ({"guidance_every": 0}, "at least 1"),
     ],
 )
 def test_bad_arguments(editor, arguments, message):
@@ -394,7 +367,7 @@ def test_bfloat16_paints_nearly_the_same_picture():
     plain, rough = (load_editor("mini", "cpu", dtype) for dtype in ("float32", "bfloat16"))
     assert {rough.pipe.unet.dtype, rough.pipe.vae.dtype} == {torch.bfloat16}
     mask = left(size=cat.size)
-    for options in ({}, {"guidance_every": 2}, {"mask": mask}, {"scheduler": "EulerDiscreteScheduler"}):
+    for options in ({}, {"mask": mask}, {"scheduler": "EulerDiscreteScheduler"}):
         asked = {"num_inference_steps": 6, **options}
         a, b = (np.asarray(e(cat, "make it night", **asked), float) for e in (plain, rough))
         assert 0 < np.abs(a - b).mean() < 2

@@ -60,6 +60,29 @@ edited = Editor(pipe, profile.guidance_scale, profile.image_guidance_scale)(imag
     num_inference_steps=1)
 done["edit"] = list(edited.size)
 
+# an adapter like LCM-LoRA, but random
+from tempfile import TemporaryDirectory
+from ip2p.fast import add_fast_lora
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+first = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
+plain = first.weight.clone()
+unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
+with TemporaryDirectory() as folder:
+    pipe.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(unet))
+    unet.unload_lora()
+    scales_and_steps = add_fast_lora(pipe, folder)
+pipe.unload_lora_weights()
+fast = Editor(pipe, *scales_and_steps)
+asked = []
+forward = unet.forward
+unet.forward = lambda x, *a, **k: (asked.append(len(x)), forward(x, *a, **k))[1]
+edited = fast(image, "have her ride a dragon")
+unet.forward = forward
+fused = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q.weight
+done["fast"] = [*edited.size, asked, not torch.equal(plain, fused)]
+
 source, target = cache_latents(pipe, [{"original_image": image.resize((256, 256)),
                                        "edited_image": image.resize((256, 256))}])
 words, empty = embed(pipe, ["have her ride a dragon"]), embed(pipe, [""])
@@ -86,5 +109,6 @@ def test_one_step_of_each_stage_within_12_gigabytes():
         "parameters": 859_520_964,
         "pair": [1, 3, 256, 256, True],
         "edit": [256, 256],
+        "fast": [256, 256, [2, 2, 2, 2], True],
         "train": [True, True],
     }

@@ -3,7 +3,7 @@
 ip2p bench pairs      # ways to paint pairs against the plain loop
 ip2p bench early      # what could be saved by giving up on candidates before they are painted to the end
 ip2p bench editing    # an edit by our sampler, eager and compiled, against the stock pipeline
-ip2p bench guidance   # an edit that is guided in every step, every second, ...: speed, and what it loses
+ip2p bench fast       # the distilled editor against the full one and the stock pipeline
 ip2p bench training   # pictures and texts encoded once, against the stock script's way: in every step
 ip2p bench filter     # CLIP on batches of pairs, against the authors' one pair at a time
 ip2p bench ray        # one worker of a Ray cluster against painting in this process
@@ -44,8 +44,7 @@ from ip2p.miniworld.retelling import retell
 from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import MINI, Profile, get_profile, load_text_to_image
 from ip2p.study.answers import check_answers, fresh_captions
-from ip2p.study.measures import BATCH, column, interval, judge_pairs, run_editor
-from ip2p.study.points import held_out_cases, images_of, measure_outputs, truths_of
+from ip2p.study.measures import column, judge_pairs
 from ip2p.training import Cache, cache_latents, edit_loss, new_editor
 
 
@@ -279,10 +278,18 @@ class OneEdit(NamedTuple):
             generator=torch.Generator().manual_seed(0),
         ).images[0]
 
-    def by_editor(self, editor: Editor, guidance_every: int = 1) -> Image.Image:
-        return editor(
-            self.image, INSTRUCTION, num_inference_steps=self.steps, seed=0, guidance_every=guidance_every
-        )
+    def by_editor(self, editor: Editor) -> Image.Image:
+        return editor(self.image, INSTRUCTION, num_inference_steps=self.steps, seed=0)
+
+    def slider_event(self, editor: Editor) -> Callable[[], Image.Image]:
+        """The edit once more, with picture and sentence encoded before."""
+        encoded = editor.encode([self.image]), embed(editor.pipe, [INSTRUCTION])
+
+        def again() -> Image.Image:
+            *_, last = editor.sample([self.image], [INSTRUCTION], encoded=encoded)
+            return editor.decode(last.z)[0]
+
+        return again
 
     def preview(self, editor: Editor) -> None:
         """The predicted picture after the first step."""
@@ -306,10 +313,8 @@ def bench_editing(rounds: int = 7, profile: str | Profile = "mini", steps: int =
     edits = {
         stock: lambda: one.by_stock_pipeline(pipe, guidance_scale, image_guidance_scale),
         "ours": lambda: one.by_editor(editor),
-        "ours, guided every second step": lambda: one.by_editor(editor, guidance_every=2),
         "ours, compiled": lambda: one.by_editor(compiled),
         "ours, compiled, bfloat16": lambda: one.by_editor(rough),
-        "ours, compiled, bfloat16, guided every second step": lambda: one.by_editor(rough, guidance_every=2),
     }
     previews = {
         "ours": lambda: one.preview(editor),
@@ -334,38 +339,35 @@ def bench_editing(rounds: int = 7, profile: str | Profile = "mini", steps: int =
     return table
 
 
-def bench_guidance(n: int = 300, profile: str | Profile = "mini") -> Table:
-    """The miniature's held-out edits in batches, guided in every k-th step: how many times as fast that is,
-    the judge's success and preservation, CLIP's direction, each with its 95% interval."""
+def bench_fast(rounds: int = 7, profile: str | Profile = "mini") -> Table:
+    """An edit by the stock pipeline, by our sampler and by the distilled editor, pictures in and pictures
+    out; and what one event of a slider costs, where picture and sentence are encoded already. The best of
+    `rounds`, taken in turn."""
     profile = get_profile(profile)
-    editor = load_editor(profile)
-    clip = ClipSimilarity(profile.clip, profile.device)
-    cases = held_out_cases(profile, n)
-    edits = truths_of(cases)
-    inputs = images_of(cases)
-    run_editor(editor, edits[:BATCH], inputs[:BATCH])  # warm up
-    table = Table("Guided in", "Times the speed", "Edit success", "Preservation", "Direction, by CLIP")
-    plain = None
-    for k in (1, 2, 3, 4):
-        begin = time.perf_counter()
-        outputs = run_editor(editor, edits, inputs, guidance_every=k)
-        seconds = time.perf_counter() - begin
-        plain = plain or seconds
-        rows = measure_outputs(clip, cases, outputs)
-        table.add(
-            "every step" if k == 1 else f"1 step of {k}",
-            f"{plain / seconds:.2f}",
-            mean_with_interval(rows, "success"),
-            mean_with_interval(rows, "preservation"),
-            mean_with_interval(rows, "direction"),
-        )
+    editor = load_editor(profile, fast=True)
+    full = Editor(editor.pipe, *editor.defaults)
+    compiled = Editor(editor.pipe, *editor.defaults, fast=editor.fast).compile()
+    guidance_scale, image_guidance_scale, steps = editor.defaults
+    editor.pipe.set_progress_bar_config(disable=True)
+    cat = fit(open_image(DATA / "images" / "cat.png"), (editor.resolution, editor.resolution))
+    one, usual, few = OneEdit(cat, 20), OneEdit(cat, steps), OneEdit(cat, editor.fast.steps)
+    stock = "stock pipeline, 20 steps"
+    edits = {
+        stock: lambda: one.by_stock_pipeline(editor.pipe, guidance_scale, image_guidance_scale),
+        f"stock pipeline, {steps} steps": lambda: usual.by_stock_pipeline(
+            editor.pipe, guidance_scale, image_guidance_scale
+        ),
+        f"ours, {steps} steps": lambda: usual.by_editor(full),
+        f"ours, fast, {few.steps} steps": lambda: few.by_editor(editor),
+        f"ours, fast, compiled, {few.steps} steps": lambda: few.by_editor(compiled),
+        "one event of a slider, fast": few.slider_event(editor),
+        "one event of a slider, fast, compiled": few.slider_event(compiled),
+    }
+    seconds = best_seconds(edits, rounds)
+    table = Table("Edit", "Milliseconds", f"Times the {stock}")
+    for name in edits:
+        table.add(name, f"{1000 * seconds[name]:.0f}", f"{seconds[stock] / seconds[name]:.1f}")
     return table
-
-
-def mean_with_interval(rows: list[dict], measure: str) -> str:
-    values = [float(row[measure]) for row in rows]
-    low, high = interval(values)
-    return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -606,7 +608,7 @@ BENCHES: dict[str, Callable[..., Table]] = {
     "pairs": bench_pairs,
     "early": bench_early,
     "editing": bench_editing,
-    "guidance": bench_guidance,
+    "fast": bench_fast,
     "training": bench_training,
     "filter": bench_filter,
     "ray": bench_ray,
