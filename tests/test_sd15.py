@@ -72,6 +72,7 @@ unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weig
 with TemporaryDirectory() as folder:
     pipe.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(unet))
     unet.unload_lora()
+    unet.requires_grad_(True)
     scales_and_steps = add_fast_lora(pipe, folder)
 pipe.unload_lora_weights()
 fast = Editor(pipe, *scales_and_steps)
