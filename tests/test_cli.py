@@ -15,6 +15,7 @@ from ip2p import instructions
 from ip2p.backends import local
 from ip2p.cli import main
 from ip2p.common.errors import UserError
+from ip2p.common.markdown import pages_of
 from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import DELIMITER, json_line, read_triplets
 from ip2p.paths import DATA, ROOT
@@ -311,10 +312,10 @@ def test_the_workshop_runs_where_and_as_it_is_told(tiny_world, tmp_path, monkeyp
         assert main(["figures", "plane", "--n", "2", *exact]) == 1
         assert "begun with other command" in capsys.readouterr().err
 
-    readme = (ROOT / "README.md").read_bytes()
+    before = [path.read_bytes() for path in pages_of(ROOT)]
     run_command("bench", "guidance", "--n", 2, *rough)
     assert "| 1 step of 2 |" in capsys.readouterr().out
-    assert (ROOT / "README.md").read_bytes() == readme
+    assert [path.read_bytes() for path in pages_of(ROOT)] == before
 
 
 def test_notebooks_run_with_parameters(tmp_path):
