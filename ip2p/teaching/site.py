@@ -14,12 +14,13 @@ from pathlib import Path
 
 from ip2p.common.folders import fill_folder, refuse_foreign, temporary_folder
 from ip2p.paths import ROOT, need_clone
-from ip2p.teaching.notebook_files import NOTEBOOKS, read
+from ip2p.teaching.notebook_files import NOTEBOOKS, as_read, read
 from ip2p.teaching.run_notebooks import execute
 
 LINKED = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/*.md",
     "LICENSE",
     "data/README.md",
     "data/models/*/README.md",
@@ -30,9 +31,6 @@ LINKED = (
 )
 
 MAKER = "ip2p site"  # whose folders may be filled again
-
-# An output that needs a kernel; each such cell leaves a still picture or a text, too.
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def build_site(out: Path, executed: Path | None = None) -> Path:
@@ -68,16 +66,11 @@ def collect_sources(executed: Path, source: Path) -> None:
         done = executed / path.name
         if not done.is_file():
             done = execute(path, executed)
-        copy_without_widgets(done, source / "notebooks" / path.name)
+        copy_as_read(done, source / "notebooks" / path.name)
 
 
-def copy_without_widgets(path: Path, target: Path) -> None:
-    """Copy the notebook at `path` to `target`, but for its live widgets."""
+def copy_as_read(path: Path, target: Path) -> None:
+    """Copy the notebook at `path` to `target`, as a page shows it."""
     import nbformat
 
-    nb = read(path)
-    nb.metadata.pop("widgets", None)
-    for cell in nb.cells:
-        for output in cell.get("outputs", ()):
-            output.get("data", {}).pop(WIDGET, None)
-    nbformat.write(nb, target)
+    nbformat.write(as_read(read(path)), target)
