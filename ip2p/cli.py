@@ -417,6 +417,11 @@ def notebooks(a) -> int:
     if a.readme:
         pages.renew_readme_table(a.out)
         return 0
+    if a.assignments:
+        from ip2p.teaching.assignments import write_assignments
+
+        print(f"wrote {len(write_assignments(a.assignments, a.notebooks))} notebooks to {a.assignments}")
+        return 0
     if a.colab:
         for path in sorted(a.notebooks.glob("*.ipynb")):
             colab.prepare_for_colab(path, a.colab)
@@ -449,6 +454,12 @@ def notebooks_flags(sub: argparse.ArgumentParser) -> None:
         metavar="OWNER/NAME",
         help="do not run anything: give every notebook a badge and a "
         "first cell that open it in Colab from this repository on GitHub",
+    )
+    sub.add_argument(
+        "--assignments",
+        type=Path,
+        metavar="DIR",
+        help="do not run anything: copy the notebooks there without solutions, with nbgrader's marks",
     )
     sub.add_argument(
         "--readme",

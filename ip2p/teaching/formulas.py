@@ -11,6 +11,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 # What the converter leaves as it finds it, and the character that is meant.
 LEFT = {
+    ' xmlns="http://www.w3.org/1998/Math/MathML"': "",  # of XML; in HTML a heading would garble it
     "\\textbackslash&#x000A0;": "&#92;",
     "\\#": "#",
     "\\%": "%",
