@@ -56,7 +56,7 @@ def visit_formula(translator, node):
     """Formulas are MathML, so that no page needs a script from the network for them."""
     display = isinstance(node, nodes.math_block)
     element = mathml(node.astext(), display)
-    translator.body.append(f'<div class="math">{element}</div>' if display else element)
+    translator.body.append(f'<div class="math" tabindex="0">{element}</div>' if display else element)
     raise nodes.SkipNode
 
 

@@ -7,6 +7,7 @@ yet are executed now. A folder OUT/site that this command did not make is left a
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ LINKED = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/*.md",
+    "tests/slow.py",
     "LICENSE",
     "data/README.md",
     "data/models/*/README.md",
@@ -49,8 +51,23 @@ def build_site(out: Path, executed: Path | None = None) -> Path:
         sphinx = subprocess.run(command, capture_output=True, text=True)
         if sphinx.returncode:
             raise ValueError(f"the site was not made, because of these warnings:\n{sphinx.stderr}")
+        for page in site.rglob("*.html"):
+            page.write_text(mended(page.read_text(encoding="utf-8")), encoding="utf-8")
         fill_folder(out / "site", site, MAKER)
     return out / "site" / "index.html"
+
+
+def mended(page: str) -> str:
+    """Sphinx's page with what readers need who use a keyboard or a screen reader: what scrolls can be
+    focused, captions have a level, and lists of parameters do not pretend to define terms."""
+    page = page.replace("<pre>", '<pre tabindex="0">')
+    page = page.replace('class="caption" role="heading">', 'class="caption" role="heading" aria-level="2">')
+
+    def parameters(found: re.Match) -> str:
+        items = found[1].replace("<dd>", '<div class="parameter">').replace("</dd>", "</div>")
+        return f"<div>{items}</div>"
+
+    return re.sub(r"<dl>\s*(<dd>.*?)</dl>", parameters, page, flags=re.DOTALL)
 
 
 def collect_sources(executed: Path, source: Path) -> None:
