@@ -114,7 +114,10 @@ class Access(anywidget.AnyWidget):
     export default { render };
     """
     _css = """
-    .ip2p-explorer.ip2p-explorer.ip2p-explorer :focus-visible { outline: 3px solid #0b57d0 !important; outline-offset: 2px; }
+    .ip2p-explorer.ip2p-explorer.ip2p-explorer :focus-visible {
+        outline: 3px solid #0b57d0 !important;  /* the class thrice, to outweigh JupyterLab's own rules */
+        outline-offset: 2px;
+    }
     .ip2p-explorer img { max-width: 100%; height: auto; }
     """
 
