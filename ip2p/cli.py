@@ -22,6 +22,11 @@ from ip2p.paths import DATA, ROOT
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OF_MODELS = "auto: float32 on a CPU, else float16"  # what --dtype means for those that paint, edit and write
 OF_TRAINING = "float32 (auto), or bfloat16 for mixed precision"
+OUT_OF_MEMORY = (
+    "the memory is full; what helps: for `train` --accumulate 4 (or more), --checkpointing and --lora 16, "
+    "for `pairs` a smaller --batch, and where there is --low-memory, that"
+)
+LOW_MEMORY = "for GPUs of about 6 GB: models that do not work wait in main memory (slower)"
 STOPPED = 130  # the exit status of what Ctrl-C ended
 
 
@@ -133,7 +138,7 @@ def chosen_profile(a: argparse.Namespace):
     """The profile, and on which device and in which number format its models run."""
     from ip2p.profiles import get_profile
 
-    return get_profile(a.profile, device=a.device, dtype=a.dtype)
+    return get_profile(a.profile, device=a.device, dtype=a.dtype, low_memory=getattr(a, "low_memory", False))
 
 
 def print_counts(counts: Counter) -> None:
@@ -174,17 +179,28 @@ def finetune_flags(sub: argparse.ArgumentParser) -> None:
 
 
 def pairs(a) -> None:
+    from ip2p.common.fitting import largest_that_fits
+    from ip2p.dataset.shards import Manifest
     from ip2p.dataset.triplets import read_triplets
     from ip2p.factory.pairs import make_pairs
 
-    counts = make_pairs(
-        read_triplets(a.triplets),
-        a.out,
-        chosen_profile(a),
-        executor=a.executor,
-        workers=a.workers,
-        **given(a, Job),
-    )
+    triplets = read_triplets(a.triplets)
+    profile = chosen_profile(a)
+    begun = Manifest(a.out)
+    options = given(a, Job)
+    batch = options.pop("batch")
+    if batch is None and begun.shards and begun.made_by:
+        batch = begun.made_by["job"]["batch"]  # what fitted when the job was begun; its bytes depend on it
+
+    def work(batch: int | None) -> Counter:
+        return make_pairs(
+            triplets, a.out, profile, executor=a.executor, workers=a.workers, batch=batch, **options
+        )
+
+    if a.executor == "ray":
+        counts = work(batch)
+    else:
+        counts, _ = largest_that_fits(work, profile.batch if batch is None else batch, "pairs")
     print_counts(counts)
 
 
@@ -331,7 +347,7 @@ def evaluate_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--only", nargs="+", metavar="PART", help="without --model: only these parts, such as filter"
     )
-    sub.add_argument("--write", action="store_true", help="also renew README, model cards and data/eval")
+    sub.add_argument("--write", action="store_true", help="also renew pages, model cards and data/eval")
 
 
 def models(a) -> None:
@@ -396,9 +412,9 @@ def bench(a) -> None:
 
 def bench_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "name", help="pairs, early, editing, guidance, training, filter, ray, finetuning or memory"
+        "name", help="pairs, early, editing, guidance, training, filter, ray, finetuning, memory or sd15"
     )
-    sub.add_argument("--n", type=int, help="caption pairs, rounds of edits or steps")
+    sub.add_argument("--n", type=int, help="caption pairs, rounds, steps, or (sd15) pixels of a side")
 
 
 def notebooks(a) -> int:
@@ -406,6 +422,11 @@ def notebooks(a) -> int:
 
     if a.readme:
         pages.renew_readme_table(a.out)
+        return 0
+    if a.assignments:
+        from ip2p.teaching.assignments import write_assignments
+
+        print(f"wrote {len(write_assignments(a.assignments, a.notebooks))} notebooks to {a.assignments}")
         return 0
     if a.colab:
         for path in sorted(a.notebooks.glob("*.ipynb")):
@@ -441,6 +462,12 @@ def notebooks_flags(sub: argparse.ArgumentParser) -> None:
         "first cell that open it in Colab from this repository on GitHub",
     )
     sub.add_argument(
+        "--assignments",
+        type=Path,
+        metavar="DIR",
+        help="do not run anything: copy the notebooks there without solutions, with nbgrader's marks",
+    )
+    sub.add_argument(
         "--readme",
         action="store_true",
         help="do not run anything: renew the README's table from the last run",
@@ -451,6 +478,13 @@ def site(a) -> None:
     from ip2p.teaching.site import build_site
 
     print(f"Open this in a browser: {build_site(a.out).resolve()}")
+
+
+def doctor(a) -> int:
+    from ip2p.doctor import examine
+    from ip2p.profiles import get_profile
+
+    return 0 if examine(get_profile(a.profile)) else 1
 
 
 def docs(a) -> None:
@@ -492,10 +526,13 @@ def parser() -> argparse.ArgumentParser:
         if "device" in names:
             sub.add_argument("--device", default="auto", help="auto (the default), cpu, cuda or mps")
             sub.add_argument("--dtype", default="auto", choices=DTYPES, help=dtype)
+        if "memory" in names:
+            sub.add_argument("--low-memory", action="store_true", help=LOW_MEMORY)
         if flags:
             flags(sub)
 
     stage = "profile seed out device"
+    paints = stage + " memory"
     command(instructions, "stage 1: captions in, edit triplets out", instructions_flags, stage, resumes=True)
     command(
         finetune,
@@ -505,7 +542,7 @@ def parser() -> argparse.ArgumentParser:
         resumes=True,
         dtype="auto: float32, or bfloat16 where that is faster; the weights are float32",
     )
-    command(pairs, "stages 2 and 3: triplets in, filtered image pairs out", pairs_flags, stage, resumes=True)
+    command(pairs, "stages 2 and 3: triplets in, filtered image pairs out", pairs_flags, paints, resumes=True)
     command(train, "stage 4: pairs in, an editor out", train_flags, stage, dtype=OF_TRAINING, resumes=True)
     command(
         distill,
@@ -515,12 +552,12 @@ def parser() -> argparse.ArgumentParser:
         dtype=OF_TRAINING,
         resumes=True,
     )
-    command(edit, "stage 5: edit a picture as a sentence says", edit_flags, stage)
+    command(edit, "stage 5: edit a picture as a sentence says", edit_flags, paints)
     command(
         evaluate,
-        "measure an editor, or every bundled model and the figures of the README",
+        "measure an editor, or every bundled model and the figures of the README and docs/",
         evaluate_flags,
-        "profile device",
+        "profile device memory",
     )
     command(
         models,
@@ -530,7 +567,7 @@ def parser() -> argparse.ArgumentParser:
         dtype="of its trainings: " + OF_TRAINING,
         resumes=True,
     )
-    command(hero, "draw the picture at the top of the README", shared="profile seed out device")
+    command(hero, "draw the picture at the top of the README", shared=paints)
     command(samples, "draw the sample pictures", shared="out", out=DATA / "images")
     command(triplets, "check: what is wrong with a file of open-domain triplets", triplets_flags)
     command(
@@ -542,7 +579,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command(
         bench,
-        "time one thing against another, and write the table into the README",
+        "time one thing against another, and write the table into docs/benchmarks.md",
         bench_flags,
         "profile device",
     )
@@ -550,8 +587,16 @@ def parser() -> argparse.ArgumentParser:
         notebooks, "execute the notebooks, and make pages with an index of them", notebooks_flags, "out", OUT
     )
     command(site, "make a static site of the executed notebooks", shared="out", out=OUT)
-    command(docs, "renew the checksums in data/README.md, and settings in README.md")
+    command(doctor, "what a bug report needs, and what to do about what is missing", shared="profile")
+    command(docs, "renew the checksums in data/README.md, and settings in docs/settings.md")
     return main
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch raised `error` because the memory of the device, or of the machine, is full."""
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -561,7 +606,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, UserError, ImportError) as error:
         print(f"ip2p: {error}", file=sys.stderr)
         return 1
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            print(f"ip2p: {OUT_OF_MEMORY}", file=sys.stderr)
+            return 1
         traceback.print_exc()
         print("ip2p: this is a fault of ip2p itself; please report it with the lines above", file=sys.stderr)
         return 1

@@ -26,7 +26,7 @@ from ip2p.common.diffusion import (
     to_x0,
 )
 from ip2p.common.images import as_uint8, fit, mask_tensor, to_float, to_mask, to_pil
-from ip2p.profiles import PROFILES, Profile, get_profile, load_edit_pipeline
+from ip2p.profiles import PROFILES, Profile, get_profile, load_edit_pipeline, settle
 
 LARGEST_SCALE = 100.0  # far beyond what paints anything, and far from what overflows
 Size = tuple[int, int] | str | None
@@ -331,7 +331,8 @@ class Editor:
             )
         vae = self.pipe.vae
         x = to_float(as_uint8([fit(image, *sizes) for image in images]))
-        return vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        # with low_memory the autoencoder lies elsewhere until it works
+        return vae.encode(x.to(self.pipe._execution_device, vae.dtype)).latent_dist.mode().float()
 
     @torch.no_grad()
     def decode(self, z: torch.Tensor) -> list[Image.Image]:
@@ -445,7 +446,7 @@ def load_editor(
     else:
         raise ValueError(f"there is no profile or folder {name!r}; profiles are {', '.join(PROFILES)}")
     device, dtype = defaults.place(device, dtype)
-    pipe = load_edit_pipeline(path, dtype).to(device)
+    pipe = settle(load_edit_pipeline(path, dtype), device, defaults.low_memory)
     scales_and_steps = defaults.guidance_scale, defaults.image_guidance_scale, defaults.steps
     distilled = None
     if fast:
@@ -453,5 +454,5 @@ def load_editor(
     if fast and defaults.fast_lora:
         scales_and_steps = add_fast_lora(pipe, defaults.fast_lora)
     elif fast:
-        distilled = load_distilled(path, pipe)
+        distilled = load_distilled(path, pipe, device)
     return Editor(pipe, *scales_and_steps, str(name), distilled)

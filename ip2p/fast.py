@@ -63,7 +63,7 @@ def scale_features(s_t: torch.Tensor, s_i: torch.Tensor, ranges: tuple, dim: int
     return torch.cat(halves, 1)
 
 
-def load_distilled(folder: str, pipe) -> Distilled:
+def load_distilled(folder: str, pipe, device: torch.device) -> Distilled:
     """What `ip2p distill` left in an editor's folder. Raises ValueError if that is nothing."""
     from diffusers import LCMScheduler, UNet2DConditionModel
 
@@ -74,7 +74,7 @@ def load_distilled(folder: str, pipe) -> Distilled:
         )
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder=FAST, dtype=pipe.unet.dtype)
     scheduler = LCMScheduler.from_config(pipe.scheduler.config, prediction_type=STUDENT_PREDICTS)
-    return Distilled(unet.to(pipe.device).eval(), scheduler, read_json(about))
+    return Distilled(unet.to(device).eval(), scheduler, read_json(about))
 
 
 def add_fast_lora(pipe, name: str) -> tuple[float, float, int]:

@@ -35,6 +35,7 @@ class Profile:
     device: str = "auto"  # where the models run: auto, cpu, cuda or mps
     # in which number format those run that paint, edit and write: auto, float32, bfloat16 or float16
     dtype: str = "auto"
+    low_memory: bool = False  # for small GPUs, see `settle`
     paint_guidance: float = 7.5  # of the text-to-image model on its own
     # Stage 2: candidates a caption pair, denoising steps, which attention is shared, and the ranges of p
     # and guidance
@@ -135,23 +136,49 @@ def get_profile(profile: str | Profile, **changes) -> Profile:
     return replace(profile, **changes)
 
 
-def _load(cls_name: str, path: str, dtype=None, **kwargs):
+def quiet_loading() -> None:
+    """Show no progress bars while weights are read from the disk; downloads keep theirs."""
+    import diffusers
+    import huggingface_hub
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.enable_progress_bars()  # transformers has turned them off, too
+
+
+def _load(cls_name: str, path: str, dtype=None):
+    """A pipeline from a folder or the hub, with the Euler ancestral scheduler. dtype: None for float32."""
     import diffusers
     import torch
 
+    quiet_loading()
     dtype = torch.float32 if dtype is None else dtype
     if Path(path).exists() and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{path} is no diffusers model: it has no model_index.json")
     refuse_broken(path)
     try:
-        return getattr(diffusers, cls_name).from_pretrained(
-            path, dtype=dtype, safety_checker=None, requires_safety_checker=False, **kwargs
+        pipe = getattr(diffusers, cls_name).from_pretrained(
+            path, dtype=dtype, safety_checker=None, requires_safety_checker=False
         )
     except OSError as error:
         raise ValueError(
             f"cannot load {path}: give a folder made by `ip2p train` or `ip2p models build`, or connect "
             f"to the hub once to download it ({str(error).splitlines()[0]})"
         ) from error
+    pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    return pipe
+
+
+def settle(pipe, device: torch.device, low_memory: bool):
+    """The pipeline on its device. low_memory: the autoencoder takes one picture at a time, and on a GPU is
+    only the model that works."""
+    if not low_memory:
+        return pipe.to(device)
+    pipe.vae.enable_slicing()
+    if device.type != "cpu":
+        pipe.enable_model_cpu_offload(device=device)
+    return pipe
 
 
 def load_text_to_image(
@@ -163,13 +190,10 @@ def load_text_to_image(
 
     device, dtype: see `choose_device` and `choose_dtype`; None: the profile's.
     """
-    from diffusers import EulerAncestralDiscreteScheduler
-
     profile = get_profile(profile)
     device, dtype = profile.place(device, dtype)
     pipe = _load("StableDiffusionPipeline", profile.text_to_image, dtype)
-    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
-    return pipe.to(device)
+    return settle(pipe, device, profile.low_memory)
 
 
 def load_edit_pipeline(path: str, dtype=None):
@@ -177,8 +201,4 @@ def load_edit_pipeline(path: str, dtype=None):
 
     dtype: None for float32.
     """
-    from diffusers import EulerAncestralDiscreteScheduler
-
-    pipe = _load("StableDiffusionInstructPix2PixPipeline", path, dtype)
-    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
-    return pipe
+    return _load("StableDiffusionInstructPix2PixPipeline", path, dtype)

@@ -319,7 +319,7 @@ def sample_pairs(
     1]. Raises ValueError for an unknown kind of attention or a word that is not in its prompt.
     """
     n = len(prompts_0)
-    unet, scheduler, device = pipe.unet, pipe.scheduler, pipe.unet.device
+    unet, scheduler, device = pipe.unet, pipe.scheduler, pipe._execution_device
     sharing = new_sharing(pipe, prompts_0, prompts_1, attention)
     if weights is not None:
         sharing.weights = word_weights(pipe.tokenizer, prompts_1, weights).to(device)
@@ -357,7 +357,7 @@ def new_sharing(pipe, prompts_0: list[str], prompts_1: list[str], attention: str
     if attention not in ATTENTION:
         raise ValueError(f"attention is {attention!r}; choose one of {ATTENTION}")
     alignment = token_alignment(pipe.tokenizer, prompts_0, prompts_1)
-    return Sharing(attention, alignment=alignment.to(pipe.unet.device))
+    return Sharing(attention, alignment=alignment.to(pipe._execution_device))
 
 
 def shared_steps(scheduler, p: float | Sequence[float], n: int) -> torch.Tensor:
@@ -413,7 +413,7 @@ def sample_families(
     ancestral, DDIM, DDPM).
     """
     families, candidates = len(prompts_0), len(p)
-    unet, scheduler, device = pipe.unet, pipe.scheduler, pipe.unet.device
+    unet, scheduler, device = pipe.unet, pipe.scheduler, pipe._execution_device
     refuse_memory(scheduler)
     sharing = new_sharing(pipe, prompts_0, prompts_1, attention)
     all_share = torch.ones(families, dtype=torch.bool, device=device)

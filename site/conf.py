@@ -2,6 +2,10 @@
 
 import re
 
+from docutils import nodes
+
+from ip2p.teaching.formulas import mathml
+
 project = "ip2p"
 author = "the ip2p authors"
 language = "en"
@@ -19,6 +23,7 @@ nb_merge_streams = True
 nb_render_markdown_format = "myst"
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
+html_math_renderer = "mathml"
 
 # The reference (reference/*.md), from docstrings.
 autodoc_default_options = {"members": True, "member-order": "bysource"}
@@ -47,6 +52,15 @@ def skip_field_numbers(app, what, name, obj, skip, options):
     return skip or (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
 
 
+def visit_formula(translator, node):
+    """Formulas are MathML, so that no page needs a script from the network for them."""
+    display = isinstance(node, nodes.math_block)
+    element = mathml(node.astext(), display)
+    translator.body.append(f'<div class="math" tabindex="0">{element}</div>' if display else element)
+    raise nodes.SkipNode
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", (visit_formula, None), (visit_formula, None))
     app.connect("autodoc-skip-member", skip_field_numbers)
     app.connect("autodoc-process-docstring", as_restructured_text)

@@ -5,12 +5,21 @@ import shutil
 
 import pytest
 import torch
+from slow import SLOW
 
 from ip2p.paths import ROOT
 
 torch.set_num_threads(2)
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PICTURES = ROOT / "out" / "browser"
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that tests/slow.py names."""
+    for item in items:
+        name = f"{item.path.name}::{item.name}["
+        if any(name.startswith(slow if "[" in slow else f"{slow}[") for slow in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")

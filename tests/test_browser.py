@@ -12,6 +12,7 @@ import time
 import urllib.request
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conftest import PICTURES
 
 from ip2p.teaching.notebook_files import NOTEBOOKS, read
@@ -68,17 +69,24 @@ def lab(tmp_path_factory):
         server.wait(20)
 
 
-def test_the_explorer_in_jupyterlab(lab, page):
+@pytest.fixture(scope="module")
+def explorer(lab, page):
+    """The page with notebook 05, all of whose cells have run; and the folder that JupyterLab shows."""
     address, folder = lab
     page.goto(address(NOTEBOOK.name))
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=90_000)
-    page.get_by_text("Python 3 (ipykernel)").first.wait_for(timeout=60_000)
+    page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=60_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    after = page.locator("img.widget-image").nth(1)
     message = page.locator(".widget-html").filter(has_text="Move a slider").first
     message.wait_for(timeout=300_000)
     page.get_by_text("Direction over s_T:").last.wait_for(timeout=300_000)  # the last cell has run
+    return page, folder
+
+
+def test_the_explorer_in_jupyterlab(explorer):
+    page, folder = explorer
+    after = page.locator("img.widget-image").nth(1)
     sources = [after.get_attribute("src")]
 
     def changed():
@@ -128,3 +136,77 @@ def test_the_explorer_in_jupyterlab(lab, page):
     page.get_by_text("Broken.png cannot be read as an image").wait_for(timeout=20_000)
     picture("5-broken-upload")
     assert after.get_attribute("src") is not None and after.bounding_box()["y"] == top, "the layout jumped"
+
+
+FOCUSED = """() => {
+    const it = document.activeElement;
+    const label = it.labels?.length ? it.labels[0].innerText : it.innerText;
+    return {
+        name: (it.getAttribute("aria-label") || label || "").trim(),
+        seen: getComputedStyle(it).outlineStyle !== "none",
+    };
+}"""
+CONTROLS = [
+    "picture",
+    "Upload a picture",
+    "before | after",
+    "instruction (c_T)",
+    "guidance_scale (s_T)",
+    "image_guidance_scale (s_I)",
+    "seed (of the noise)",
+    "steps (of denoising)",
+    "Edit",
+    "Edit further",
+    "Undo",
+    "Both scales",
+    "Save",
+    "The code that made this picture",
+    "The same edit at 25 pairs of scales",
+]
+
+
+def test_the_explorer_by_keyboard_alone(explorer):
+    """Tab reaches every control, in order, and shows where it is; keys do what the mouse does."""
+    page, _ = explorer
+    page.locator(".ip2p-explorer select").first.focus()
+
+    def tab_to(name):
+        for _ in range(40):
+            focused = page.evaluate(FOCUSED)
+            if focused["name"].startswith(name):
+                assert focused["seen"], f"{name}: nothing shows that it has the focus"
+                return
+            page.keyboard.press("Tab")
+        pytest.fail(f"the key Tab does not reach {name}")
+
+    for name in CONTROLS:
+        tab_to(name)
+    code = page.locator(".ip2p-explorer textarea").first
+    assert not code.is_visible()
+    for _ in range(40):
+        page.keyboard.press("Shift+Tab")
+        if page.evaluate(FOCUSED)["name"].startswith("The code that made"):
+            break
+    page.keyboard.press("Enter")
+    code.wait_for(state="visible", timeout=10_000)
+    assert "load_editor(" in code.input_value()
+
+    page.locator(".ip2p-explorer select").first.focus()
+    tab_to("guidance_scale")
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("Done. Move a slider").first.wait_for(timeout=60_000)
+    tab_to("Undo")
+    page.keyboard.press("Enter")
+    page.get_by_text("Back to the edit before.").first.wait_for(timeout=20_000)
+
+
+def test_nothing_keeps_readers_out_of_the_explorer(explorer):
+    page, _ = explorer
+    found = []
+    for violation in Axe().run(page, context=".ip2p-explorer").response["violations"]:
+        if violation["impact"] in ("serious", "critical"):
+            found += [f"{violation['id']}: {node['html'][:200]}" for node in violation["nodes"]]
+    assert found == []
+    narrow = """box => { box.style.width = "340px"; return box.scrollWidth; }"""
+    assert page.locator(".ip2p-explorer").first.evaluate(narrow) <= 340, "wider than a phone"
+    page.screenshot(path=PICTURES / "6-narrow.png")

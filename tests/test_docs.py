@@ -1,4 +1,4 @@
-"""`ip2p docs`: the parts of README.md and data/README.md that follow from files and settings."""
+"""`ip2p docs`: the parts of pages that follow from files and settings."""
 
 import re
 import shutil
@@ -10,14 +10,14 @@ from ip2p.paths import ROOT
 from ip2p.profiles import MINI
 from ip2p.teaching.docs import in_words, renew
 
-PAGES = ("README.md", "data/README.md")
+PAGES = ("docs/settings.md", "data/README.md")
 FILES = ("data/triplets/mini.jsonl", "data/triplets/open.jsonl", "data/captions/mini.txt")
 
 
 @pytest.fixture
 def copy(tmp_path):
     """Our pages, and a few of the files of which they tell."""
-    for name in (*PAGES, *FILES):
+    for name in (*PAGES, *FILES, "README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -36,25 +36,25 @@ def test_a_changed_file_is_noted_and_a_second_run_changes_nothing(copy):
 
     triplets.write_text("".join(lessons[1:]), encoding="utf-8")
     renew(copy)
-    readme, of_data = once = pages(copy)
+    of_settings, of_data = once = pages(copy)
     assert before not in of_data
     assert f"| triplets/open.jsonl | {triplets.stat().st_size:,} | `{digest(triplets)}` |" in of_data
-    assert f"<!-- figures:lessons_open -->{len(lessons) - 1}<!-- /figures -->" in readme
+    assert f"<!-- figures:lessons_open -->{len(lessons) - 1}<!-- /figures -->" in of_settings
     renew(copy)
     assert pages(copy) == once
 
 
 def test_settings_are_written_anew_and_the_rest_stays(copy):
     """Of our own pages nothing changes but the table of the files, of which the copy has a few."""
-    readme = copy / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    page = copy / "docs" / "settings.md"
+    text = page.read_text(encoding="utf-8")
     name = re.search(r"figures:(mini\.\w+) -->", text)[1]
     value = in_words(getattr(MINI, name.removeprefix("mini.")))
     ours = f"<!-- figures:{name} -->{value}<!-- /figures -->"
     assert ours in text
-    readme.write_text(text.replace(ours, f"<!-- figures:{name} -->stale<!-- /figures -->"), encoding="utf-8")
+    page.write_text(text.replace(ours, f"<!-- figures:{name} -->stale<!-- /figures -->"), encoding="utf-8")
     renew(copy)
-    assert readme.read_text(encoding="utf-8") == text
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_what_passes_is_not_listed(copy):

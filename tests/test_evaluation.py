@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ip2p.common.durable import digest
+from ip2p.common.markdown import pages_of
 from ip2p.miniworld import EDIT_KINDS, Scene, caption, edit, parse, render
 from ip2p.miniworld.held_out import held_out_edits, reworded_edits, scenes
 from ip2p.paths import DATA, ROOT
@@ -23,7 +24,7 @@ from ip2p.study.measures import (
     summary_by_kind,
     validity_by_p,
 )
-from ip2p.study.tables import markdown_table, row
+from ip2p.study.tables import markdown_table, row, short_table
 
 
 def test_held_out_edits_are_of_every_kind_and_never_trained_on():
@@ -98,7 +99,7 @@ def test_the_valid_share_at_the_best_p():
 QUICK = replace(MINI, steps=2, pair_steps=2)
 CHEAP = ["filter", "mini-sd"]
 CARDS = [DATA / "models" / name / "README.md" for name in ("mini-sd", "mini-ip2p")]
-PUBLISHED = [ROOT / "README.md", FIGURES, *CARDS]
+PUBLISHED = [*pages_of(ROOT), FIGURES, *CARDS]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,8 @@ def test_the_table_says_what_was_aimed_at_and_what_came_out(evaluated):
     assert f"| Invalid share of {figures['filter']['n']} candidates, before the filter |" in table
     assert "| Unfiltered candidates | Valid |" in table and "Edit success" not in table
     published = json.loads(FIGURES.read_text())
-    assert markdown_table(published) in (ROOT / "README.md").read_text()
+    assert markdown_table(published) in (ROOT / "docs" / "results.md").read_text()
+    assert short_table(published) in (ROOT / "README.md").read_text()
 
 
 def test_an_editor_of_ones_own(capsys):
@@ -176,7 +178,8 @@ def test_write_renews_the_readme_the_cards_and_the_figures(tmp_path, monkeypatch
     assert figures | {"mini-sd": 0} == published | {"mini-sd": 0}, "other parts stay as they are"
     assert json.loads(evaluation.FIGURES.read_text()) == figures
     line = row("mini-sd: all stated attributes right", "0.650", figures["mini-sd"]["all"])
-    assert line in (tmp_path / "README.md").read_text()
+    assert line in (tmp_path / "docs" / "results.md").read_text()
+    assert short_table(figures) in (tmp_path / "README.md").read_text()
     assert line in (tmp_path / "data" / "models" / "mini-sd" / "README.md").read_text()
 
 

@@ -1,15 +1,18 @@
 """The figures' own pairs and edits: they are what they are called, and the README says what came out."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from ip2p.common.markdown import pages_of
 from ip2p.dataset.shards import IMAGES, TEXT
 from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.miniworld import COLOURS, SIZES, caption, edit_kind, edit_success, judge, parse
 from ip2p.profiles import MINI
 from ip2p.study import figures, limits, plots
-from ip2p.study.figures import make_figures, mentioned_scene, readme_outcomes, short_caption
+from ip2p.study.figures import make_figures, mentioned_scene, outcomes, short_caption
 from ip2p.study.limits import (
     BALANCED,
     CAMERA,
@@ -109,9 +112,10 @@ def test_an_unknown_figure_is_refused_before_anything_is_measured():
         make_figures(["figure9"])
 
 
-def test_the_readme_says_what_the_figures_say():
-    page = (figures.ROOT / "README.md").read_text(encoding="utf-8")
-    outcomes = readme_outcomes()
-    assert outcomes
-    for name, text in outcomes.items():
-        assert f"<!-- figures:{name} -->{text}<!-- /figures -->" in page, f"{name}: run ip2p figures"
+def test_the_pages_say_what_the_figures_say():
+    pages = "".join(path.read_text(encoding="utf-8") for path in pages_of(figures.ROOT))
+    said = outcomes()
+    assert said
+    for name, text in said.items():
+        parts = re.findall(f"<!-- figures:{name} -->(.*?)<!-- /figures -->", pages)
+        assert parts and set(parts) == {text}, f"{name}: run ip2p figures"

@@ -22,7 +22,7 @@ STAGES = ("instructions", "prompt_to_prompt", "clip_filter", "training", "editin
 # Rooms on one floor stand side by side.
 FLOORS = (
     ("cli",),
-    ("teaching",),
+    ("teaching", "doctor"),
     ("study",),
     ("models",),
     ("factory",),

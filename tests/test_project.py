@@ -12,9 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from slow import SLOW
 
 from ip2p.cli import main
-from ip2p.common.markdown import fill
+from ip2p.common.markdown import fill, fill_pages, pages_of
 from ip2p.teaching import docs
 from ip2p.teaching.colab import prepare_for_colab
 from ip2p.teaching.notebook_files import first_picture, minutes, name_and_question, parameters, read
@@ -52,6 +53,20 @@ def test_every_dependency_has_a_tested_version():
         name = re.match(r"[\w-]+", dependency)[0].lower().replace("_", "-")
         assert name in pinned, f"{name}: run make lock"
     assert {"torch", "torchvision"} <= pinned  # one release, one kind: they only work as a pair
+
+
+def test_the_slow_tests_are_there():
+    for name in SLOW:
+        file, _, test = name.partition("::")
+        assert f"def {test.partition('[')[0]}(" in page(f"tests/{file}"), f"tests/slow.py: {name}"
+
+
+@pytest.mark.parametrize("backend", ["", "cpu"])
+def test_which_pytorch_make_installs(backend):
+    command = ["make", "--dry-run", "--always-make", f"TORCH={backend}", ".venv/.ready"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ("--torch-backend" in done.stdout) == bool(backend)
+    assert not backend or f"--torch-backend {backend} -c constraints.txt" in done.stdout
 
 
 def test_size():
@@ -97,11 +112,13 @@ def test_pages_and_notebooks_name_files_and_modules_that_exist():
 
 
 def test_checksums_and_settings_are_those_of_now():
-    readme, data = page("README.md"), page("data/README.md")
+    data = page("data/README.md")
     hint = "run ip2p docs"
     assert docs.checksums(ROOT / "data") in data, hint
-    for name, value in docs.settings(readme).items():
-        assert f"<!-- figures:{name} -->{value}<!-- /figures -->" in readme, f"{name}: {hint}"
+    for path in pages_of(ROOT):
+        text = path.read_text(encoding="utf-8")
+        for name, value in docs.settings(text).items():
+            assert f"<!-- figures:{name} -->{value}<!-- /figures -->" in text, f"{path}, {name}: {hint}"
     for folder in (ROOT / "data").iterdir():
         assert not folder.is_dir() or f"\n## {folder.name}\n" in data, f"data/README.md: {folder.name}?"
 
@@ -119,6 +136,24 @@ def test_fill(tmp_path):
         )
     with pytest.raises(KeyError, match="figures:c"):
         fill(file, {"c": ""})
+
+
+def test_a_part_is_filled_on_every_page_that_has_it(tmp_path):
+    (tmp_path / "docs").mkdir()
+    readme, first, second = tmp_path / "README.md", tmp_path / "docs" / "a.md", tmp_path / "docs" / "b.md"
+    for path in (readme, first):
+        path.write_text("It takes <!-- figures:time -->?<!-- /figures -->.\n")
+    second.write_text("Nothing is measured here.\n")
+    fill_pages(tmp_path, {"time": "3 s"})
+    for path in (readme, first):
+        assert path.read_text() == "It takes <!-- figures:time -->3 s<!-- /figures -->.\n"
+    assert second.read_text() == "Nothing is measured here.\n"
+    with pytest.raises(KeyError, match="no page has a part called rate"):
+        fill_pages(tmp_path, {"rate": "1"})
+
+
+def test_the_readme_is_short():
+    assert len(page("README.md").splitlines()) <= 150
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

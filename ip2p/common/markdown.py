@@ -24,6 +24,27 @@ def fill(path: str | Path, parts: Mapping[str, str]) -> None:
     path.write_text(page, encoding="utf-8")
 
 
+def pages_of(root: Path) -> list[Path]:
+    """The pages that tell of the whole project: the README, and those that it links to."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def fill_pages(root: Path, parts: Mapping[str, str]) -> None:
+    """Put each text of `parts` into every part of that name in the pages of the folder `root`.
+
+    Raises KeyError for a part that no page has.
+    """
+    missing = set(parts)
+    for path in pages_of(root):
+        page = path.read_text(encoding="utf-8")
+        there = {name: text for name, text in parts.items() if f"<!-- figures:{name} -->" in page}
+        if there:
+            fill(path, there)
+        missing -= set(there)
+    if missing:
+        raise KeyError(f"no page has a part called {', '.join(sorted(missing))}")
+
+
 def with_part(page: str, name: str, text: str, path: Path) -> str:
     """`page` with `text` in every part called `name`; `path` is for the error."""
     begin = f"<!-- figures:{name} -->"

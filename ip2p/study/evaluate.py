@@ -1,6 +1,6 @@
 """`ip2p evaluate`: what the models reach on held-out scenes, part by part.
 
-If asked to, it also renews the README.
+If asked to, it also renews the README, docs/*.md and the model cards.
 
 The judge (`ip2p.miniworld.judge`) decides what a picture shows. It measures only: it chooses no data, no
 threshold and no checkpoint.
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.durable import append_line, write_atomically
 from ip2p.common.images import quantise
-from ip2p.common.markdown import fill
+from ip2p.common.markdown import fill, fill_pages
 from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
@@ -46,7 +46,7 @@ from ip2p.study.measures import (
     validity_by_p,
 )
 from ip2p.study.progress import begin_or_resume, model_checksums
-from ip2p.study.tables import data_facts, markdown_table
+from ip2p.study.tables import data_facts, markdown_table, short_table
 
 FIGURES = DATA / "eval" / "figures.json"  # numbers; the paper's figures are those of `ip2p figures`
 
@@ -323,7 +323,7 @@ def evaluate(
     model: that editor alone (a folder or a hub name; its figures are the part "editor"). Without it every
     bundled model, or those parts of PARTS that `only` names. n: edits; what else is painted falls with it.
     out: a folder for figures.json, in which a stopped evaluation goes on with the parts that are missing.
-    write: also renew data/eval/figures.json, README.md and the model cards. device, dtype: see
+    write: also renew data/eval/figures.json, the README, docs/*.md and the model cards. device, dtype: see
     `choose_device`, `choose_dtype`; None: the profile's. CLIP and the judge are float32 everywhere. Raises
     ValueError for an unknown part, for `write` with a model, and if `out` holds the figures of other models
     or settings.
@@ -389,8 +389,9 @@ def renew_figures(figures: dict) -> dict:
 
 
 def renew_pages(figures: dict, profile: Profile) -> None:
-    """Put all parts of data/eval/figures.json into the README, and those of a model into its card."""
-    fill(ROOT / "README.md", {"results": markdown_table(figures), **data_facts(profile, figures)})
+    """Put all parts of data/eval/figures.json into the pages, and those of a model into its card."""
+    tables = {"results": markdown_table(figures), "reaches": short_table(figures)}
+    fill_pages(ROOT, tables | data_facts(profile, figures))
     for name, parts in CARDS.items():
         of_model = {part: figures[part] for part in parts}
         fill(DATA / "models" / name / "README.md", {"results": markdown_table(of_model)})

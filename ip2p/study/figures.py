@@ -15,7 +15,7 @@ from PIL import Image
 
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.devices import choose_training_dtype
-from ip2p.common.markdown import fill
+from ip2p.common.markdown import fill_pages
 from ip2p.editing import load_editor
 from ip2p.miniworld import Scene, caption, difference, render
 from ip2p.miniworld.held_out import Edit
@@ -158,12 +158,12 @@ class Figure(NamedTuple):
     content: Callable[[Profile], list[Point] | list[dict]]  # points to be measured, or rows that are
     trains: bool  # whether editors are trained for it, ABLATION_STEPS each
     save_sheet: Callable[[Profile], None] | None = None  # called at the end
-    in_readme: bool = False  # the README shows it in both planes; the others are drawn in the notebooks alone
+    on_a_page: bool = False  # shown in both planes by docs/results.md; the others by the notebooks alone
 
 
 FIGURES = {
-    "figure8": Figure(figure_8, trains=False, in_readme=True),
-    "figure10": Figure(figure_10, trains=True, in_readme=True),
+    "figure8": Figure(figure_8, trains=False, on_a_page=True),
+    "figure10": Figure(figure_10, trains=True, on_a_page=True),
     "plane": Figure(plane, trains=False),
     "attention": Figure(attention, trains=True),
     "noise": Figure(noise, trains=True),
@@ -199,35 +199,35 @@ def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int =
         print(f"wrote {path}")
         if figure.save_sheet:
             figure.save_sheet(profile)
-        if figure.in_readme:
+        if figure.on_a_page:
             plot_planes(name).savefig(DATA / "images" / f"{name}.png")
         if profile.name == "mini":
-            fill(ROOT / "README.md", readme_outcomes())
+            fill_pages(ROOT, outcomes())
 
 
-# ------------------------------------------------------------------------------------- the README's table
+# --------------------------------------------------------------------------------------------- the pages
 
 
-def readme_outcomes() -> dict[str, str]:
-    """What the README's table says of the figures that were measured."""
-    outcomes = {}
+def outcomes() -> dict[str, str]:
+    """What the README and docs/settings.md say of the figures that were measured."""
+    said = {}
     if is_measured("figure10"):
         shares = [f"{share:.0%} of the data" for share in (1, 0.1, 0.01)]
         likeness = [mean_of("figure10", name, "image", setting=1.6) for name in shares]
         direction = [mean_of("figure10", name, "direction", setting=1.6) for name in shares]
-        outcomes["less_data"] = f"likeness {', '.join(likeness)}; direction {', '.join(direction)}"
+        said["less_data"] = f"likeness {', '.join(likeness)}; direction {', '.join(direction)}"
         no_filter = mean_of("figure10", "no CLIP filter", "image", setting=1.6)
-        outcomes["no_filter"] = f"likeness {no_filter} instead of {likeness[0]}"
+        said["no_filter"] = f"likeness {no_filter} instead of {likeness[0]}"
     if is_measured("limits"):
         valid = []
         for kind in ("count", "position", "swap", "viewpoint"):
             valid.append(f"{kind} {mean_of('limits', 'InstructPix2Pix', 'valid', kind)}")
-        outcomes["limits"] = ", ".join(valid)
+        said["limits"] = ", ".join(valid)
     if is_measured("bias"):
         skewed = mean_of("bias", SKEWED, "red", INTO_A_HOUSE)
         balanced = mean_of("bias", BALANCED, "red", INTO_A_HOUSE)
-        outcomes["bias"] = f"{skewed} of the outputs red, unasked; balanced: {balanced}"
-    return outcomes
+        said["bias"] = f"{skewed} of the outputs red, unasked; balanced: {balanced}"
+    return said
 
 
 def is_measured(name: str) -> bool:

@@ -9,6 +9,7 @@ threshold and no checkpoint.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
+from ip2p.common.fitting import largest_that_fits
 from ip2p.common.images import as_tensor
 from ip2p.editing import Editor
 from ip2p.miniworld import (
@@ -86,10 +88,21 @@ def run_editor(
     if inputs is None:
         inputs = [render(edit.before) for edit in edits]
     outputs = []
-    for numbers in batches(len(edits), batch, "editing"):
+
+    def edit(numbers: range) -> list[Image.Image]:
         pictures = [inputs[k] for k in numbers]
         instructions = [edits[k].instruction for k in numbers]
-        outputs += editor.many(pictures, instructions, seeds=numbers, **options)
+        return editor.many(pictures, instructions, seeds=numbers, **options)
+
+    def edit_in_parts(numbers: range, size: int) -> list[Image.Image]:
+        edited = []
+        for start in range(0, len(numbers), size):
+            edited += edit(numbers[start : start + size])
+        return edited
+
+    for numbers in batches(len(edits), batch, "editing"):
+        edited, batch = largest_that_fits(partial(edit_in_parts, numbers), batch, "edits")
+        outputs += edited
     return outputs
 
 

@@ -1,4 +1,4 @@
-"""Speed, always of two or more ways in one run on the same inputs; the tables go into README.md.
+"""Speed, always of two or more ways in one run on the same inputs; the tables go into docs/benchmarks.md.
 
 ip2p bench pairs      # ways to paint pairs against the plain loop
 ip2p bench early      # what could be saved by giving up on candidates before they are painted to the end
@@ -9,6 +9,7 @@ ip2p bench filter     # CLIP on batches of pairs, against the authors' one pair 
 ip2p bench ray        # one worker of a Ray cluster against painting in this process
 ip2p bench finetuning # all weights of the language model against adapters (LoRA)
 ip2p bench memory     # what options of `ip2p train` save
+ip2p bench sd15       # one step of each stage at the true size of Stable Diffusion 1.5, with random weights
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ip2p.clip_filter import ClipSimilarity, Similarities, passes
 from ip2p.common.devices import choose_device, choose_training_dtype, mixed_precision
 from ip2p.common.diffusion import decode, embed
 from ip2p.common.images import as_tensor, fit, open_image
-from ip2p.common.markdown import fill
+from ip2p.common.markdown import fill_pages
 from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
@@ -45,6 +46,7 @@ from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import MINI, Profile, get_profile, load_text_to_image
 from ip2p.study.answers import check_answers, fresh_captions
 from ip2p.study.measures import column, judge_pairs
+from ip2p.study.true_size import STEPS
 from ip2p.training import Cache, cache_latents, edit_loss, new_editor
 
 
@@ -533,6 +535,27 @@ def peak_memory(profile: str, options: dict) -> tuple[float, float]:
     return float(before), float(peak)
 
 
+def bench_sd15(px: int = 256, profile: str | Profile = "mini") -> Table:
+    """Seconds and peak memory of one step of each stage in the true architecture of Stable Diffusion 1.5 with
+    random weights, pictures of px x px, each in a process of its own. Training is float32 everywhere."""
+    profile = get_profile(profile)
+    device, dtype = profile.place()
+    table = Table(f"{px} px, {device.type}, {dtype_name(dtype)}", "Seconds", "Peak, GB", "Of it, weights, GB")
+    for name in STEPS:
+        of_step = "float32" if "training" in name else dtype_name(dtype)
+        call = (
+            f"from ip2p.study.true_size import report; report({name!r}, {px}, {str(device)!r}, {of_step!r})"
+        )
+        done = subprocess.run([sys.executable, "-c", call], check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        table.add(name, *(f"{found[key]:.1f}" for key in ("seconds", "peak", "weights")))
+    return table
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 # -------------------------------------------------------------------------------------------------- filter
 
 
@@ -614,12 +637,13 @@ BENCHES: dict[str, Callable[..., Table]] = {
     "ray": bench_ray,
     "finetuning": bench_finetuning,
     "memory": bench_memory,
+    "sd15": bench_sd15,
 }
 
 
 def run_benchmark(name: str, n: int | None = None, profile: str | Profile = "mini") -> None:
-    """Run one of BENCHES and write its table into the README; of another profile than mini as we bring it,
-    print it. n: caption pairs, rounds of edits or steps.
+    """Run one of BENCHES and write its table into docs/benchmarks.md; of another profile than mini as we
+    bring it, print it. n: caption pairs, rounds of edits, steps, or (sd15) pixels of a side.
 
     Raises ValueError for an unknown name, for an `n` that the benchmark has no use for, and for a device that
     there is not.
@@ -634,6 +658,6 @@ def run_benchmark(name: str, n: int | None = None, profile: str | Profile = "min
     profile.place()  # a device that there is not is refused before anything is loaded
     table = bench(profile=profile) if n is None else bench(n, profile=profile)
     if profile == MINI:
-        fill(ROOT / "README.md", {f"bench_{name}": str(table)})
+        fill_pages(ROOT, {f"bench_{name}": str(table)})
     else:
         print(table)

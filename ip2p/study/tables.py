@@ -1,4 +1,4 @@
-"""The figures of `ip2p evaluate` as Markdown, for the terminal, the README and the model cards."""
+"""The figures of `ip2p evaluate` as Markdown, for the terminal, the pages and the model cards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ip2p.study.measures import BATCH
 
 
 def data_facts(profile: Profile, figures: dict) -> dict[str, str]:
-    """What the README's table says of the bundled data."""
+    """What docs/settings.md says of the bundled data."""
     log = Path(profile.editor) / "training_log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     seconds = figures["mini-ip2p"]["seconds_an_edit"]
@@ -39,6 +39,37 @@ def markdown_table(figures: dict) -> str:
     if "filter" in figures:
         tables.append(table_of_candidates(figures["filter"]["kinds"]))
     return "\n\n".join(tables)
+
+
+def short_table(figures: dict) -> str:
+    """The README's table: what each stage reaches, in eight rows. figures: of all parts."""
+    few_shot = figures["instructions"]["few-shot"]["valid"]
+    written = figures["instructions"]["fine-tuned"]["valid"]
+    filtered = figures["filter"]
+    editor = figures["mini-ip2p"]
+    rows = [
+        "| What | Aim | Measured |",
+        "|---|---:|---:|",
+        row(f"1. Instructions valid, fine-tuned (few-shot: {few_shot:.3f})", "0.850", written),
+        row("2. All that a caption states is painted right", "0.650", figures["mini-sd"]["all"]),
+        row(
+            f"3. Invalid pairs after the filter (before: {filtered['invalid_before']:.3f})",
+            f"{0.6 * filtered['invalid_before']:.3f}",
+            filtered["invalid_after"],
+        ),
+        row("4. Edit success", "0.800", editor["renders"]["success"]),
+        row("4. The rest is preserved", "0.900", editor["renders"]["preservation"]),
+        row("4. Edit success, instructions reworded by hand", "0.650", editor["reworded"]["success"]),
+        row_of_sweep("5. s_I up: likeness to the input", editor["image_guidance_scale"]),
+        row_of_sweep("5. s_T up: direction of the edit", editor["guidance_scale"]),
+    ]
+    return "\n".join(rows)
+
+
+def row_of_sweep(what: str, sweep: dict) -> str:
+    """From the first to the last of a scale's values."""
+    first, *_, last = sweep["values"]
+    return f"| {what}, {first:g} to {last:g} | rising | {sweep['mean'][0]:.3f} to {sweep['mean'][-1]:.3f} |"
 
 
 def row(what: str, aim: str, value: float, spec: str = ".3f") -> str:

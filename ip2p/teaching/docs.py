@@ -1,4 +1,4 @@
-"""`ip2p docs`: the parts of README.md and data/README.md that follow from files and settings."""
+"""`ip2p docs`: the parts of the README, docs/*.md and data/README.md that follow from files and settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ip2p.common.durable import digest
-from ip2p.common.markdown import fill
+from ip2p.common.markdown import fill, fill_pages, pages_of
 from ip2p.paths import ROOT, need_clone
 from ip2p.profiles import PROFILES
 
@@ -36,7 +36,7 @@ def settings(page: str) -> dict[str, str]:
 
 
 def in_words(value: object) -> str:
-    """A setting as the README shows it: `0.1 to 0.9`, `3,200`, `both`."""
+    """A setting as the pages show it: `0.1 to 0.9`, `3,200`, `both`."""
     if isinstance(value, tuple):
         return " to ".join(map(str, value))
     if isinstance(value, int):
@@ -49,9 +49,9 @@ def renew(root: Path = ROOT) -> None:
     if root == ROOT:
         need_clone("ip2p docs")
     fill(root / "data" / "README.md", {"checksums": checksums(root / "data")})
-    readme = root / "README.md"
-    fill(readme, settings(readme.read_text(encoding="utf-8")))
+    for path in pages_of(root):
+        fill(path, settings(path.read_text(encoding="utf-8")))
     for name in ("mini", "open"):
         lessons = root / "data" / "triplets" / f"{name}.jsonl"
         count = len(lessons.read_text(encoding="utf-8").splitlines())
-        fill(readme, {f"lessons_{name}": str(count)})
+        fill_pages(root, {f"lessons_{name}": str(count)})

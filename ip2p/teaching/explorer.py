@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import anywidget
 import ipywidgets as widgets
+import traitlets
 from PIL import Image, ImageDraw, ImageFont
 
 from ip2p.common.grids import grid
@@ -101,6 +103,56 @@ class EditHistory:
         return self.picture
 
 
+class Access(anywidget.AnyWidget):
+    """What ipywidgets leave out for a keyboard and a screen reader, for all that stands in the box of class
+    ip2p-explorer: names of sliders and pictures, headers that can be opened without a mouse, a focus that can
+    be seen. `pictures`: their names, in order."""
+
+    pictures = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    _esm = """
+    function render({ model, el }) {
+        const explorer = () => el.closest(".ip2p-explorer");
+        function complete() {
+            for (const slider of explorer().querySelectorAll(".widget-slider")) {
+                const name = slider.querySelector(".widget-label").textContent;
+                slider.querySelector(".noUi-handle")?.setAttribute("aria-label", name);
+            }
+            explorer().querySelectorAll("img.widget-image").forEach((image, i) => {
+                image.alt = model.get("pictures")[i];
+            });
+            for (const bar of explorer().querySelectorAll("[role=progressbar]")) {
+                bar.setAttribute("aria-label", "denoising steps done");
+            }
+            for (const header of explorer().querySelectorAll(".jupyter-widget-Collapse-header")) {
+                header.tabIndex = 0;
+                header.setAttribute("role", "button");
+                header.onkeydown = (event) => {
+                    if (event.key === "Enter" || event.key === " ") {
+                        event.preventDefault();
+                        event.stopPropagation();
+                        header.click();
+                    }
+                };
+            }
+        }
+        function begin() {
+            if (!explorer()) return requestAnimationFrame(begin);
+            new MutationObserver(complete).observe(explorer(), { childList: true, subtree: true });
+            complete();
+        }
+        begin();
+    }
+    export default { render };
+    """
+    _css = """
+    .ip2p-explorer.ip2p-explorer.ip2p-explorer :focus-visible {
+        outline: 3px solid #0b57d0 !important;  /* the class thrice, to outweigh JupyterLab's own rules */
+        outline-offset: 2px;
+    }
+    .ip2p-explorer img { max-width: 100%; height: auto; }
+    """
+
+
 @dataclass
 class Earlier:
     """A finished edit that can be gone back to."""
@@ -156,6 +208,7 @@ class EditExplorer(widgets.VBox):
         self._add_buttons()
         self._add_frames()
         super().__init__(self._rows(), layout=widgets.Layout(max_width=f"{2 * size + 24}px"))
+        self.add_class("ip2p-explorer")
         self._take(EditHistory(editor, as_image(image)))
         self._listen()
         self._now(self.settings)  # at once, so that the page of an executed notebook is never blank
@@ -256,19 +309,22 @@ class EditExplorer(widgets.VBox):
         )
 
     def _rows(self) -> list[widgets.Widget]:
-        choice = widgets.HBox([self.picker, self.upload], layout=widgets.Layout(width="98%"))
+        names = ["input picture", "edited picture", "the same edit at 25 pairs of scales"]
+        wrapped = {"layout": widgets.Layout(width="98%", flex_flow="row wrap")}  # on a phone
+        choice = widgets.HBox([self.picker, self.upload], **wrapped)
         before = widgets.VBox([widgets.Label("input picture (c_I)"), self.before])
         after = widgets.VBox([widgets.Label("edited picture"), self.after])
         sliders = [self.instruction, self.guidance_scale, self.image_guidance_scale, self.seed, self.steps]
-        buttons = widgets.HBox([self.button, self.next, self.back, self.both, self.save, self.progress])
+        buttons = [self.button, self.next, self.back, self.both, self.save, self.progress]
         return [
             choice,
-            widgets.HBox([before, after]),
+            widgets.HBox([before, after], **wrapped),
             self.wipe,
             *sliders,
-            buttons,
+            widgets.HBox(buttons, **wrapped),
             self.message,
             self.more,
+            Access(pictures=names),
         ]
 
     def _listen(self) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ip2p.common.markdown import fill
 from ip2p.paths import ROOT, need_clone
-from ip2p.teaching.notebook_files import NOTEBOOKS, first_picture, minutes, name_and_question, read
+from ip2p.teaching.notebook_files import NOTEBOOKS, as_read, first_picture, minutes, name_and_question, read
 
 STYLE = """
+:focus-visible { outline: 3px solid #06c; outline-offset: 2px }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 3em auto; max-width: 66em; padding: 0 1em; color: #233;
        background: #fbf8f1 }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(19em, 1fr)); gap: 1.5em }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19em, 100%), 1fr)); gap: 1.5em }
 a { color: inherit; text-decoration: none }
 .card { background: #fff; border-radius: 12px; overflow: hidden; box-shadow: 0 1px 6px #0002; display: block }
 .card:hover { box-shadow: 0 4px 16px #0003 }
@@ -23,17 +24,24 @@ a { color: inherit; text-decoration: none }
 .card p { margin: .2em 1.1em 1em; color: #566 }
 """
 
+# What each notebook reads: the five stages, one file each.
+MODULES = {
+    "01": "[ip2p/instructions.py](ip2p/instructions.py) (3.1.1)",
+    "02": "[ip2p/prompt_to_prompt.py](ip2p/prompt_to_prompt.py) (3.1.2)",
+    "03": "[ip2p/clip_filter.py](ip2p/clip_filter.py) (3.1.2)",
+    "04": "[ip2p/training.py](ip2p/training.py) (3.2)",
+    "05": "[ip2p/editing.py](ip2p/editing.py) (3.2.1)",
+}
+
 
 def write_page(path: Path, folder: Path) -> None:
-    """Write the notebook at `path` as one HTML file beside it; its text finds its pictures in `folder`."""
-    from nbconvert import HTMLExporter
+    """Write the notebook at `path` as one HTML file beside it, which needs no network; its text finds its
+    pictures in `folder`."""
+    from ip2p.teaching.formulas import OfflineExporter
 
-    nb = read(path)
-    nb.metadata.pop(
-        "widgets", None
-    )  # with their state the page would fetch live widgets and hide the still picture
+    nb = as_read(read(path))
     resources = {"metadata": {"name": path.stem, "path": str(folder)}}
-    page, _ = HTMLExporter(embed_images=True).from_notebook_node(nb, resources=resources)
+    page, _ = OfflineExporter(embed_images=True).from_notebook_node(nb, resources=resources)
     path.with_suffix(".html").write_text(page, encoding="utf-8")
 
 
@@ -41,10 +49,12 @@ def write_index(out: Path) -> Path:
     """Write `out`/index.html: a card for each executed notebook, with its picture, question and minutes."""
     cards = [card(path) for path in sorted(out.glob("[0-9]*.ipynb"))]
     page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>ip2p</title><style>{STYLE}</style>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>ip2p</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style><main>"
         "<h1>InstructPix2Pix, run by yourself</h1>"
         "<p>What your machine has just computed, notebook by notebook.</p>"
-        f"<main>{''.join(cards)}</main></html>\n"
+        f'<div class="cards">{"".join(cards)}</div></main></html>\n'
     )
     index = out / "index.html"
     index.write_text(page, encoding="utf-8")
@@ -77,14 +87,15 @@ def thumbnail(picture: bytes) -> str:
 
 
 def readme_table(out: Path) -> str:
-    """The README's table of notebooks, with the minutes of the last run in `out`."""
-    rows = ["| Notebook | Its question | Minutes |", "|---|---|---:|"]
+    """The README's table of notebooks and stages, with the minutes of the last run in `out`."""
+    rows = ["| Notebook | Its question | Module (section of the paper) | Minutes |", "|---|---|---|---:|"]
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         name, question = name_and_question(read(path))
         executed = out / path.name
         took = minutes(read(executed)) if executed.exists() else None
         duration = "not measured yet" if took is None else f"{took:.1f}"
-        rows.append(f"| [{name}](notebooks/{path.name}) | {question} | {duration} |")
+        module = MODULES.get(path.stem[:2], "")
+        rows.append(f"| [{name}](notebooks/{path.name}) | {question} | {module} | {duration} |")
     return "\n".join(rows)
 
 

@@ -7,6 +7,7 @@ yet are executed now. A folder OUT/site that this command did not make is left a
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,14 @@ from pathlib import Path
 
 from ip2p.common.folders import fill_folder, refuse_foreign, temporary_folder
 from ip2p.paths import ROOT, need_clone
-from ip2p.teaching.notebook_files import NOTEBOOKS, read
+from ip2p.teaching.notebook_files import NOTEBOOKS, as_read, read
 from ip2p.teaching.run_notebooks import execute
 
 LINKED = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/*.md",
+    "tests/slow.py",
     "LICENSE",
     "data/README.md",
     "data/models/*/README.md",
@@ -30,9 +33,6 @@ LINKED = (
 )
 
 MAKER = "ip2p site"  # whose folders may be filled again
-
-# An output that needs a kernel; each such cell leaves a still picture or a text, too.
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def build_site(out: Path, executed: Path | None = None) -> Path:
@@ -51,8 +51,23 @@ def build_site(out: Path, executed: Path | None = None) -> Path:
         sphinx = subprocess.run(command, capture_output=True, text=True)
         if sphinx.returncode:
             raise ValueError(f"the site was not made, because of these warnings:\n{sphinx.stderr}")
+        for page in site.rglob("*.html"):
+            page.write_text(mended(page.read_text(encoding="utf-8")), encoding="utf-8")
         fill_folder(out / "site", site, MAKER)
     return out / "site" / "index.html"
+
+
+def mended(page: str) -> str:
+    """Sphinx's page with what readers need who use a keyboard or a screen reader: what scrolls can be
+    focused, captions have a level, and lists of parameters do not pretend to define terms."""
+    page = page.replace("<pre>", '<pre tabindex="0">')
+    page = page.replace('class="caption" role="heading">', 'class="caption" role="heading" aria-level="2">')
+
+    def parameters(found: re.Match) -> str:
+        items = found[1].replace("<dd>", '<div class="parameter">').replace("</dd>", "</div>")
+        return f"<div>{items}</div>"
+
+    return re.sub(r"<dl>\s*(<dd>.*?)</dl>", parameters, page, flags=re.DOTALL)
 
 
 def collect_sources(executed: Path, source: Path) -> None:
@@ -68,16 +83,11 @@ def collect_sources(executed: Path, source: Path) -> None:
         done = executed / path.name
         if not done.is_file():
             done = execute(path, executed)
-        copy_without_widgets(done, source / "notebooks" / path.name)
+        copy_as_read(done, source / "notebooks" / path.name)
 
 
-def copy_without_widgets(path: Path, target: Path) -> None:
-    """Copy the notebook at `path` to `target`, but for its live widgets."""
+def copy_as_read(path: Path, target: Path) -> None:
+    """Copy the notebook at `path` to `target`, as a page shows it."""
     import nbformat
 
-    nb = read(path)
-    nb.metadata.pop("widgets", None)
-    for cell in nb.cells:
-        for output in cell.get("outputs", ()):
-            output.get("data", {}).pop(WIDGET, None)
-    nbformat.write(nb, target)
+    nbformat.write(as_read(read(path)), target)
