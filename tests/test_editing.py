@@ -14,7 +14,7 @@ from ip2p.common.diffusion import new_scheduler
 from ip2p.common.images import fit, open_image
 from ip2p.editing import Editor, guided_eps, load_editor
 from ip2p.paths import DATA
-from ip2p.teaching.explorer import EditHistory
+from ip2p.teaching.history import EditHistory
 from ip2p.training import widen_input
 
 
@@ -184,7 +184,7 @@ def test_edits_of_edits_can_be_taken_back(editor):
     assert history.undo() is first
     assert history.undo() == picture() and history.undo() == picture(), "the input picture stays"
     history.add({"instruction": "make it day", "seed": 1}, first)
-    assert history.picture is first and history.turns[1][0]["seed"] == 1
+    assert history.picture is first and history.here.settings["seed"] == 1
 
 
 def test_what_does_not_belong_together_is_said_before_painting(editor):

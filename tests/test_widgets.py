@@ -3,16 +3,22 @@
 import asyncio
 import base64
 import io
+import os
 from datetime import datetime
 
 import numpy as np
 import pytest
 import torch
+from diffusers import LCMScheduler
 from PIL import Image
 
+from ip2p.common.images import fit
+from ip2p.distillation import new_student
 from ip2p.editing import Editor
+from ip2p.fast import STUDENT_PREDICTS, Distilled
 from ip2p.profiles import get_profile
 from ip2p.teaching.explorer import EditExplorer, enlarged
+from ip2p.teaching.region import box_mask
 from ip2p.training import new_editor
 
 
@@ -257,3 +263,92 @@ def test_frames_follow_the_slider_and_leave_a_labelled_sheet():
     assert Image.open(io.BytesIO(frames.picture.value)).getpixel((0, 0)) == (2, 0, 0)
     sheet = Image.open(io.BytesIO(base64.b64decode(frames._repr_mimebundle_()["image/png"])))
     assert sheet.size == (40 + 96, 60) and sheet.getpixel((100, 25)) == (1, 0, 0)
+
+
+# ------------------------------------------------------------------------------ branches, boxes, real time
+
+
+def test_any_earlier_picture_can_be_gone_on_from(explorer, editor, image):
+    explorer.next.click()
+    night = explorer.image
+    explorer.instruction.value = "make it night"
+    explorer.next.click()
+    labels = [label for label, _ in explorer.turns.options]
+    assert labels == ["as given", "1 make it day", "1.1 make it night"]
+    explorer.turns.value = explorer.history.given.after[0]
+    assert explorer.image is night
+    explorer.instruction.value = "a blue dog"
+    explorer.next.click()
+    labels = [label for label, _ in explorer.turns.options]
+    assert labels == ["as given", "1 make it day", "1.1 make it night", "1.2 a blue dog"]
+    explorer.turns.value = explorer.history.given
+    assert explorer.image is image and explorer.history.here.after, "nothing of the branches is lost"
+
+
+def test_only_in_a_drawn_box_does_the_picture_change(explorer, tmp_path, monkeypatch, editor, image):
+    explorer.before.box = [0.5, 0.25, 1.0, 1.0]
+    seen = np.asarray(fit(image, (32, 32)), int)
+    changed = np.abs(np.asarray(explorer.output, int) - seen).max(2) > 0
+    assert changed[8:, 16:].any() and not changed[:, :12].any() and not changed[:4].any()
+    image.save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ip2p.load_editor", lambda name: {"mini": editor}[name], raising=False)
+    exec(explorer.code.value, {})
+    assert Image.open("edited.png").convert("RGB") == explorer.output
+    explorer.before.box = []
+    assert explorer.output == editor(image, "make it day", seed=0)
+
+
+def test_a_box_lies_on_the_square_that_is_edited():
+    mask = box_mask(Image.new("RGB", (200, 100)), [0.0, 0.5, 0.5, 1.0])
+    assert mask.size == (200, 100) and mask.getbbox() == (50, 50, 101, 100)
+
+
+@pytest.fixture
+def live(editor, image):
+    """An explorer with a fast editor, as good as untaught."""
+    torch.manual_seed(0)
+    unet = new_student(editor.pipe.unet).eval()
+    scheduler = LCMScheduler.from_config(editor.pipe.scheduler.config, prediction_type=STUDENT_PREDICTS)
+    ranges = {"guidance_scale": (0.0, 12.0), "image_guidance_scale": (0.0, 3.0)}
+    fast = Distilled(unet, scheduler, {"steps": 2, **ranges})
+    return EditExplorer(Editor(editor.pipe, 3.0, 1.5, 3, fast=fast), image, "make it day", size=64)
+
+
+def test_a_sketch_follows_every_step_of_the_slider_and_then_the_full_editor_paints(live, editor, image):
+    sketches, pictures = [], []
+    live.sketch.observe(lambda change: sketches.append(change["new"]), "value")
+    live.after.observe(lambda change: pictures.append(change["new"]), "value")
+    encoded = []
+    encode = live.editor.encode
+    live.editor.encode = lambda *a: (encoded.append(1), encode(*a))[1]
+
+    async def drag():
+        for seed in range(1, 6):
+            live.seed.value = seed
+            await asyncio.sleep(0.3)
+        assert len(sketches) == 5 and not pictures, "only sketches while it is dragged"
+        while not live.message.value.startswith("Done"):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(drag())
+    assert live.output == editor(image, "make it day", seed=5)
+    last = Image.open(io.BytesIO(sketches[-1])).convert("RGB")
+    assert last == live.editor(image, "make it day", seed=5), "the last value wins"
+    assert len(encoded) == 1, "but for the last line, picture and sentence were known"
+
+
+def test_hundreds_of_events_leave_nothing_behind(live):
+    async def drag():
+        for i in range(500):
+            live.guidance_scale.value = 1 + (i % 40) / 4
+            if i % 100 == 0:
+                await asyncio.sleep(0.05)
+        while not live.message.value.startswith("Done"):
+            await asyncio.sleep(0.01)
+
+    files = set(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else set()
+    asyncio.run(drag())
+    assert len(live.past) <= 2
+    if files:
+        assert len(os.listdir("/proc/self/fd")) <= len(files) + 1

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import html
 import io
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import anywidget
 import ipywidgets as widgets
-import traitlets
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ip2p.common.diffusion import embed
 from ip2p.common.grids import grid
 from ip2p.common.images import fit, open_image
-from ip2p.editing import Editor
+from ip2p.editing import Editor, Step
+from ip2p.teaching.access import Access
+from ip2p.teaching.history import EditHistory, Turn
+from ip2p.teaching.region import RegionPicture, box_mask
+
+PAUSE = 0.6  # seconds after which the full editor paints what the fast one has sketched
 
 
 def png(image: Image.Image) -> bytes:
@@ -72,93 +79,12 @@ def unused_path() -> Path:
     return Path(f"edited-{number}.png")
 
 
-class EditHistory:
-    """Edits of edits: each instruction works on the picture before it, and `undo` goes back.
-
-    turns: [(settings, picture)], the input picture first, with empty settings.
-    """
-
-    def __init__(self, editor: Editor, image: Image.Image):
-        self.editor = editor
-        self.turns: list[tuple[dict, Image.Image]] = [({}, image)]
-
-    @property
-    def picture(self) -> Image.Image:
-        return self.turns[-1][1]
-
-    def edit(self, instruction: str, **options) -> Image.Image:
-        """Edit the last picture; `options` as for the editor."""
-        picture = self.editor(self.picture, instruction, **options)
-        self.add({"instruction": instruction, **options}, picture)
-        return picture
-
-    def add(self, settings: dict, picture: Image.Image) -> None:
-        """Go on from a picture that was painted elsewhere, with these arguments of the editor."""
-        self.turns.append((settings, picture))
-
-    def undo(self) -> Image.Image:
-        """Forget the last edit (the input picture stays); returns what is the last picture now."""
-        if len(self.turns) > 1:
-            self.turns.pop()
-        return self.picture
-
-
-class Access(anywidget.AnyWidget):
-    """What ipywidgets leave out for a keyboard and a screen reader, for all that stands in the box of class
-    ip2p-explorer: names of sliders and pictures, headers that can be opened without a mouse, a focus that can
-    be seen. `pictures`: their names, in order."""
-
-    pictures = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    _esm = """
-    function render({ model, el }) {
-        const explorer = () => el.closest(".ip2p-explorer");
-        function complete() {
-            for (const slider of explorer().querySelectorAll(".widget-slider")) {
-                const name = slider.querySelector(".widget-label").textContent;
-                slider.querySelector(".noUi-handle")?.setAttribute("aria-label", name);
-            }
-            explorer().querySelectorAll("img.widget-image").forEach((image, i) => {
-                image.alt = model.get("pictures")[i];
-            });
-            for (const bar of explorer().querySelectorAll("[role=progressbar]")) {
-                bar.setAttribute("aria-label", "denoising steps done");
-            }
-            for (const header of explorer().querySelectorAll(".jupyter-widget-Collapse-header")) {
-                header.tabIndex = 0;
-                header.setAttribute("role", "button");
-                header.onkeydown = (event) => {
-                    if (event.key === "Enter" || event.key === " ") {
-                        event.preventDefault();
-                        event.stopPropagation();
-                        header.click();
-                    }
-                };
-            }
-        }
-        function begin() {
-            if (!explorer()) return requestAnimationFrame(begin);
-            new MutationObserver(complete).observe(explorer(), { childList: true, subtree: true });
-            complete();
-        }
-        begin();
-    }
-    export default { render };
-    """
-    _css = """
-    .ip2p-explorer.ip2p-explorer.ip2p-explorer :focus-visible {
-        outline: 3px solid #0b57d0 !important;  /* the class thrice, to outweigh JupyterLab's own rules */
-        outline-offset: 2px;
-    }
-    .ip2p-explorer img { max-width: 100%; height: auto; }
-    """
-
-
 @dataclass
 class Earlier:
     """A finished edit that can be gone back to."""
 
     history: EditHistory  # of its input picture
-    turns: int  # how many of them there were
+    turn: Turn  # where one was
     settings: dict
     output: Image.Image
 
@@ -167,10 +93,12 @@ class EditExplorer(widgets.VBox):
     """Input and edited picture side by side, and below them everything that decides the edit.
 
     A moved slider, a new sentence (Enter) or the button edits again; the picture sharpens while it is
-    painted, and a newer wish replaces the one that is being painted. output: the last finished edit (None
-    before the first). Without a kernel `figure()` is shown.
+    painted, and a newer wish replaces the one that is being painted. With a fast editor a sketch follows the
+    slider while it is dragged, and after a pause the full editor paints the same beside it. A box drawn on
+    the input picture is where it may change. output: the last finished edit (None before the first). Without
+    a kernel `figure()` is shown.
 
-    image: a picture or its file. pictures: more to choose from, name -> file. size: px of each of the two
+    image: a picture or its file. pictures: more to choose from, name -> file. size: px of each of the
     pictures. The other arguments are where the controls stand at first (None: the editor's defaults).
     """
 
@@ -188,11 +116,16 @@ class EditExplorer(widgets.VBox):
         pictures: dict | None = None,
     ):
         self.editor = editor
+        self.full = copy.copy(editor)
+        self.full.fast = None
         self.size = size
+        self.frames = 3 if editor.fast else 2  # side by side
         self.output: Image.Image | None = None
         self.shown: dict | None = None  # the settings that `output` was made with
-        self.past: list[Earlier] = []  # for undo
+        self.past: deque[Earlier] = deque(maxlen=100)  # for undo
         self.wish = 0  # the number of the newest request
+        self.sketching = False  # the fast editor is following the controls
+        self.encoded = None, None, None  # the last picture and sentence, and what the encoders say of them
         self.files = {"(as given)": image}
         if pictures is not None:
             self.files.update(pictures)
@@ -207,7 +140,7 @@ class EditExplorer(widgets.VBox):
         self._add_choice_of_pictures()
         self._add_buttons()
         self._add_frames()
-        super().__init__(self._rows(), layout=widgets.Layout(max_width=f"{2 * size + 24}px"))
+        super().__init__(self._rows(), layout=widgets.Layout(max_width=f"{self.frames * (size + 12)}px"))
         self.add_class("ip2p-explorer")
         self._take(EditHistory(editor, as_image(image)))
         self._listen()
@@ -264,17 +197,22 @@ class EditExplorer(widgets.VBox):
             tooltip="lay the input over the left part of the edited picture",
             **wide,
         )
-        self.controls = {
-            "instruction": self.instruction,
-            "guidance_scale": self.guidance_scale,
-            "image_guidance_scale": self.image_guidance_scale,
-            "num_inference_steps": self.steps,
-            "seed": self.seed,
+        self.before = RegionPicture(size=self.size)
+        self.controls = {  # name of a setting -> a widget, and which trait of it
+            "instruction": (self.instruction, "value"),
+            "guidance_scale": (self.guidance_scale, "value"),
+            "image_guidance_scale": (self.image_guidance_scale, "value"),
+            "num_inference_steps": (self.steps, "value"),
+            "seed": (self.seed, "value"),
+            "box": (self.before, "box"),
         }
 
     def _add_choice_of_pictures(self) -> None:
         self.picker = widgets.Dropdown(
             options=list(self.files), description="picture", layout=widgets.Layout(width="20em")
+        )
+        self.turns = widgets.Dropdown(
+            description="go on from", tooltip="any earlier picture", layout=widgets.Layout(width="24em")
         )
         self.upload = widgets.FileUpload(
             accept="image/*", description="Upload a picture", layout=widgets.Layout(width="14em")
@@ -292,7 +230,7 @@ class EditExplorer(widgets.VBox):
 
     def _add_frames(self) -> None:
         """Where pictures, messages and the code are shown."""
-        self.before = widgets.Image(format="png", width=self.size, height=self.size)
+        self.sketch = widgets.Image(format="png", width=self.size, height=self.size)
         self.after = widgets.Image(format="png", width=self.size, height=self.size)
         self.message = widgets.HTML(layout=widgets.Layout(height="4em", width="98%"))
         self.code = widgets.Textarea(
@@ -310,15 +248,19 @@ class EditExplorer(widgets.VBox):
 
     def _rows(self) -> list[widgets.Widget]:
         names = ["input picture", "edited picture", "the same edit at 25 pairs of scales"]
+        if self.editor.fast:
+            names.insert(1, "sketch by the fast editor")
         wrapped = {"layout": widgets.Layout(width="98%", flex_flow="row wrap")}  # on a phone
-        choice = widgets.HBox([self.picker, self.upload], **wrapped)
-        before = widgets.VBox([widgets.Label("input picture (c_I)"), self.before])
-        after = widgets.VBox([widgets.Label("edited picture"), self.after])
+        choice = widgets.HBox([self.picker, self.upload, self.turns], **wrapped)
+        frames = [widgets.VBox([widgets.Label("input picture (c_I): draw a box to edit there"), self.before])]
+        if self.editor.fast:
+            frames.append(widgets.VBox([widgets.Label("while you drag"), self.sketch]))
+        frames.append(widgets.VBox([widgets.Label("edited picture"), self.after]))
         sliders = [self.instruction, self.guidance_scale, self.image_guidance_scale, self.seed, self.steps]
         buttons = [self.button, self.next, self.back, self.both, self.save, self.progress]
         return [
             choice,
-            widgets.HBox([before, after], **wrapped),
+            widgets.HBox(frames, **wrapped),
             self.wipe,
             *sliders,
             widgets.HBox(buttons, **wrapped),
@@ -328,10 +270,11 @@ class EditExplorer(widgets.VBox):
         ]
 
     def _listen(self) -> None:
-        for control in self.controls.values():
-            control.observe(self.edit, "value")
+        for control, trait in self.controls.values():
+            control.observe(self.edit, trait)
         self.wipe.observe(self._show_again, "value")
         self.picker.observe(self._pick, "value")
+        self.turns.observe(self._go, "value")
         self.upload.observe(self._uploaded, "value")
         self.button.on_click(self.edit)
         self.next.on_click(self._further)
@@ -346,8 +289,8 @@ class EditExplorer(widgets.VBox):
 
     @property
     def settings(self) -> dict:
-        """What the controls say, as the editor's keyword arguments."""
-        return {name: control.value for name, control in self.controls.items()}
+        """What the controls say, as the editor's keyword arguments; but for "box", which becomes a mask."""
+        return {name: getattr(control, trait) for name, (control, trait) in self.controls.items()}
 
     # --------------------------------------------------------------------------------------- editing
 
@@ -359,12 +302,28 @@ class EditExplorer(widgets.VBox):
             self._say("Here it is: the same settings and seed always paint the same picture.")
             self._show(self.output)
             return
+        if self.sketching:  # who follows the controls will see that there is a newer wish
+            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # no event loop: a plain Python program
             self._now(settings)
-        else:
-            self.task = loop.create_task(self._in_turn(self.wish, settings))  # kept, or it might be collected
+            return
+        self.sketching = self.editor.fast is not None
+        work = self._follow() if self.sketching else self._in_turn(self.wish, settings)
+        self.task = loop.create_task(work)  # kept, or it might be collected
+
+    async def _follow(self) -> None:
+        """Sketch what the controls say, until they rest; after a pause paint it with the full editor."""
+        wish = None
+        while wish != self.wish:
+            wish = self.wish
+            self._sketch(self.settings)
+            await asyncio.sleep(0.001)
+        self.sketching = False
+        await asyncio.sleep(PAUSE)
+        if wish == self.wish:
+            await self._in_turn(wish, self.settings)
 
     async def _in_turn(self, wish: int, settings: dict) -> None:
         """Paint step by step, and let the kernel hear of newer wishes in between."""
@@ -374,24 +333,56 @@ class EditExplorer(widgets.VBox):
                 return
 
     def _now(self, settings: dict) -> None:
+        if self.editor.fast:
+            self._sketch(settings)
         for _ in self._painting(settings):
             pass
+
+    def _sample(self, editor: Editor, settings: dict) -> Iterator[Step]:
+        """The editor's steps; of the same picture and sentence nothing is encoded again."""
+        options = dict(settings)
+        instruction = options.pop("instruction")
+        box = options.pop("box")
+        image, words, encoded = self.encoded
+        if image is not self.image or words != instruction:
+            encoded = None
+            if instruction.strip():  # of an empty one the editor complains
+                with torch.no_grad():
+                    encoded = editor.encode([self.image]), embed(editor.pipe, [instruction])
+            self.encoded = self.image, instruction, encoded
+        masks = [box_mask(self.image, box)] if box else None
+        seeds = [options.pop("seed")]
+        yield from editor.sample(
+            [self.image], [instruction], seeds=seeds, masks=masks, encoded=encoded, **options
+        )
+
+    def _finish(self, z: torch.Tensor, box: list[float]) -> Image.Image:
+        masks = [box_mask(self.image, box)] if box else None
+        return self.editor.finish(z, [self.image], masks)[0]
+
+    def _sketch(self, settings: dict) -> None:
+        """What the fast editor paints, in the frame of its own."""
+        options = settings | {"num_inference_steps": None}
+        try:
+            *_, last = self._sample(self.editor, options)
+            self.sketch.value = png(self._finish(last.z, settings["box"]))
+        except Exception as error:
+            self._say(sentence(error))
+            return
+        self._say("This is a sketch by the fast editor; let go, and the full one paints the picture.")
 
     def _painting(self, settings: dict) -> Iterator[None]:
         """Paint, show every step's predicted picture, keep the last; what goes wrong is one sentence."""
         self.progress.max = settings["num_inference_steps"]
         self.progress.value = 0
         self._say("painting ...")
-        options = dict(settings)
-        instruction = options.pop("instruction")
-        seed = options.pop("seed")
         try:
             yield  # of many wishes that came at once, only the last is begun
-            for step in self.editor.sample([self.image], [instruction], seeds=[seed], **options):
+            for step in self._sample(self.full, settings):
                 self.progress.value = step.index + 1
                 self._show(self.editor.decode(step.x0)[0])
                 yield
-            output = self.editor.finish(step.z, [self.image])[0]
+            output = self._finish(step.z, settings["box"])
         except Exception as error:  # an exception in a callback would vanish unseen
             self._say(sentence(error))
             self._show_again()
@@ -402,8 +393,7 @@ class EditExplorer(widgets.VBox):
 
     def _remember(self) -> None:
         if self.output is not None:
-            turns = len(self.history.turns)
-            self.past.append(Earlier(self.history, turns, self.shown, self.output))
+            self.past.append(Earlier(self.history, self.history.here, self.shown, self.output))
 
     def _finished(self, settings: dict, output: Image.Image) -> None:
         self.shown = settings
@@ -418,8 +408,7 @@ class EditExplorer(widgets.VBox):
                 self._say("There is nothing to undo.")
                 return
             earlier = self.past.pop()
-            while len(earlier.history.turns) > earlier.turns:
-                earlier.history.undo()
+            earlier.history.go(earlier.turn)
             self._take(earlier.history)
             self._finished(earlier.settings, earlier.output)
         else:
@@ -431,10 +420,10 @@ class EditExplorer(widgets.VBox):
     def _set(self, **settings) -> None:
         """Set controls without editing."""
         for name, value in settings.items():
-            control = self.controls[name]
-            control.unobserve(self.edit, "value")
-            control.value = value
-            control.observe(self.edit, "value")
+            control, trait = self.controls[name]
+            control.unobserve(self.edit, trait)
+            setattr(control, trait, value)
+            control.observe(self.edit, trait)
 
     def _further(self, _) -> None:
         """The edited picture becomes the input of the next edit."""
@@ -444,8 +433,18 @@ class EditExplorer(widgets.VBox):
         self._remember()
         self.history.add(self.shown, self.output)
         self._take(self.history)
-        self._set(instruction="")
+        self._set(instruction="", box=[])
         self._say("This is the input now. Write what to change next.")
+
+    def _go(self, change) -> None:
+        """Any earlier input picture is the input again."""
+        if self.taking:
+            return
+        self._remember()
+        self.history.go(change["new"])
+        self._take(self.history)
+        self._set(box=[])
+        self._say("This is the input again. Write what to change, or press Edit.")
 
     # --------------------------------------------------------------------------------------- pictures
 
@@ -456,7 +455,12 @@ class EditExplorer(widgets.VBox):
         self.output = None
         self.shown = None
         self.before.value = enlarged(self.image, self.size)
+        self.sketch.value = self.before.value
         self._show(self.image)
+        self.taking = True  # new options change the choice by themselves
+        self.turns.options = history.labels()
+        self.turns.value = history.here
+        self.taking = False
 
     def _pick(self, change) -> None:
         self._other(lambda: as_image(self.files[change["new"]]))
@@ -509,12 +513,14 @@ class EditExplorer(widgets.VBox):
         self._show_again()
         options = self.settings
         instruction = options.pop("instruction")
+        box = options.pop("box")
         across = around(options.pop("guidance_scale"))
         down = around(options.pop("image_guidance_scale"))
         try:
-            edits = self.editor.many(
+            edits = self.full.many(
                 [self.image] * 25,
                 [instruction] * 25,
+                masks=[box_mask(self.image, box)] * 25 if box else None,
                 seeds=[options.pop("seed")] * 25,
                 guidance_scale=across * 5,
                 image_guidance_scale=[s_i for s_i in down for _ in across],
@@ -536,7 +542,7 @@ class EditExplorer(widgets.VBox):
 
     def python(self) -> str:
         """The program that paints the shown picture."""
-        source = getattr(self.history.turns[0][1], "filename", "")
+        source = getattr(self.history.given.picture, "filename", "")
         lines = [
             "from ip2p import load_editor",
             "from ip2p.common.images import open_image",
@@ -544,14 +550,19 @@ class EditExplorer(widgets.VBox):
             f"editor = load_editor({self.editor.name!r})",
             f"picture = open_image({source or 'picture.png'!r})",
         ]
-        turns = [settings for settings, _ in self.history.turns[1:]]
+        edits = [turn.settings for turn in self.history.here.path()]
         if self.shown is not None:
-            turns.append(self.shown)
-        for turn in turns:
-            options = dict(turn)
+            edits.append(self.shown)
+        if any(settings["box"] for settings in edits):
+            lines.insert(2, "from ip2p.teaching.region import box_mask")
+        for settings in edits:
+            options = dict(settings)
             instruction = options.pop("instruction")
-            words = ", ".join(f"{name}={value!r}" for name, value in options.items())
-            lines.append(f"picture = editor(picture, {instruction!r}, {words})")
+            box = options.pop("box")
+            words = [f"{name}={value!r}" for name, value in options.items()]
+            if box:
+                words.append(f"mask=box_mask(picture, {box})")
+            lines.append(f"picture = editor(picture, {instruction!r}, {', '.join(words)})")
         lines.append('picture.save("edited.png")')
         return "\n".join(lines)
 
