@@ -79,7 +79,7 @@ def explorer(lab, page):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     message = page.locator(".widget-html").filter(has_text="Move a slider").first
-    message.wait_for(timeout=300_000)
+    message.wait_for(timeout=900_000)
     page.get_by_text("Direction over s_T:").last.wait_for(timeout=300_000)  # the last cell has run
     return page, folder
 

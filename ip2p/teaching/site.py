@@ -61,6 +61,7 @@ def mended(page: str) -> str:
     """Sphinx's page with what readers need who use a keyboard or a screen reader: what scrolls can be
     focused, captions have a level, and lists of parameters do not pretend to define terms."""
     page = page.replace("<pre>", '<pre tabindex="0">')
+    page = page.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
     page = page.replace('class="caption" role="heading">', 'class="caption" role="heading" aria-level="2">')
 
     def parameters(found: re.Match) -> str:
