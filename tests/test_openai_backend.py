@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from kills import results, survive
 from servers import FAULTS, drip, drip_head, endless, faulty, hold, openai_server, saying, serving
 
 from ip2p.backends import local
@@ -282,6 +283,57 @@ def test_every_caption_survives_a_bad_server(tmp_path):
         counts["accepted"] == 60 and 3 <= counts["flagged"] <= 6
     )  # of some the flagged answer was lost on the way
     assert counts.keys() <= {"accepted", "flagged", "unreadable reply"}
+
+
+def a_job_at_a_bad_server(url: str):
+    """The captions, eight questions in flight; for `survive`."""
+    os.environ["OPENAI_API_KEY"] = "a-secret-key"
+
+    def job(folder: Path) -> None:
+        backend = OpenAIBackend("text", base_url=url, in_flight=8, timeout=5.0)
+        backend.server.pause = lambda attempt, stopped, seconds=None: time.sleep(0.01)
+        generate_triplets(PLACES, backend, folder / "t.jsonl")
+
+    return job
+
+
+PLACES = [c.replace("a meadow", place) for place in ("a meadow", "a forest", "a city") for c in CAPTIONS]
+
+
+@pytest.mark.soak
+def test_20_kills_at_a_bad_server_lose_repeat_and_burn_nothing(tmp_path):
+    """Every third reply is a passing fault; of the captions a filter of contents refuses the tents, and a
+    moderation flags the robots and every other answer to an owl."""
+    times, did, asked = Counter(), Counter(), Counter()
+    refused = [c for c in PLACES if "tent" in c or "robot" in c]
+    faults = [
+        "429",
+        "500",
+        *(saying(200, PASSING[name]) for name in ("a page", "an empty answer", "no JSON")),
+    ]
+
+    def answer(caption):
+        times[caption] += 1
+        return f"no{DELIMITER}forbidden" if "owl" in caption and times[caption] % 2 else night(caption)
+
+    class Filter(openai_server(answer, [], moderation=lambda t: "robot" in t or "forbidden" in t)):
+        def completions(self, body):
+            asked[body["prompt"].removesuffix("\n##\n")] += 1
+            return (400, FILTERED) if "tent" in body["prompt"] else super().completions(body)
+
+    def schedule(number):
+        return faults[number // 3 % len(faults)] if number % 3 == 2 else None
+
+    with serving(Filter) as url, serving(faulty(url, schedule, did)) as spoilt_url:
+        survive(tmp_path, a_job_at_a_bad_server, kills=20, url=spoilt_url)
+    assert all(did[fault] >= 20 for fault in faults), f"too few faults: {did}"
+    undisturbed, killed = results(tmp_path)
+    for folder in (undisturbed, *killed):
+        accepted = lines(folder / "t.jsonl")
+        given_up = (folder / "t.jsonl.given-up").read_text().splitlines()
+        assert sorted(accepted) == sorted(set(PLACES) - set(refused)), "none lost, none repeated"
+        assert sorted(given_up) == sorted(refused), "no other caption is burnt"
+    assert not any("robot" in caption for caption in asked)
 
 
 def test_retry_after_is_waited_for(tmp_path):
@@ -652,6 +704,37 @@ def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, mo
         batch_run(url, tmp_path)
     assert sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS)
     assert [path for path, *_ in requests].count("/v1/batches") == 1
+
+
+def a_batch_job(url: str):
+    """All captions by batches of five; for `survive`."""
+    BatchBackend.limit = 5
+    os.environ["OPENAI_API_KEY"] = "a-secret-key"
+
+    def job(folder: Path) -> None:
+        backend = BatchBackend(folder.name, folder / "state", seconds=0.01, base_url=url, moderation=False)
+        generate_triplets(CAPTIONS, backend, folder / "t.jsonl")
+
+    return job
+
+
+@pytest.mark.soak
+def test_50_kills_of_a_batch_job_lose_nothing_and_pay_nothing_twice(tmp_path):
+    """The name of the model says in which folder the job works."""
+    requests = []
+    with serving(openai_server(night, requests)) as url:
+        survive(tmp_path, a_batch_job, kills=50, url=url)
+    paid = Counter()
+    for path, _, body in requests:
+        if path == "/v1/files":
+            uploaded = [json.loads(line) for line in body.splitlines() if line.startswith(b'{"custom_id"')]
+        if path == "/v1/batches":
+            paid.update((row["body"]["model"], row["custom_id"]) for row in uploaded)
+    undisturbed, killed = results(tmp_path)
+    for folder in (undisturbed, *killed):
+        assert sorted(lines(folder / "t.jsonl")) == sorted(CAPTIONS)
+        assert not (folder / "state").exists()
+        assert {paid[folder.name, BatchBackend.name(caption)] for caption in CAPTIONS} == {1}
 
 
 def spoilt(line):

@@ -1,24 +1,24 @@
 """Pairs on disk: nothing is lost or repeated, others can read them, broken ones are named."""
 
 import json
-import os
-import subprocess
-import sys
 import tracemalloc
 import warnings
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kills import results, survive
 from PIL import Image
 
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.diffusion import embed
 from ip2p.common.durable import locked
 from ip2p.common.images import decode_image, encode_image
-from ip2p.dataset.shards import IMAGES, TEXT, Manifest, read_pairs, write_author_layout, write_shard
+from ip2p.dataset.export import write_author_layout
+from ip2p.dataset.shards import IMAGES, TEXT, Manifest, read_pairs, write_shard
 from ip2p.factory import pairs
 from ip2p.factory.candidates import Job, Setting, candidate_settings, paint_candidates
 from ip2p.factory.pairs import make_pairs, paint_and_filter
@@ -364,82 +364,50 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-JOB = """
-import os, random, signal, sys, time
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)  # and no other thread, so that forks are safe
-from ip2p.clip_filter import ClipSimilarity
-from ip2p.factory.pairs import make_pairs
-import test_pairs as t
-pipe = torch.load({pipe!r}, weights_only=False)
-clip = ClipSimilarity(t.MINI.clip)
-triplets = t.many({n})
-rng, begin = random.Random(0), time.perf_counter()
-
-def work(out, kill_after=None):
-    child = os.fork()
-    if child == 0:
-        try:
-            make_pairs(triplets, out, t.TINY, pipe=pipe, clip=clip, **{options})
-            os._exit(0)
-        finally:
-            os._exit(1)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-assert work({out!r} + "/undisturbed") == 0
-seconds = (time.perf_counter() - begin) / {parts}  # of what is noted
-for _ in range({kills}):
-    code = work({out!r} + "/killed", rng.uniform(0.1, 1.5) * seconds + rng.uniform(0, 0.02))
-    assert code == -signal.SIGKILL, f"the job ended ({{code}}) before it was killed often enough"
-print(*os.listdir({out!r} + "/killed"))
-assert work({out!r} + "/killed") == 0
-"""
-
-
 def many(n):
     """n triplets, all different."""
     return [{**TRIPLETS[i % 5], "input": f"{TRIPLETS[i % 5]['input']} {i}"} for i in range(n)]
 
 
-def survive(pipe, tmp_path, kills: int, n: int, parts: int, **options) -> str:
-    """The job killed -9 at random moments; then the folder holds the same bytes as after an undisturbed run.
-    parts: how many the job notes. Returns the names of the files after the last kill."""
+def a_job(pipe: str, n: int, **options):
+    """The pairs of n triplets; for `survive`."""
+    pipe = torch.load(pipe, weights_only=False)
+    clip = ClipSimilarity(MINI.clip)
+
+    def job(folder: Path) -> None:
+        make_pairs(many(n), folder, TINY, pipe=pipe, clip=clip, **options)
+
+    return job
+
+
+def killed_often(pipe, tmp_path, kills: int, n: int, parts: int, **options) -> str:
+    """The job killed at random moments; then the folder holds the same bytes as after an undisturbed run.
+    parts: how many the job notes. Returns what the last kill left."""
     tmp_path.mkdir(exist_ok=True)
     torch.save(pipe, tmp_path / "pipe.pt")
-    job = JOB.format(
-        tests=os.path.dirname(__file__),
-        pipe=str(tmp_path / "pipe.pt"),
-        out=str(tmp_path),
-        n=n,
-        kills=kills,
-        parts=parts,
-        options=options,
-    )
-    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
-    assert not list((tmp_path / "killed").glob("*.unfinished")), "nothing unfinished is left"
+    arguments = {"pipe": str(tmp_path / "pipe.pt"), "n": n, **options}
+    done = survive(tmp_path, a_job, kills, 1.5 / parts, **arguments)
+    undisturbed, killed = results(tmp_path)
+    for folder in killed:
+        assert contents(folder) == contents(undisturbed)
+        assert not list(folder.glob("*.unfinished")), "nothing unfinished is left"
     return done.stdout
 
 
 def test_ten_kills_change_no_byte(tiny_pipe, tmp_path):
-    survive(tiny_pipe, tmp_path, kills=10, n=16, parts=16, shard=1)
-    assert len(Manifest(tmp_path / "killed").shards) == 16
+    killed_often(tiny_pipe, tmp_path, kills=10, n=16, parts=16, shard=1)
+    assert len(Manifest(tmp_path / "killed-0").shards) == 16
 
 
 def test_kills_within_a_shard_change_no_byte(tiny_pipe, tmp_path):
-    names = survive(tiny_pipe, tmp_path, kills=6, n=8, parts=12, shard=8, candidates=6)
-    assert ".pairs-00000.parquet.unfinished" in names and "pairs-00000.parquet" not in names.split()
+    left = killed_often(tiny_pipe, tmp_path, kills=6, n=8, parts=12, shard=8, candidates=6)
+    assert ".pairs-00000.parquet.unfinished" in left and "pairs-00000.parquet" not in left.split()
 
 
 @pytest.mark.soak
 def test_50_kills_change_no_byte(tiny_pipe, tmp_path):
-    survive(tiny_pipe, tmp_path / "a", kills=50, n=80, parts=80, shard=1)
-    survive(tiny_pipe, tmp_path / "b", kills=50, n=48, parts=72, shard=48, candidates=6)
+    killed_often(tiny_pipe, tmp_path / "a", kills=50, n=80, parts=80, shard=1)
+    killed_often(tiny_pipe, tmp_path / "b", kills=50, n=48, parts=72, shard=48, candidates=6)
 
 
 @pytest.mark.parametrize("enough", [False, True])

@@ -116,15 +116,8 @@ def json_line(triplet: dict) -> str:
     return json.dumps({name: triplet[name] for name in FIELDS}, ensure_ascii=False) + "\n"
 
 
-COLUMNS = {
-    "caption",
-    "captions",
-    "text",
-    "prompt",
-    "input",
-    "edit",
-    "output",
-}  # as tables of captions have them
+# as tables of captions have them
+COLUMNS = {"caption", "captions", "text", "prompt", "input", "edit", "output"}
 
 
 def refuse_table(path: str | Path, first_line: str) -> None:
