@@ -1,5 +1,6 @@
 """Pairs on disk: nothing is lost or repeated, others can read them, broken ones are named."""
 
+import io
 import json
 import tracemalloc
 import warnings
@@ -321,6 +322,92 @@ def test_a_wrong_row_is_named_by_file_and_row(tmp_path):
             pictures(edited_image={"bytes": data, "path": None})
     with pytest.raises(ValueError, match="row 2: edit_prompt is None, not a text"):
         pictures(edit_prompt=None)
+
+
+def arrow(**columns):
+    """Three rows as an Arrow table, with other types of some columns."""
+    import pyarrow as pa
+
+    table = pa.Table.from_pylist([a_row() for _ in range(3)])
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+def odd_columns() -> dict:
+    """Of texts and pictures, as other tools write them."""
+    import pyarrow as pa
+
+    data = encode_image(torch.zeros(3, 8, 8))["bytes"]
+    png = io.BytesIO()
+    Image.new("LA", (8, 8)).save(png, "PNG")
+    more = pa.array([{"bytes": data, "path": "a.webp", "width": 8}] * 3)
+    return {
+        "long texts": {"edit_prompt": pa.array(["b"] * 3, pa.large_string())},
+        "categories": {"edit_prompt": pa.array(["b"] * 3).dictionary_encode()},
+        "chunks": {"edit_prompt": pa.chunked_array([["b"], ["b", "b"]])},
+        "long bytes": {"edited_image": pa.array([data] * 3, pa.large_binary())},
+        "bytes of one size": {"edited_image": pa.array([data] * 3, pa.binary(len(data)))},
+        "more about a picture": {"edited_image": more},
+        "grey and transparent": {"edited_image": pa.array([png.getvalue()] * 3)},
+    }
+
+
+@pytest.mark.parametrize("name", odd_columns())
+def test_columns_as_other_tools_write_them_are_read(tmp_path, name):
+    import pyarrow.parquet as pq
+
+    pq.write_table(arrow(**odd_columns()[name]), tmp_path / "x.parquet")
+    for row in read_pairs(tmp_path):
+        assert row["edit_prompt"] == "b" and row["edited_image"].size == (8, 8)
+
+
+def wrong_columns() -> dict:
+    """Columns, and what is said of them."""
+    import pyarrow as pa
+
+    no_picture = "x.parquet, row 0, edited_image, is no picture"
+    return {
+        "numbers": ({"edit_prompt": pa.array([1, 2, 3])}, "row 0: edit_prompt is 1, not a text"),
+        "nothing": ({"edit_prompt": pa.nulls(3)}, "row 0: edit_prompt is None, not a text"),
+        "bytes as texts": ({"edit_prompt": pa.array([b"b"] * 3)}, "row 0: edit_prompt is b'b', not a text"),
+        "lists": ({"edit_prompt": pa.array([["b"]] * 3)}, "edit_prompt is .'b'., not a text"),
+        "base64": ({"edited_image": pa.array(["UklGR"] * 3)}, no_picture),
+        "pixels": ({"edited_image": pa.array([[[0, 0, 0]]] * 3)}, no_picture),
+        "a path alone": ({"edited_image": pa.array([{"path": "a.png"}] * 3)}, no_picture),
+        "no pictures": ({"edited_image": pa.nulls(3)}, no_picture),
+    }
+
+
+@pytest.mark.parametrize("name", wrong_columns())
+def test_columns_of_something_else_are_refused_by_file_and_row(tmp_path, name):
+    import pyarrow.parquet as pq
+
+    columns, sentence = wrong_columns()[name]
+    pq.write_table(arrow(**columns), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=sentence) as error:
+        [row["edited_image"] for row in read_pairs(tmp_path)]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PAR1", b"PAR1PAR1", b"a,b\n1,2\n", b"<html>", b'{"a": 1}', b"\0" * 5000]
+)
+def test_a_file_that_is_no_parquet_is_named(tmp_path, data):
+    (tmp_path / "x.parquet").write_bytes(data)
+    with pytest.raises(
+        ValueError, match="x.parquet is broken .*; delete it and make the pairs again"
+    ) as error:
+        read_pairs(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_without_rows_is_no_set_of_pairs(tmp_path):
+    import pyarrow.parquet as pq
+
+    pq.write_table(arrow()[:0], tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="there are no pairs in"):
+        read_pairs(tmp_path)
 
 
 def test_reading_pairs_holds_no_pictures(tmp_path):
