@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
     "moderation": (
         "nothing passes without a clear word",
         {
-            "test_openai_backend.py": "without_a_clear_word falls_silent politely moderation_skips turned_off",
+            "test_openai_backend.py": "without_a_clear_word falls_silent politely moderation_skips",
         },
     ),
     "results of batches": (

@@ -400,7 +400,7 @@ def test_a_killed_finetuning_goes_on_bit_for_bit_and_two_do_not_collide(tmp_path
 
 @pytest.mark.soak
 def test_50_kills_change_no_weight(tmp_path):
-    finetuning_killed_often(tmp_path, kills=50, n=800)
+    finetuning_killed_often(tmp_path, kills=50, n=320)
 
 
 def test_a_finetuning_goes_on_with_its_own_lessons_and_weights_only(tiny, tmp_path):

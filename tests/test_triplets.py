@@ -230,7 +230,7 @@ def test_words_are_words_in_any_script(before, edit, after, reason):
 NO_TEXT = {
     "gzip": b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03KT\x04\x00",
     "a picture": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
-    "Parquet": b"PAR1\x15\x04\x15\x10",
+    "Parquet": b"PAR1\x15\x00\x15\x10",
     "zip": b"PK\x03\x04\x14\x00\x00\x00\x08\x00",
     "pickle": b"\x80\x04\x95\x0e\x00\x00\x00",
     "UTF-16, big end first": "a cat".encode("utf-16-be"),
