@@ -326,6 +326,7 @@ def run(
     out = Path(out)
     if n is not None:
         refuse_outside("n", n, "count")
+    refuse_unwritable(out)
     captions = read_captions(captions_path)
     lessons = read_triplets(triplets)
     index, shards = shard
@@ -350,6 +351,16 @@ def run(
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
         raise UserError(f"no answer was accepted ({reasons or 'nothing could be asked'})")
     return counts
+
+
+def refuse_unwritable(out: Path) -> None:
+    """Raises ValueError, before a model is loaded, if `out` is a folder, holds something else than triplets
+    or is written by another job."""
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; choose a file")
+    if out.exists():
+        with locked(out, "writing to"):
+            resume_triplets(out)
 
 
 def local_backend(

@@ -45,7 +45,9 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
     "moderation": (
         "nothing passes without a clear word",
         {
-            "test_openai_backend.py": "without_a_clear_word falls_silent politely moderation_skips",
+            "test_openai_backend.py": """
+                without_a_clear_word falls_silent politely not_for_us moderation_skips
+                """,
         },
     ),
     "results of batches": (

@@ -548,7 +548,8 @@ def test_a_batch_whose_server_echoes_the_key_does_not_get_it_printed(tmp_path, m
             return (403, {"error": {"message": said}}) if case == "moderation" else None
 
     with serving(Echo) as url:
-        assert ask_for(tmp_path, url, "--backend", "batch", "--model", "chat") == 1
+        status = ask_for(tmp_path, url, "--backend", "batch", "--model", "chat")
+    assert status == (0 if case == "moderation" else 1)
     printed = told_nothing(capsys)
     assert "no *** *** *** *** here" in printed and printed.count("\n") <= 4
     assert case in printed or case == "moderation"
@@ -608,6 +609,19 @@ def test_moderation_that_falls_silent_lets_no_answer_through(tmp_path):
             CAPTIONS[:2], hasty(OpenAIBackend("text", base_url=url, max_retries=1)), tmp_path / "t.jsonl"
         )
     assert lines(tmp_path / "t.jsonl") == []
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 422, 501])
+def test_a_route_that_is_not_for_us_is_no_moderation_and_said_once(tmp_path, capsys, status):
+    class Closed(openai_server(night, [])):
+        def moderations(self, body):
+            return status, {"error": {"message": "not for you"}}
+
+    with serving(Closed) as url:
+        counts = generate_triplets(CAPTIONS, OpenAIBackend("text", base_url=url), tmp_path / "t.jsonl")
+    said = capsys.readouterr().err
+    assert counts == {"accepted": 32} and said.count(NO_MODERATION) == 1
+    assert ("not for you" in said) == (status in (400, 403, 422))
 
 
 def test_a_route_that_politely_is_not_there_is_no_moderation(tmp_path, capsys):

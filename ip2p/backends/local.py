@@ -374,15 +374,9 @@ def complete(
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # of like length, so little is padded
     for rows in batches_by_length(order, [len(prompt) for prompt in prompts], batch_size):
-        texts = complete_batch(
-            model,
-            tokenizer,
-            [prompts[i] for i in rows],
-            [noise[i] for i in rows],
-            stop,
-            temperature,
-            frequency_penalty,
-        )
+        asked = [prompts[i] for i in rows]
+        drawn = [noise[i] for i in rows]
+        texts = complete_batch(model, tokenizer, asked, drawn, stop, temperature, frequency_penalty)
         for i, text in zip(rows, texts, strict=True):
             answers[i] = text
     return answers

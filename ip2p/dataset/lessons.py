@@ -115,7 +115,7 @@ def encode_both_ways(pipe, pairs: list[dict], size: int) -> dict[str, torch.Tens
         sources.append(side_by_side(source))
         means.append(side_by_side(mean))
         stds.append(side_by_side(std))
-    text = embed(pipe, instructions_of(pairs)).cpu()
+    text = embed(pipe, [pair["edit_prompt"] for pair in pairs]).cpu()
     return {"source": torch.cat(sources), "mean": torch.cat(means), "std": torch.cat(stds), "text": text}
 
 
@@ -127,10 +127,6 @@ def and_mirrored(images: torch.Tensor) -> torch.Tensor:
 def side_by_side(latents: torch.Tensor) -> torch.Tensor:
     """Latents of `and_mirrored`, (2n, c, h, w) -> (n, 2, c, h, w)."""
     return torch.stack(latents.chunk(2), 1).cpu()
-
-
-def instructions_of(pairs: list[dict]) -> list[str]:
-    return [pair["edit_prompt"] for pair in pairs]
 
 
 def paired_augmentation(
@@ -197,4 +193,5 @@ class Lessons:
         means, stds = posteriors(self.pipe, torch.cat([original, edited]))
         source, mean = means.chunk(2)
         _, std = stds.chunk(2)
-        return Encoded(source, mean, std, embed(self.pipe, instructions_of(pairs)))
+        text = embed(self.pipe, [pair["edit_prompt"] for pair in pairs])
+        return Encoded(source, mean, std, text)
