@@ -261,11 +261,11 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bits(tiny, tmp_path):
 
 
 def a_training(model: str):
-    """A dozen steps, each with a checkpoint; for `survive`."""
+    """Eight steps, each with a checkpoint; for `survive`."""
     profile = get_profile("mini", text_to_image=model, resolution=32, muon=False)
 
     def job(folder: Path) -> None:
-        train(lessons(), folder, profile, steps=12, batch=4, lr=1e-3, save_minutes=0)
+        train(lessons(), folder, profile, steps=8, batch=4, lr=1e-3, save_minutes=0)
 
     return job
 

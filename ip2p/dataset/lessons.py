@@ -48,9 +48,6 @@ class Encoded(NamedTuple):
     text: torch.Tensor  # (n, T, d): features of the instruction
 
 
-PICTURES = ("source", "mean", "std")
-
-
 class Cache:
     """All pairs encoded, computed once and kept in safetensors files of ROWS pairs each in `folder`, from
     which lessons are read when they are needed: "source", "mean" and "std" (n, 2, c, h, w), as they are and
@@ -77,11 +74,11 @@ class Cache:
         """One lesson, n = 1."""
         file = self.files[number // self.ROWS]
         row = number % self.ROWS
-        tensors = {}
-        for name in Encoded._fields:
-            tensors[name] = file.get_slice(name)[row : row + 1]  # (1, 2, c, h, w), and the text (1, T, d)
-        for name in PICTURES:
-            tensors[name] = tensors[name][:, int(mirrored)]
+        way = int(mirrored)
+        tensors = {"text": file.get_slice("text")[row : row + 1]}
+        for name in ("source", "mean", "std"):
+            both_ways = file.get_slice(name)
+            tensors[name] = both_ways[row : row + 1, way : way + 1].squeeze(1)
         return Encoded(**tensors)
 
 
