@@ -16,7 +16,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from ip2p.common.errors import UserError
-from ip2p.options import DistillOptions, Job, Options, TrainOptions
+from ip2p.fast import DistillOptions
+from ip2p.options import Job, Options, TrainOptions
 from ip2p.paths import DATA, ROOT
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -265,31 +266,9 @@ def distill_flags(sub: argparse.ArgumentParser) -> None:
     add_flags(sub, DistillOptions)
 
 
-def picture_format(path: Path) -> str:
-    """Pillow's name of the format of a picture that is to be saved. Raises ValueError, before any work, if
-    it cannot be."""
-    from PIL import Image
-
-    from ip2p.common.durable import temporary
-
-    Image.init()
-    name = Image.registered_extensions().get(path.suffix.lower(), "")
-    if name not in Image.SAVE:
-        raise ValueError(f"{path} has no ending of a picture; call it {path.name}.png")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file; choose another name")
-    trial = temporary(path)
-    try:
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror}); choose another place") from None
-    return name
-
-
 def edit(a) -> None:
     from ip2p.common.durable import replacing
-    from ip2p.common.images import open_image, open_mask
+    from ip2p.common.images import open_image, open_mask, picture_format
     from ip2p.editing import load_editor
 
     format = picture_format(a.out)
@@ -365,6 +344,7 @@ def models_flags(sub: argparse.ArgumentParser) -> None:
 
 
 def hero(a) -> None:
+    from ip2p.common.images import picture_format
     from ip2p.teaching.hero import hero
 
     picture_format(a.out)

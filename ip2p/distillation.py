@@ -33,8 +33,7 @@ from ip2p.common.durable import locked, name_of_model, remove_unfinished, save_t
 from ip2p.common.train_loop import LoopOptions, step_generator, train_loop
 from ip2p.dataset.shards import read_pairs
 from ip2p.editing import Editor, load_editor
-from ip2p.fast import FAST, STUDENT_PREDICTS, scale_features
-from ip2p.options import DistillOptions
+from ip2p.fast import FAST, STUDENT_PREDICTS, DistillOptions, scale_features
 from ip2p.profiles import Profile, get_profile
 from ip2p.training import checksum_of_pairs, same_run
 

@@ -126,11 +126,10 @@ class Editor:
         image_guidance_scale: float = 1.5,
         steps: int = 20,
         name: str = "mini",
-        fast=None,
     ):
         self.pipe = pipe
         self.name = name
-        self.fast = fast  # a `Distilled`, or None
+        self.fast = None  # a `Distilled`, see `ip2p.fast`
         self.defaults = (guidance_scale, image_guidance_scale, steps)
         self.factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # pixels of a latent's side
         self.resolution = pipe.unet.config.sample_size * self.factor
@@ -447,12 +446,9 @@ def load_editor(
         raise ValueError(f"there is no profile or folder {name!r}; profiles are {', '.join(PROFILES)}")
     device, dtype = defaults.place(device, dtype)
     pipe = settle(load_edit_pipeline(path, dtype), device, defaults.low_memory)
-    scales_and_steps = defaults.guidance_scale, defaults.image_guidance_scale, defaults.steps
-    distilled = None
+    editor = Editor(pipe, defaults.guidance_scale, defaults.image_guidance_scale, defaults.steps, str(name))
     if fast:
-        from ip2p.fast import add_fast_lora, load_distilled
-    if fast and defaults.fast_lora:
-        scales_and_steps = add_fast_lora(pipe, defaults.fast_lora)
-    elif fast:
-        distilled = load_distilled(path, pipe, device)
-    return Editor(pipe, *scales_and_steps, str(name), distilled)
+        from ip2p.fast import make_fast
+
+        make_fast(editor, path, defaults.fast_lora)
+    return editor

@@ -20,7 +20,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ip2p.backends import local
-from ip2p.backends.protocol import FLAGGED_CAPTION, Backend, NoAnswer, Objection
+from ip2p.backends.protocol import Backend, Hopeless, NoAnswer, Objection
 from ip2p.common.durable import append_line, locked, read_json, whole_lines, write_atomically
 from ip2p.common.errors import UserError
 from ip2p.dataset.checks import check
@@ -37,6 +37,7 @@ from ip2p.dataset.triplets import (
     triplets_of,
 )
 from ip2p.miniworld.retelling import retell
+from ip2p.options import refuse_outside
 
 # ---------------------------------------------------------------------------- fine-tuning
 
@@ -49,11 +50,6 @@ def finetune(model, tokenizer, triplets: list[dict], **options) -> list[float]:
 
 
 EPOCHS = 3  # of all lessons, hand-written or its own, each time about another scene in the miniature world
-
-SMOLLM2_SIZE = 135e6  # weights
-# For as many weights, on two CPU cores with AMX: from three quarters of an hour for 18,561 lessons. One busy
-# core without AMX took five times as long and more.
-SECONDS_A_LESSON = 0.145
 
 
 def load_finetuned(
@@ -91,19 +87,18 @@ def load_finetuned(
             return local.load(folder, device)
         model, tokenizer = local.load(name, device)
         lessons = lessons_of_all_epochs(triplets, world)
-        announce(str(name), model, len(lessons), folder)
+        announce(str(name), len(lessons), folder)
         finetune(model, tokenizer, lessons, work=work, dtype=computing)
         local.save(model, tokenizer, folder, cache=True)
         shutil.rmtree(work, ignore_errors=True)
     return model, tokenizer
 
 
-def announce(name: str, model, lessons: int, folder: Path) -> None:
-    """Say what is about to happen, and how long that takes."""
-    seconds = SECONDS_A_LESSON * lessons * model.num_parameters() / SMOLLM2_SIZE
+def announce(name: str, lessons: int, folder: Path) -> None:
+    """Say what is about to happen; how long it takes on this machine is said after the first steps."""
     print(
-        f"fine-tuning {name} on {lessons:,} lessons, about {max(1, round(seconds / 60))} minutes on two CPU "
-        f"cores; stopped, the same command goes on, and later ones find the model in {folder}",
+        f"fine-tuning {name} on {lessons:,} lessons; stopped, the same command goes on, and later ones find "
+        f"the model in {folder}",
         file=sys.stderr,
         flush=True,
     )
@@ -229,7 +224,7 @@ class Generation:
         """Ask again, or give the caption up and note that, so that no later run asks for it."""
         attempt = self.asked.pop(caption)
         self.counts[reason] += 1
-        if attempt < self.retries and reason != FLAGGED_CAPTION:
+        if attempt < self.retries and not isinstance(answer, Hopeless):
             self.to_ask.appendleft((caption, attempt + 1))
         elif not isinstance(answer, NoAnswer):
             self.counts["given up"] += 1
@@ -329,6 +324,9 @@ def run(
     Raises ValueError or OSError for what the caller got wrong, UserError if a server fails (run again to
     go on) or if no answer was accepted."""
     out = Path(out)
+    if n is not None:
+        refuse_outside("n", n, "count")
+    refuse_unwritable(out)
     captions = read_captions(captions_path)
     lessons = read_triplets(triplets)
     index, shards = shard
@@ -353,6 +351,16 @@ def run(
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
         raise UserError(f"no answer was accepted ({reasons or 'nothing could be asked'})")
     return counts
+
+
+def refuse_unwritable(out: Path) -> None:
+    """Raises ValueError, before a model is loaded, if `out` is a folder, holds something else than triplets
+    or is written by another job."""
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; choose a file")
+    if out.exists():
+        with locked(out, "writing to"):
+            resume_triplets(out)
 
 
 def local_backend(
@@ -386,6 +394,7 @@ def server_backend(
 
     if not model:
         raise ValueError(f"the {backend} backend needs the name of a model that the server has")
+    refuse_outside("shots", shots, "natural")
     examples = evenly_spread(lessons, shots)
     if backend == "openai":
         return OpenAIBackend(model, examples=examples, **options)
@@ -394,6 +403,4 @@ def server_backend(
 
 def evenly_spread(lessons: list[dict], count: int) -> list[dict]:
     """`count` of the lessons, from the first on."""
-    if count <= 0:
-        return []
-    return lessons[:: max(1, len(lessons) // count)][:count]
+    return lessons[:: max(1, len(lessons) // max(1, count))][:count]

@@ -31,23 +31,28 @@ def fits(value, kind: str, low: float, high: float) -> bool:
     return isinstance(value, number) and not isinstance(value, bool) and low <= value <= high
 
 
+def refuse_outside(name: str, value, limits, kind: str = "int") -> None:
+    """Raises ValueError, one sentence, for a number out of its range: a name in RANGES, or its two ends."""
+    low, high = RANGES[limits] if isinstance(limits, str) else limits
+    if not fits(value, kind, low, high):
+        whole = "a whole number, " if kind == "int" else ""
+        allowed = f"{low:g} or more" if high == inf else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} is {value}; it must be {whole}{allowed}")
+
+
 class Options:
     """The base of what follows. Raises ValueError, one sentence, for a value out of its range."""
 
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
+            if value is None and f.default is None:
+                continue
             choices = f.metadata.get("choices")
             if choices and value not in choices:
                 raise ValueError(f"{f.name} is {value!r}; it must be one of {', '.join(choices)}")
-            if "range" not in f.metadata:
-                continue
-            limits = f.metadata["range"]  # a name, or the two numbers themselves
-            low, high = RANGES[limits] if isinstance(limits, str) else limits
-            if not fits(value, f.type, low, high):
-                kind = "a whole number, " if f.type == "int" else ""
-                allowed = f"{low:g} or more" if high == inf else f"from {low:g} to {high:g}"
-                raise ValueError(f"{f.name} is {value}; it must be {kind}{allowed}")
+            if "range" in f.metadata:
+                refuse_outside(f.name, value, f.metadata["range"], f.type)
 
     @classmethod
     def of(cls, profile, seed: int = 0, **options):
@@ -157,21 +162,3 @@ class TrainOptions(Options):
     save_minutes: float = option(4.0, range="natural", identifies=False)  # between checkpoints
     sample_minutes: float = option(8.0, range="natural", identifies=False)  # between calls of `sample`
     sample_every: int = option(0, range="natural", identifies=False)  # steps between them instead, if not 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillOptions(Options):
-    """How an editor's fast student is taught."""
-
-    edits: int = option(6000, range="count", help="edits of the teacher's to learn from")
-    teacher_steps: int = option(12, range="count", help="its denoising steps")
-    steps: int = option(3000, range="count", help="optimiser steps")
-    batch: int = option(profile="train_batch", range="count", help="states of the teacher's edits a step")
-    lr: float = option(profile="train_lr", range=(1e-9, 1), help="peak learning rate")
-    muon: bool = option(profile="muon")
-    seed: int = option(0)
-    student_steps: int = option(3, range="count", identifies=False, help="denoising steps of a fast edit")
-    # the scales that the student learns: lowest and highest
-    guidance_scale: tuple[float, float] = option((1.0, 8.0), range=(0, 100))
-    image_guidance_scale: tuple[float, float] = option((1.0, 2.5), range=(0, 100))
-    save_minutes: float = option(4.0, range="natural", identifies=False)  # between checkpoints

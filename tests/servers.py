@@ -2,6 +2,7 @@
 stands in front of another and spoils some of its replies."""
 
 import json
+import sys
 import threading
 import time
 import urllib.error
@@ -13,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 @contextmanager
 def serving(handler, certificate=None):
     """A server of this handler, with an SSL context by HTTPS; yields its URL, ending in /v1."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    http = Quiet(("127.0.0.1", 0), handler)
     if certificate is not None:
         http.socket = certificate.wrap_socket(http.socket, server_side=True)
     http.daemon_threads = True
@@ -25,11 +26,25 @@ def serving(handler, certificate=None):
         http.server_close()
 
 
+class Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that are gone."""
+
+    request_queue_size = 128
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        data = self.rfile.read(length)
+        if len(data) < length:
+            raise ConnectionError("the client was killed")
+        return data
 
     def reply(self, status: int, data: bytes, **headers) -> None:
         self.send_response(status)
@@ -96,7 +111,8 @@ def openai_server(
             body = json.loads(data) if self.headers["Content-Type"] == "application/json" else data
             requests.append((self.path, self.headers["Authorization"], body))
             time.sleep(latency)
-            out = getattr(self, self.path.removeprefix("/v1/").replace("/", "_"))(body)
+            route = getattr(self, self.path.removeprefix("/v1/").replace("/", "_"), None)
+            out = None if route is None else route(body)
             if out is None:
                 status, out = 404, {"error": {"message": "no such route"}}
             else:

@@ -15,8 +15,7 @@ from torch.testing import assert_close
 from ip2p.common.diffusion import to_x0
 from ip2p.distillation import Recordings, distill, distillation_loss, learn, new_student, noiseless
 from ip2p.editing import load_editor
-from ip2p.fast import FAST, STUDENT_PREDICTS, scale_features
-from ip2p.options import DistillOptions
+from ip2p.fast import FAST, STUDENT_PREDICTS, DistillOptions, scale_features
 from ip2p.profiles import get_profile
 from ip2p.training import new_editor
 

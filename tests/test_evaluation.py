@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import results, survive
 
-from ip2p.common.durable import digest
-from ip2p.common.markdown import pages_of
+from ip2p.common.durable import digest, write_atomically
+from ip2p.common.markdown import fill, pages_of
 from ip2p.miniworld import EDIT_KINDS, Scene, caption, edit, parse, render
 from ip2p.miniworld.held_out import held_out_edits, reworded_edits, scenes
 from ip2p.paths import DATA, ROOT
@@ -162,6 +165,42 @@ def test_a_stopped_evaluation_goes_on_and_other_settings_are_refused(evaluated, 
     assert (tmp_path / "parts.jsonl").read_bytes() == b"".join(lines[:3])
     with pytest.raises(ValueError, match="begun with other n;"):
         evaluate(out=tmp_path, profile=QUICK, n=3, only=CHEAP)
+
+
+def an_evaluation():
+    """Twenty parts that are quickly measured, written into a README as well; for `survive`."""
+    models = evaluation.model_checksums(QUICK)
+    evaluation.model_checksums = lambda profile: models
+    evaluation.markdown_table = lambda figures: ""
+    evaluation.renew_pages = lambda figures, _: fill(evaluation.ROOT / "README.md", {"results": str(figures)})
+
+    def measure(profile, n):
+        time.sleep(0.02)
+        return {"n": n}
+
+    evaluation.PARTS.update({f"part {k}": measure for k in range(20)})
+
+    def job(folder: Path) -> None:
+        evaluation.ROOT = folder
+        evaluation.FIGURES = folder / "published.json"
+        if not (folder / "README.md").exists():
+            page = "# Mine\n<!-- figures:results -->\n<!-- /figures -->\n" + "words\n" * 20_000
+            write_atomically(folder / "README.md", page)
+        evaluate(out=folder, profile=QUICK, n=2, only=[f"part {k}" for k in range(20)], write=True)
+
+    return job
+
+
+@pytest.mark.soak
+def test_50_kills_of_an_evaluation_lose_and_repeat_no_part(tmp_path):
+    survive(tmp_path, an_evaluation, kills=50)
+    undisturbed, killed = results(tmp_path)
+    for folder in killed:
+        for name in ("parts.jsonl", "figures.json", "published.json", "README.md"):
+            assert (folder / name).read_text() == (undisturbed / name).read_text()
+    lines = (undisturbed / "parts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["part"] for line in lines[1:]] == [f"part {k}" for k in range(20)]
+    assert (undisturbed / "README.md").read_text().count("words") == 20_000
 
 
 def test_write_renews_the_readme_the_cards_and_the_figures(tmp_path, monkeypatch):

@@ -30,7 +30,8 @@ FLOORS = (
     STAGES,
     ("backends",),
     ("dataset",),
-    ("profiles", "options", "fast"),
+    ("fast",),
+    ("profiles", "options"),
     ("common", "miniworld"),
     ("paths",),
 )

@@ -1,6 +1,9 @@
 """Pictures and masks of every kind that people have, on their way to the models."""
 
 import io
+import struct
+import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -177,6 +180,100 @@ def test_a_bomb_in_a_data_set_does_not_go_off(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match="row 3 is too large an image"):
         decode_image({"bytes": file_of(Image.new("RGB", (20, 10)), "PNG")}, "row 3")
+
+
+def frames_of(kind, colours=("red", "blue")):
+    """A picture of several frames, or pages."""
+    first, *others = [Image.new("RGB", (20, 10), colour) for colour in colours]
+    return file_of(first, kind, save_all=True, append_images=others)
+
+
+def turned(number):
+    """A red picture with a blue corner, written so that it is upright again if its EXIF is obeyed."""
+    upright = Image.new("RGB", (20, 10), "red")
+    upright.paste("blue", (0, 0, 8, 8))
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's numbers of the ways back
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return file_of(upright.transpose(Image.Transpose(back[number])), "PNG", exif=exif)
+
+
+def sixteen_bits_of_three():
+    """A PNG of 16 bits a colour, red, 2 x 1, which Pillow cannot write."""
+    rows = b"\0" + 2 * b"\xff\xff\0\0\0\0"
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, body in chunks:
+        data += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return data
+
+
+RED = (255, 0, 0)
+SEEN = {
+    "a moving GIF": (lambda: frames_of("GIF"), RED),
+    "a moving PNG": (lambda: frames_of("PNG"), RED),
+    "a moving WebP": (lambda: frames_of("WEBP"), RED),
+    "pages of a TIFF": (lambda: frames_of("TIFF"), RED),
+    "an icon of several sizes": (lambda: file_of(Image.new("RGB", (64, 64), "red"), "ICO"), RED),
+    "inks": (lambda: file_of(Image.new("CMYK", (20, 10), (0, 255, 255, 0)), "JPEG"), RED),
+    "lines in between": (lambda: file_of(Image.new("RGB", (20, 10), "red"), "JPEG", progressive=True), RED),
+    "one pixel": (lambda: file_of(Image.new("RGB", (1, 1), "red"), "PNG"), RED),
+    "a line": (lambda: file_of(Image.new("RGB", (3000, 1), "red"), "PNG"), RED),
+    "16 bits a colour": (sixteen_bits_of_three, RED),
+    "a bitmap": (lambda: file_of(Image.new("RGB", (20, 10), "red"), "BMP"), RED),
+    "a portable map": (lambda: file_of(Image.new("RGB", (20, 10), "red"), "PPM"), RED),
+    "two bits": (lambda: file_of(Image.new("P", (20, 10)), "PNG", bits=2), (0, 0, 0)),
+} | {f"turned, {number}": (partial(turned, number), (0, 0, 255)) for number in range(2, 9)}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_file_that_people_have_is_seen_as_they_see_it(name):
+    make, colour = SEEN[name]
+    image = open_image(io.BytesIO(make()), name)
+    assert image.mode == "RGB"
+    assert np.abs(np.asarray(image.getpixel((0, 0)), int) - colour).max() <= 2
+
+
+def cut(data, share=0.6):
+    return data[: int(len(data) * share)]
+
+
+NOISE = Image.effect_noise((64, 64), 90).convert("RGB")
+REFUSED = {
+    "nothing": lambda: b"",
+    "a page": lambda: b"<!doctype html><html>404</html>",
+    "a drawing": lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"/>',
+    "a document": lambda: b"%PDF-1.4\n%%EOF\n",
+    "a film": lambda: b"\0\0\0\x18ftypmp42\0\0\0\0",
+    "a picture of a phone": lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "half a JPEG": lambda: cut(file_of(NOISE, "JPEG")),
+    "half a PNG": lambda: cut(file_of(NOISE, "PNG")),
+    "half a WebP": lambda: cut(file_of(NOISE, "WEBP")),
+    "half a GIF": lambda: cut(file_of(NOISE, "GIF")),
+    "half a TIFF": lambda: cut(file_of(NOISE, "TIFF")),
+    "a head alone": lambda: file_of(NOISE, "PNG")[:33],
+    "a turned bit": lambda: file_of(NOISE, "PNG").replace(b"IDAT", b"IDAT\xff", 1),
+    "a size of nothing": lambda: file_of(NOISE, "BMP")[:18] + bytes(8) + file_of(NOISE, "BMP")[26:],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_is_no_whole_picture_is_one_sentence(name):
+    with pytest.raises(ValueError, match=f"^{name} cannot be read as an image") as error:
+        open_image(io.BytesIO(REFUSED[name]()), name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["", ".", "no/such.png", "https://example.org/cat.png"])
+def test_a_path_without_a_picture_is_one_sentence(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for read in (open_image, open_mask):
+        with pytest.raises(ValueError, match="there is no image .*; check the path"):
+            read(path)
 
 
 # ------------------------------------------------------------------------------------------- masks

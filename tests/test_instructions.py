@@ -1,8 +1,6 @@
 """Stage 1: the loop, its resuming, the local backend and the fine-tuning."""
 
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -10,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from kills import results, survive
 
 from ip2p import instructions
 from ip2p.backends import local
 from ip2p.backends.local import generate
-from ip2p.backends.protocol import Objection
+from ip2p.backends.protocol import FLAGGED_CAPTION, Objection
 from ip2p.dataset.triplets import from_completion, json_line, read_triplets, to_completion
 from ip2p.instructions import finetune, generate_triplets, load_finetuned, run
 
@@ -113,7 +112,7 @@ def test_a_foreign_file_is_left_alone(tmp_path):
 
 def test_objections_of_the_backend_count_and_a_flagged_caption_is_not_asked_again(tmp_path):
     cat, dog, owl = CAPTIONS[0], CAPTIONS[3], CAPTIONS[6]
-    script = {cat: [Objection("flagged"), night(cat)], dog: [Objection("flagged caption")], owl: [night(owl)]}
+    script = {cat: [Objection("flagged"), night(cat)], dog: [FLAGGED_CAPTION], owl: [night(owl)]}
     backend = Scripted(lambda caption, times: script[caption][times - 1])
     counts = generate_triplets(script, backend, tmp_path / "t.jsonl")
     assert counts == {"accepted": 2, "flagged": 1, "flagged caption": 1, "given up": 1}
@@ -160,68 +159,47 @@ def test_shards_share_the_captions_out(tmp_path, monkeypatch):
         run(tmp_path / "c.txt", tmp_path / "x.jsonl", shard=(3, 3))
 
 
-JOB = """
-import sys, time; sys.path[:0] = sys.argv[1:3]
-from test_instructions import Scripted, generate_triplets, moody
-class Slow(Scripted):
-    def answers(self, ask):
-        for answer in super().answers(ask):
-            time.sleep(float(sys.argv[5]))
-            yield answer
-captions = open(sys.argv[3]).read().splitlines()
-generate_triplets(captions, Slow(moody), sys.argv[4], world=False, retries=1)
-"""
-
-
 def moody(caption, times=1):
     """Mostly right; for every ninth caption or so never, for some others only the second time."""
     number = int(caption.split()[-1])
     return "no answer" if number % 9 == 4 or number % 5 == times else night(caption)
 
 
-def survive(tmp_path, kills: int, n: int, pause: float) -> None:
-    """n captions, with the job killed `kills` times at random moments: none lost, none repeated, no broken
-    line."""
-    rng, out = random.Random(0), tmp_path / "t.jsonl"
+def a_job(n: int, pause: float):
+    """n captions, a pause after each answer; for `survive`."""
+
+    class Slow(Scripted):
+        def answers(self, ask):
+            for answer in super().answers(ask):
+                time.sleep(pause)
+                yield answer
+
     captions = [f"a red cat in front of house number {i}" for i in range(n)]
-    (tmp_path / "c.txt").write_text("\n".join(captions))
-    job = [
-        sys.executable,
-        "-c",
-        JOB,
-        str(Path(__file__).parent),
-        str(Path(__file__).parents[1]),
-        str(tmp_path / "c.txt"),
-        str(out),
-        str(pause),
-    ]
-    killed = 0
-    while killed < kills:
-        before = out.stat().st_size if out.exists() else 0
-        process = subprocess.Popen(job, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not out.exists() or out.stat().st_size <= before):
-            time.sleep(0.005)  # until it writes
-        time.sleep(rng.uniform(0, 10 * pause))
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "the job ended before it was killed often enough"
-        killed += 1
-    undisturbed = tmp_path / "undisturbed.jsonl"
-    for path in (out, undisturbed):
-        generate_triplets(captions, Scripted(moody), path, world=False, retries=1)
-    assert out.read_bytes() == undisturbed.read_bytes()
-    given_up = [
-        path.with_name(path.name + ".given-up").read_text().splitlines() for path in (out, undisturbed)
-    ]
-    assert given_up[0] == given_up[1] and len(given_up[0]) + len(lines(out)) == n
+
+    def job(folder: Path) -> None:
+        generate_triplets(captions, Slow(moody), folder / "t.jsonl", world=False, retries=1)
+
+    return job
+
+
+def killed_often(tmp_path, kills: int, n: int, share: float) -> None:
+    """None lost, none repeated, no broken line."""
+    survive(tmp_path, a_job, kills, share, n=n, pause=0.002)
+    undisturbed, killed = results(tmp_path)
+    for folder in killed:
+        for name in ("t.jsonl", "t.jsonl.given-up"):
+            assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+    given_up = (undisturbed / "t.jsonl.given-up").read_text().splitlines()
+    assert len(given_up) + len(lines(undisturbed / "t.jsonl")) == n
 
 
 def test_ten_kills_lose_and_repeat_nothing(tmp_path):
-    survive(tmp_path, kills=10, n=150, pause=0.01)
+    killed_often(tmp_path, kills=10, n=150, share=0.2)
 
 
 @pytest.mark.soak
 def test_200_kills_lose_and_repeat_nothing(tmp_path):
-    survive(tmp_path, kills=200, n=2000, pause=0.01)
+    killed_often(tmp_path, kills=200, n=2000, share=0.02)
 
 
 # ---------------------------------------------------------------------------- a tiny language model
@@ -293,6 +271,19 @@ def test_long_captions_are_refused_or_asked_apart(tiny, monkeypatch):
         answers[captions[0]], Objection
     )
     assert sum(map(len, sizes)) == 31 and all(len(row) * max(row) <= 800 for row in sizes)
+
+
+def test_a_caption_that_is_too_long_is_given_up_at_once(tiny, tmp_path):
+    long = "a red cat in a meadow " * 500
+    seen = []
+    counts = generate_triplets(
+        [long],
+        local.LocalBackend(*tiny, max_new_tokens=2),
+        tmp_path / "t.jsonl",
+        world=False,
+        callback=lambda caption, answer, reason: seen.append(caption),
+    )
+    assert counts == {"longer than 10,000 letters": 1, "given up": 1} and seen == [long]
 
 
 def test_loss_is_on_the_completion_only():
@@ -370,68 +361,46 @@ def test_a_finetuned_model_is_kept_for_the_next_run(tiny, tmp_path, monkeypatch)
     assert len(loaded) == 4
 
 
-TRAINING = """
-import os, random, signal, sys, time
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)  # and no other thread, so that forks are safe
-from ip2p.backends import local
-import test_instructions as t
-load_really = local.load
-tiny = t.new_tiny(attention_dropout=0.1)
-local.load = lambda name, device="cpu": tiny if name == "smollm2" else load_really(name, device)
-local.finetune.__kwdefaults__["save_minutes"] = 0
-rng, begin = random.Random(0), time.perf_counter()
+def a_finetuning(n: int):
+    """A small model fine-tuned on n lessons, as the first `ip2p instructions` does it; for `survive`."""
+    load_really = local.load
+    tiny = new_tiny(attention_dropout=0.1)
+    local.load = lambda name, device="cpu": tiny if name == "smollm2" else load_really(name, device)
+    local.finetune.__kwdefaults__["save_minutes"] = 0
 
-def start(cache):
-    child = os.fork()
-    if child == 0:
-        try:
-            os.environ["XDG_CACHE_HOME"] = cache
-            t.load_finetuned(triplets=[t.NIGHT, t.BLUE] * {n})
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return child
+    def job(folder: Path) -> None:
+        os.environ["XDG_CACHE_HOME"] = str(folder)
+        load_finetuned(triplets=[NIGHT, BLUE] * (n // 2))
 
-def end(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-assert end(start({out!r} + "/undisturbed")) == 0
-seconds = time.perf_counter() - begin
-for _ in range({kills}):
-    child = start({out!r} + "/killed")
-    time.sleep(rng.uniform(0.1, 2) * seconds / {kills})
-    os.kill(child, signal.SIGKILL)
-    assert end(child) == -signal.SIGKILL, "it ended before it was killed often enough"
-both = [start({out!r} + "/killed") for _ in range(2)]  # one waits for the other
-assert [end(child) for child in both] == [0, 0]
-"""
+    return job
 
 
-def survive_training(tmp_path, kills: int, n: int) -> str:
-    """A fine-tuning that is killed -9 at random moments ends with the very weights of an undisturbed one;
-    returns what it says on stderr."""
-    job = TRAINING.format(tests=str(Path(__file__).parent), out=str(tmp_path), n=n, kills=kills)
-    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    files = []
-    for name in ("undisturbed", "killed"):
-        paths = (tmp_path / name / "ip2p").rglob("[!.]*")
-        files.append({str(p.relative_to(tmp_path / name)): p.read_bytes() for p in paths if p.is_file()})
-    assert files[0] == files[1] and any(name.endswith("model.safetensors") for name in files[0])
-    return done.stderr
+def finetuning_killed_often(tmp_path, kills: int, n: int) -> str:
+    """It ends with the very weights of an undisturbed one; returns what it says on stderr."""
+    said = survive(tmp_path, a_finetuning, kills, share=2 / kills, together=2, n=n).stderr
+    undisturbed, killed = results(tmp_path)
+    for folder in killed:
+        assert files_of(folder) == files_of(undisturbed)
+    return said
+
+
+def files_of(cache: Path) -> dict[str, bytes]:
+    """The files of a cache; locks, which are hidden, do not count."""
+    paths = [path for path in (cache / "ip2p").rglob("[!.]*") if path.is_file()]
+    assert any(path.name == "model.safetensors" for path in paths)
+    return {str(path.relative_to(cache)): path.read_bytes() for path in paths}
 
 
 def test_a_killed_finetuning_goes_on_bit_for_bit_and_two_do_not_collide(tmp_path):
-    said = survive_training(tmp_path, kills=6, n=60)
-    assert "fine-tuning smollm2 on 360 lessons, about 1 minutes" in said
+    said = finetuning_killed_often(tmp_path, kills=6, n=120)
+    assert "fine-tuning smollm2 on 360 lessons; stopped, the same command goes on" in said
+    assert "35 steps left, about 1 minutes if all go on like the first ones" in said
     assert "another job is fine-tuning" in said and "this one waits for it" in said
 
 
 @pytest.mark.soak
 def test_50_kills_change_no_weight(tmp_path):
-    survive_training(tmp_path, kills=50, n=400)
+    finetuning_killed_often(tmp_path, kills=50, n=320)
 
 
 def test_a_finetuning_goes_on_with_its_own_lessons_and_weights_only(tiny, tmp_path):

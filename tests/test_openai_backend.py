@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from kills import results, survive
 from servers import FAULTS, drip, drip_head, endless, faulty, hold, openai_server, saying, serving
 
 from ip2p.backends import local
@@ -27,6 +28,7 @@ from ip2p.backends.local import generate
 from ip2p.backends.moderation import NO_MODERATION
 from ip2p.backends.openai import OpenAIBackend
 from ip2p.cli import main
+from ip2p.common.errors import UserError
 from ip2p.dataset.checks import check
 from ip2p.dataset.triplets import (
     DELIMITER,
@@ -284,6 +286,65 @@ def test_every_caption_survives_a_bad_server(tmp_path):
     assert counts.keys() <= {"accepted", "flagged", "unreadable reply"}
 
 
+def import_client(url: str) -> None:
+    """The client imports what it needs when it is needed first, which takes seconds."""
+    os.environ["OPENAI_API_KEY"] = "a-secret-key"
+    client = OpenAIBackend("text", base_url=url).server.client
+    for name in ("completions", "chat", "moderations", "files", "batches"):
+        getattr(client, name)
+
+
+def a_job_at_a_bad_server(url: str):
+    """The captions, eight questions in flight; for `survive`."""
+    import_client(url)
+
+    def job(folder: Path) -> None:
+        backend = OpenAIBackend("text", base_url=url, in_flight=8, timeout=5.0)
+        backend.server.pause = lambda attempt, stopped, seconds=None: time.sleep(0.01)
+        generate_triplets(PLACES, backend, folder / "t.jsonl")
+
+    return job
+
+
+PLACES = [c.replace("a meadow", place) for place in ("a meadow", "a forest", "a city") for c in CAPTIONS]
+
+
+@pytest.mark.soak
+def test_20_kills_at_a_bad_server_lose_repeat_and_burn_nothing(tmp_path):
+    """Every third reply is a passing fault; of the captions a filter of contents refuses the tents, and a
+    moderation flags the robots and every other answer to an owl."""
+    times, did, asked = Counter(), Counter(), Counter()
+    refused = [c for c in PLACES if "tent" in c or "robot" in c]
+    faults = [
+        "429",
+        "500",
+        *(saying(200, PASSING[name]) for name in ("a page", "an empty answer", "no JSON")),
+    ]
+
+    def answer(caption):
+        times[caption] += 1
+        return f"no{DELIMITER}forbidden" if "owl" in caption and times[caption] % 2 else night(caption)
+
+    class Filter(openai_server(answer, [], moderation=lambda t: "robot" in t or "forbidden" in t)):
+        def completions(self, body):
+            asked[body["prompt"].removesuffix("\n##\n")] += 1
+            return (400, FILTERED) if "tent" in body["prompt"] else super().completions(body)
+
+    def schedule(number):
+        return faults[number // 3 % len(faults)] if number % 3 == 2 else None
+
+    with serving(Filter) as url, serving(faulty(url, schedule, did)) as spoilt_url:
+        survive(tmp_path, a_job_at_a_bad_server, kills=20, url=spoilt_url)
+    assert all(did[fault] >= 20 for fault in faults), f"too few faults: {did}"
+    undisturbed, killed = results(tmp_path)
+    for folder in (undisturbed, *killed):
+        accepted = lines(folder / "t.jsonl")
+        given_up = (folder / "t.jsonl.given-up").read_text().splitlines()
+        assert sorted(accepted) == sorted(set(PLACES) - set(refused)), "none lost, none repeated"
+        assert sorted(given_up) == sorted(refused), "no other caption is burnt"
+    assert not any("robot" in caption for caption in asked)
+
+
 def test_retry_after_is_waited_for(tmp_path):
     moments = []
 
@@ -487,7 +548,8 @@ def test_a_batch_whose_server_echoes_the_key_does_not_get_it_printed(tmp_path, m
             return (403, {"error": {"message": said}}) if case == "moderation" else None
 
     with serving(Echo) as url:
-        assert ask_for(tmp_path, url, "--backend", "batch", "--model", "chat") == 1
+        status = ask_for(tmp_path, url, "--backend", "batch", "--model", "chat")
+    assert status == (0 if case == "moderation" else 1)
     printed = told_nothing(capsys)
     assert "no *** *** *** *** here" in printed and printed.count("\n") <= 4
     assert case in printed or case == "moderation"
@@ -547,6 +609,19 @@ def test_moderation_that_falls_silent_lets_no_answer_through(tmp_path):
             CAPTIONS[:2], hasty(OpenAIBackend("text", base_url=url, max_retries=1)), tmp_path / "t.jsonl"
         )
     assert lines(tmp_path / "t.jsonl") == []
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 422, 501])
+def test_a_route_that_is_not_for_us_is_no_moderation_and_said_once(tmp_path, capsys, status):
+    class Closed(openai_server(night, [])):
+        def moderations(self, body):
+            return status, {"error": {"message": "not for you"}}
+
+    with serving(Closed) as url:
+        counts = generate_triplets(CAPTIONS, OpenAIBackend("text", base_url=url), tmp_path / "t.jsonl")
+    said = capsys.readouterr().err
+    assert counts == {"accepted": 32} and said.count(NO_MODERATION) == 1
+    assert ("not for you" in said) == (status in (400, 403, 422))
 
 
 def test_a_route_that_politely_is_not_there_is_no_moderation(tmp_path, capsys):
@@ -652,6 +727,36 @@ def test_a_stopped_batch_job_finds_its_batch_and_pays_nothing_twice(tmp_path, mo
         batch_run(url, tmp_path)
     assert sorted(lines(tmp_path / "t.jsonl")) == sorted(CAPTIONS)
     assert [path for path, *_ in requests].count("/v1/batches") == 1
+
+
+def a_batch_job(url: str):
+    """All captions by batches of five; for `survive`."""
+    BatchBackend.limit = 5
+    import_client(url)
+
+    def job(folder: Path) -> None:
+        backend = BatchBackend(folder.name, folder / "state", seconds=0.01, base_url=url, moderation=False)
+        generate_triplets(CAPTIONS, backend, folder / "t.jsonl")
+
+    return job
+
+
+@pytest.mark.soak
+def test_50_kills_of_a_batch_job_lose_nothing_and_pay_nothing_twice(tmp_path):
+    """The name of the model says in which folder the job works."""
+    requests = []
+    with serving(openai_server(night, requests)) as url:
+        survive(tmp_path, a_batch_job, kills=50, url=url)
+    paid = Counter()
+    for path, _, body in requests:
+        if path == "/v1/files":
+            uploaded = [json.loads(line) for line in body.splitlines() if line.startswith(b'{"custom_id"')]
+        if path == "/v1/batches":
+            paid.update((row["body"]["model"], row["custom_id"]) for row in uploaded)
+    undisturbed, killed = results(tmp_path)
+    for folder in (undisturbed, *killed):
+        assert sorted(lines(folder / "t.jsonl")) == sorted(CAPTIONS)
+        assert {paid[folder.name, BatchBackend.name(caption)] for caption in CAPTIONS} == {1}
 
 
 def spoilt(line):
@@ -1080,6 +1185,152 @@ def test_a_usage_record_of_another_type_counts_as_the_worst_cost(tmp_path, usage
     counts, backend = ask(tmp_path, Odd, api="completions", price=(1.0, 4.0), max_cost=1.0)
     assert counts == {"accepted": 2}
     assert backend.cost == pytest.approx(sum(map(backend.worst_cost, CAPTIONS[:2])))
+
+
+def once(reply):
+    """Servers that spoil one reply, with headers like Retry_After."""
+    return lambda url: faulty(url, lambda number: reply if number == 0 else None, Counter())
+
+
+def replying(status: int, data: bytes = b"{}", **headers):
+    return lambda handler: handler.reply(status, data, **headers)
+
+
+def writing(data: bytes):
+    """What is no HTTP, or only the beginning of it."""
+    return lambda handler: handler.wfile.write(data)
+
+
+SPOILT_ONCE = {
+    "a date of no calendar": replying(429, Retry_After="Fri, 31 Dec 99999 23:59:59 GMT"),
+    "a pause of nan": replying(429, Retry_After="nan"),
+    "a pause in words": replying(429, Retry_After="soon"),
+    "a pause without end": replying(429, Retry_After_Ms="1e400"),
+    "a pause that is over": replying(503, Retry_After="Fri, 31 Dec 1999 23:59:59 GMT"),
+    "a conflict": replying(409),
+    "a time-out": replying(408, b"<html>"),
+    "a status of nobody": replying(599, b"?"),
+    "no content": replying(204, b""),
+    "no gzip": replying(200, b"no gzip", Content_Encoding="gzip"),
+    "events": replying(200, b'data: {"choices": [{"text": "x"}]}\n\n', Content_Type="text/event-stream"),
+    "a long header": replying(200, X_Long="a" * 200_000),
+    "a length that is wrong": replying(200, b'{"choices": []}', Content_Length="3"),
+    "no HTTP": writing(b"hello\r\n\r\n"),
+    "no number of a chunk": writing(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+    "a list": saying(200, b"[]"),
+    "null": saying(200, b"null"),
+    "a number": saying(200, b"5"),
+    "a text": saying(200, b'"text"'),
+    "Latin-1": saying(200, b'{"choices": [{"text": "caf\xe9"}]}'),
+    "a number of 5,000 digits": saying(200, b'{"choices": [{"text": ' + b"9" * 5000 + b"}]}"),
+}
+
+
+@pytest.mark.parametrize("reply", SPOILT_ONCE.values(), ids=SPOILT_ONCE)
+def test_a_reply_that_is_spoilt_once_costs_no_caption(tmp_path, reply):
+    with serving(openai_server(night, [])) as url:
+        counts, _ = ask(tmp_path, once(reply)(url), in_flight=1)
+    assert counts == {"accepted": 2}
+
+
+ODD_BODIES = {
+    "choices by name": {"choices": {"0": {"text": "x"}}},
+    "choices that are a text": {"choices": "abc"},
+    "choices of null": {"choices": [None]},
+    "choices of lists": {"choices": [[]]},
+    "a number of choices": {"choices": 5},
+    "a text that is an object": {"choices": [{"text": {"a": 1}}]},
+    "a text that is true": {"choices": [{"text": True}]},
+    "a text that is NaN": {"choices": [{"text": float("nan")}]},
+    "parts without text": {"choices": [{"message": {"content": [{"type": "image"}, {"text": "no answer"}]}}]},
+    "a usage below zero": {
+        "choices": [{"text": "x"}],
+        "usage": {"prompt_tokens": -5, "completion_tokens": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("body", ODD_BODIES.values(), ids=ODD_BODIES)
+def test_a_reply_of_an_odd_form_is_one_reject_and_never_cheaper_than_it_can_be(tmp_path, body):
+    with serving(openai_server(night, [])) as url:
+        handler = once(saying(200, json.dumps(body).encode()))(url)
+        counts, backend = ask(tmp_path, handler, in_flight=1, price=(1.0, 4.0), api="completions")
+    assert counts.pop("accepted") == 2 and counts.total() == 1
+    assert backend.cost > 2 * 180e-6 + backend.worst_cost(CAPTIONS[0]) / 2
+
+
+HOPELESS = {
+    "pay first": replying(402, b'{"error": {"message": "pay first"}}'),
+    "not here": replying(403, b'{"error": {"message": "not in your country"}}'),
+    "a page": replying(401, b"<html>no key</html>"),
+    "too large": replying(413, b"too large"),
+    "no media": replying(415, b'{"error": "unsupported media"}'),
+    "no quota": replying(429, b'{"error": {"message": "no more quota", "code": "insufficient_quota"}}'),
+    "not modified": replying(304, b""),
+}
+
+
+@pytest.mark.parametrize("reply", HOPELESS.values(), ids=HOPELESS)
+def test_a_refusal_that_stays_is_one_sentence_at_once_and_gives_nothing_up(tmp_path, reply):
+    asked = Counter()
+    with pytest.raises(UserError, match="no answer from 'text' at .*; run the same command again") as error:
+        ask(tmp_path, faulty("nobody", lambda number: reply, asked), in_flight=1)
+    assert asked.total() == 1 and "\n" not in str(error.value)
+    assert not (tmp_path / "t.jsonl.given-up").exists()
+
+
+@pytest.mark.parametrize("path", ["", "/v1/v1", "/v1/completions", "/api"])
+def test_an_address_with_another_path_says_what_to_try(tmp_path, path):
+    with serving(openai_server(night, [])) as url:
+        backend = OpenAIBackend("text", base_url=url.removesuffix("/v1") + path, moderation=False)
+        with pytest.raises(UserError, match="404 .*check the address, which mostly ends in /v1"):
+            generate_triplets(CAPTIONS[:2], backend, tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("echo", ["Authorization", "Host", "unquoted"])
+def test_a_password_in_the_address_is_not_printed(tmp_path, monkeypatch, capsys, echo):
+    def say(handler):
+        said = "user:pa55/word" if echo == "unquoted" else str(handler.headers[echo])
+        handler.reply(400, f"no: {said}".encode())
+
+    with serving(faulty("nobody", lambda number: say, Counter())) as url:
+        address = url.replace("http://", "http://user:pa55%2Fword@")
+        assert ask_for(tmp_path, address, "--backend", "openai", "--model", "text") == 1
+    printed = "".join(capsys.readouterr())
+    encoded = base64.b64encode(b"user:pa55/word").decode()
+    assert "no answer from" in printed
+    assert not any(secret in printed for secret in ("pa55/word", "pa55%2Fword", encoded))
+
+
+@pytest.mark.parametrize("query", ["?key=pa55word", "?api-version=1&api-key=pa55word"])
+def test_an_address_with_a_key_in_it_is_refused_and_not_told(query):
+    with pytest.raises(ValueError, match="must end before its .*OPENAI_API_KEY") as error:
+        OpenAIBackend("text", base_url=f"http://127.0.0.1:9/v1{query}")
+    assert "pa55word" not in str(error.value)
+
+
+ODD_LETTERS = {
+    "NUL": "\0",
+    "an escape": "\x1b",
+    "a bell": "\a",
+    "from right to left": "\u202e",
+    "an isolate": "\u2066",
+    "a line end of Unicode": "\u2028",
+    "a paragraph's end": "\u2029",
+    "a line end of IBM": "\x85",
+    "a form feed": "\f",
+}
+
+
+@pytest.mark.parametrize("letter", ODD_LETTERS.values(), ids=ODD_LETTERS)
+def test_what_nobody_sees_gets_into_no_triplet(tmp_path, letter):
+    handler = choosing(lambda c: {"text": f"make it{letter}night{DELIMITER}{c} at{letter}night"})
+    counts, _ = ask(tmp_path, handler)
+    assert counts == {"accepted": 2}
+    text = (tmp_path / "t.jsonl").read_text()
+    assert letter not in text and all(
+        t["edit"].startswith("make it ") for t in read_triplets(tmp_path / "t.jsonl")
+    )
 
 
 def test_a_run_that_accepts_nothing_is_no_success(tmp_path, capsys):

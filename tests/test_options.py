@@ -2,13 +2,19 @@
 
 import argparse
 from dataclasses import fields
+from functools import partial
 from math import inf, nan
 
 import pytest
 
+from ip2p.backends.openai import ServerOptions
 from ip2p.cli import add_flags, given
+from ip2p.instructions import run
 from ip2p.options import Job, TrainOptions
 from ip2p.profiles import MINI, SD15
+from ip2p.study.evaluate import evaluate
+from ip2p.study.figures import make_figures
+from ip2p.study.speed import run_benchmark
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,63 @@ from ip2p.profiles import MINI, SD15
 def test_a_value_out_of_its_range_is_one_sentence(kind, wrong, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         kind.of(MINI, **wrong)
+
+
+SERVER = [
+    ("temperature", -1, "it must be 0 or more"),
+    ("temperature", nan, "it must be 0 or more"),
+    ("frequency_penalty", 3, "it must be from -2 to 2"),
+    ("max_tokens", 0, "it must be a whole number, 1 or more"),
+    ("in_flight", 0, "it must be a whole number, 1 or more"),
+    ("in_flight", 2.5, "it must be a whole number, 1 or more"),
+    ("timeout", 0, "it must be from 0.01 to 86400"),
+    ("timeout", nan, "it must be from 0.01 to 86400"),
+    ("max_retries", -1, "it must be a whole number, 0 or more"),
+    ("price", (nan, 1.0), "it must be from 0 to 1e\\+06"),
+    ("price", (1.0, -2.0), "it must be from 0 to 1e\\+06"),
+    ("max_cost", nan, "it must be 0 or more"),
+    ("max_cost", -1.0, "it must be 0 or more"),
+    ("api", "responses", "it must be one of completions, chat"),
+]
+
+
+@pytest.mark.parametrize("name, wrong, sentence", SERVER)
+def test_a_server_is_not_asked_with_a_number_out_of_its_range(name, wrong, sentence):
+    """Above all, no number switches the budget off."""
+    with pytest.raises(ValueError, match=f"^{name} is .*; {sentence}$"):
+        ServerOptions(**{name: wrong})
+    assert ServerOptions(price=(0, 0), max_cost=0.0).max_cost == 0
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        ({"n": 0}, "n is 0; it must be a whole number, 1 or more"),
+        ({"n": -5}, "n is -5; it must be a whole number, 1 or more"),
+        ({"n": 2.5}, "n is 2.5; it must be a whole number, 1 or more"),
+        (
+            {"backend": "openai", "model": "m", "shots": -1},
+            "shots is -1; it must be a whole number, 0 or more",
+        ),
+        (
+            {"backend": "openai", "model": "m", "max_cost": nan, "price": (1, 1)},
+            "max_cost is nan; it must be 0",
+        ),
+    ],
+)
+def test_stage_1_refuses_numbers_before_it_asks_anything(tmp_path, monkeypatch, wrong, sentence):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key")
+    (tmp_path / "c.txt").write_text("a red cat in a meadow")
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        run(tmp_path / "c.txt", tmp_path / "t.jsonl", **wrong)
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+@pytest.mark.parametrize("n", [0, -5, 1.5])
+def test_measuring_refuses_a_number_of_edits_that_is_none(n):
+    for measure in (evaluate, partial(make_figures, ["plane"]), partial(run_benchmark, "guidance")):
+        with pytest.raises(ValueError, match=f"^n is {n}; it must be a whole number, 1 or more$"):
+            measure(n=n)
 
 
 def test_none_means_the_profiles_default():

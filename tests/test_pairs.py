@@ -1,24 +1,25 @@
 """Pairs on disk: nothing is lost or repeated, others can read them, broken ones are named."""
 
+import io
 import json
-import os
-import subprocess
-import sys
 import tracemalloc
 import warnings
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kills import results, survive
 from PIL import Image
 
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.diffusion import embed
 from ip2p.common.durable import locked
 from ip2p.common.images import decode_image, encode_image
-from ip2p.dataset.shards import IMAGES, TEXT, Manifest, read_pairs, write_author_layout, write_shard
+from ip2p.dataset.export import write_author_layout
+from ip2p.dataset.shards import IMAGES, TEXT, Manifest, read_pairs, write_shard
 from ip2p.factory import pairs
 from ip2p.factory.candidates import Job, Setting, candidate_settings, paint_candidates
 from ip2p.factory.pairs import make_pairs, paint_and_filter
@@ -323,6 +324,92 @@ def test_a_wrong_row_is_named_by_file_and_row(tmp_path):
         pictures(edit_prompt=None)
 
 
+def arrow(**columns):
+    """Three rows as an Arrow table, with other types of some columns."""
+    import pyarrow as pa
+
+    table = pa.Table.from_pylist([a_row() for _ in range(3)])
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+def odd_columns() -> dict:
+    """Of texts and pictures, as other tools write them."""
+    import pyarrow as pa
+
+    data = encode_image(torch.zeros(3, 8, 8))["bytes"]
+    png = io.BytesIO()
+    Image.new("LA", (8, 8)).save(png, "PNG")
+    more = pa.array([{"bytes": data, "path": "a.webp", "width": 8}] * 3)
+    return {
+        "long texts": {"edit_prompt": pa.array(["b"] * 3, pa.large_string())},
+        "categories": {"edit_prompt": pa.array(["b"] * 3).dictionary_encode()},
+        "chunks": {"edit_prompt": pa.chunked_array([["b"], ["b", "b"]])},
+        "long bytes": {"edited_image": pa.array([data] * 3, pa.large_binary())},
+        "bytes of one size": {"edited_image": pa.array([data] * 3, pa.binary(len(data)))},
+        "more about a picture": {"edited_image": more},
+        "grey and transparent": {"edited_image": pa.array([png.getvalue()] * 3)},
+    }
+
+
+@pytest.mark.parametrize("name", odd_columns())
+def test_columns_as_other_tools_write_them_are_read(tmp_path, name):
+    import pyarrow.parquet as pq
+
+    pq.write_table(arrow(**odd_columns()[name]), tmp_path / "x.parquet")
+    for row in read_pairs(tmp_path):
+        assert row["edit_prompt"] == "b" and row["edited_image"].size == (8, 8)
+
+
+def wrong_columns() -> dict:
+    """Columns, and what is said of them."""
+    import pyarrow as pa
+
+    no_picture = "x.parquet, row 0, edited_image, is no picture"
+    return {
+        "numbers": ({"edit_prompt": pa.array([1, 2, 3])}, "row 0: edit_prompt is 1, not a text"),
+        "nothing": ({"edit_prompt": pa.nulls(3)}, "row 0: edit_prompt is None, not a text"),
+        "bytes as texts": ({"edit_prompt": pa.array([b"b"] * 3)}, "row 0: edit_prompt is b'b', not a text"),
+        "lists": ({"edit_prompt": pa.array([["b"]] * 3)}, "edit_prompt is .'b'., not a text"),
+        "base64": ({"edited_image": pa.array(["UklGR"] * 3)}, no_picture),
+        "pixels": ({"edited_image": pa.array([[[0, 0, 0]]] * 3)}, no_picture),
+        "a path alone": ({"edited_image": pa.array([{"path": "a.png"}] * 3)}, no_picture),
+        "no pictures": ({"edited_image": pa.nulls(3)}, no_picture),
+    }
+
+
+@pytest.mark.parametrize("name", wrong_columns())
+def test_columns_of_something_else_are_refused_by_file_and_row(tmp_path, name):
+    import pyarrow.parquet as pq
+
+    columns, sentence = wrong_columns()[name]
+    pq.write_table(arrow(**columns), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=sentence) as error:
+        [row["edited_image"] for row in read_pairs(tmp_path)]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PAR1", b"PAR1PAR1", b"a,b\n1,2\n", b"<html>", b'{"a": 1}', b"\0" * 5000]
+)
+def test_a_file_that_is_no_parquet_is_named(tmp_path, data):
+    (tmp_path / "x.parquet").write_bytes(data)
+    with pytest.raises(
+        ValueError, match="x.parquet is broken .*; delete it and make the pairs again"
+    ) as error:
+        read_pairs(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_without_rows_is_no_set_of_pairs(tmp_path):
+    import pyarrow.parquet as pq
+
+    pq.write_table(arrow()[:0], tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="there are no pairs in"):
+        read_pairs(tmp_path)
+
+
 def test_reading_pairs_holds_no_pictures(tmp_path):
     """300,000 pairs must fit into 4 GB, pictures of any size."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
@@ -364,82 +451,50 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-JOB = """
-import os, random, signal, sys, time
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)  # and no other thread, so that forks are safe
-from ip2p.clip_filter import ClipSimilarity
-from ip2p.factory.pairs import make_pairs
-import test_pairs as t
-pipe = torch.load({pipe!r}, weights_only=False)
-clip = ClipSimilarity(t.MINI.clip)
-triplets = t.many({n})
-rng, begin = random.Random(0), time.perf_counter()
-
-def work(out, kill_after=None):
-    child = os.fork()
-    if child == 0:
-        try:
-            make_pairs(triplets, out, t.TINY, pipe=pipe, clip=clip, **{options})
-            os._exit(0)
-        finally:
-            os._exit(1)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-assert work({out!r} + "/undisturbed") == 0
-seconds = (time.perf_counter() - begin) / {parts}  # of what is noted
-for _ in range({kills}):
-    code = work({out!r} + "/killed", rng.uniform(0.1, 1.5) * seconds + rng.uniform(0, 0.02))
-    assert code == -signal.SIGKILL, f"the job ended ({{code}}) before it was killed often enough"
-print(*os.listdir({out!r} + "/killed"))
-assert work({out!r} + "/killed") == 0
-"""
-
-
 def many(n):
     """n triplets, all different."""
     return [{**TRIPLETS[i % 5], "input": f"{TRIPLETS[i % 5]['input']} {i}"} for i in range(n)]
 
 
-def survive(pipe, tmp_path, kills: int, n: int, parts: int, **options) -> str:
-    """The job killed -9 at random moments; then the folder holds the same bytes as after an undisturbed run.
-    parts: how many the job notes. Returns the names of the files after the last kill."""
+def a_job(pipe: str, n: int, **options):
+    """The pairs of n triplets; for `survive`."""
+    pipe = torch.load(pipe, weights_only=False)
+    clip = ClipSimilarity(MINI.clip)
+
+    def job(folder: Path) -> None:
+        make_pairs(many(n), folder, TINY, pipe=pipe, clip=clip, **options)
+
+    return job
+
+
+def killed_often(pipe, tmp_path, kills: int, n: int, parts: int, **options) -> str:
+    """The job killed at random moments; then the folder holds the same bytes as after an undisturbed run.
+    parts: how many the job notes. Returns what the last kill left."""
     tmp_path.mkdir(exist_ok=True)
     torch.save(pipe, tmp_path / "pipe.pt")
-    job = JOB.format(
-        tests=os.path.dirname(__file__),
-        pipe=str(tmp_path / "pipe.pt"),
-        out=str(tmp_path),
-        n=n,
-        kills=kills,
-        parts=parts,
-        options=options,
-    )
-    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
-    assert not list((tmp_path / "killed").glob("*.unfinished")), "nothing unfinished is left"
+    arguments = {"pipe": str(tmp_path / "pipe.pt"), "n": n, **options}
+    done = survive(tmp_path, a_job, kills, 1.5 / parts, **arguments)
+    undisturbed, killed = results(tmp_path)
+    for folder in killed:
+        assert contents(folder) == contents(undisturbed)
+        assert not list(folder.glob("*.unfinished")), "nothing unfinished is left"
     return done.stdout
 
 
 def test_ten_kills_change_no_byte(tiny_pipe, tmp_path):
-    survive(tiny_pipe, tmp_path, kills=10, n=16, parts=16, shard=1)
-    assert len(Manifest(tmp_path / "killed").shards) == 16
+    killed_often(tiny_pipe, tmp_path, kills=10, n=16, parts=16, shard=1)
+    assert len(Manifest(tmp_path / "killed-0").shards) == 16
 
 
 def test_kills_within_a_shard_change_no_byte(tiny_pipe, tmp_path):
-    names = survive(tiny_pipe, tmp_path, kills=6, n=8, parts=12, shard=8, candidates=6)
-    assert ".pairs-00000.parquet.unfinished" in names and "pairs-00000.parquet" not in names.split()
+    left = killed_often(tiny_pipe, tmp_path, kills=6, n=8, parts=12, shard=8, candidates=6)
+    assert ".pairs-00000.parquet.unfinished" in left and "pairs-00000.parquet" not in left.split()
 
 
 @pytest.mark.soak
 def test_50_kills_change_no_byte(tiny_pipe, tmp_path):
-    survive(tiny_pipe, tmp_path / "a", kills=50, n=80, parts=80, shard=1)
-    survive(tiny_pipe, tmp_path / "b", kills=50, n=48, parts=72, shard=48, candidates=6)
+    killed_often(tiny_pipe, tmp_path / "a", kills=50, n=80, parts=80, shard=1)
+    killed_often(tiny_pipe, tmp_path / "b", kills=50, n=48, parts=72, shard=48, candidates=6)
 
 
 @pytest.mark.parametrize("enough", [False, True])

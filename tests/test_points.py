@@ -1,10 +1,12 @@
 """Points of figures: what is measured, that nothing is lost, and that a figure says what made it."""
 
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from kills import results, survive
 
 from ip2p.miniworld import render
 from ip2p.profiles import MINI
@@ -79,6 +81,37 @@ def test_a_killed_run_goes_on_without_losing_or_repeating(small, tmp_path):
     small.asked.clear()
     measure_figure("small", small.points, MINI, 10)
     assert small.asked == []
+
+
+def a_figure():
+    """Two points of twelve edits; for `survive`."""
+    points.BATCH = 4
+    models = points.model_checksums(MINI)
+    points.model_checksums = lambda profile: models
+    clip = points.ClipSimilarity(MINI.clip)
+    points.ClipSimilarity = lambda *_: clip
+    both = [
+        Point("unedited", 0, lambda cases, _: [case.image for case in cases]),
+        Point("true edit", 0, lambda cases, _: [render(case.truth.after) for case in cases]),
+    ]
+
+    def job(folder: Path) -> None:
+        points.OUT = points.DATA = folder
+        (folder / "eval").mkdir(exist_ok=True)
+        measure_figure("small", both, MINI, 12)
+
+    return job
+
+
+@pytest.mark.soak
+def test_50_kills_of_a_figure_lose_and_repeat_no_edit(tmp_path):
+    survive(tmp_path, a_figure, kills=50)
+    undisturbed, killed = results(tmp_path)
+    for folder in killed:
+        assert (folder / "eval" / "small.csv").read_text() == (undisturbed / "eval" / "small.csv").read_text()
+        rows = [json.loads(line) for line in (folder / "small.jsonl").read_text().splitlines()[1:]]
+        edits = sorted((row["method"], row["edit"]) for row in rows)
+        assert edits == [(method, k) for method in ("true edit", "unedited") for k in range(12)]
 
 
 def test_a_figure_says_what_made_it_and_other_models_are_refused(small, tmp_path, monkeypatch):

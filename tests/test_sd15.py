@@ -14,7 +14,7 @@ from PIL import Image
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from ip2p.editing import Editor
-from ip2p.fast import add_fast_lora
+from ip2p.fast import make_fast
 from ip2p.study.true_size import INSTRUCTION, edit, paint, peak, train, true_pipe
 
 pipe = true_pipe(256)
@@ -30,11 +30,12 @@ pipe.unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora
 with TemporaryDirectory() as folder:
     pipe.save_lora_weights(folder, unet_lora_layers=get_peft_model_state_dict(pipe.unet))
     pipe.unet.unload_lora()
-    scales_and_steps = add_fast_lora(pipe, folder)
+    editor = Editor(pipe)
+    make_fast(editor, "", folder)
 pipe.unload_lora_weights()
 asked = []
 hook = pipe.unet.register_forward_pre_hook(lambda unet, inputs: asked.append(len(inputs[0])))
-edited = Editor(pipe, *scales_and_steps)(Image.new("RGB", (300, 200), "orange"), INSTRUCTION)
+edited = editor(Image.new("RGB", (300, 200), "orange"), INSTRUCTION)
 hook.remove()
 fused = pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q.weight
 done["fast"] = [*edited.size, asked, not torch.equal(plain, fused)]

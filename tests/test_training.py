@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from kills import results, survive
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -257,6 +258,60 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bits(tiny, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
     rows = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert rows == list(range(1, 41)), "a step was logged twice or not at all"
+
+
+def a_training(model: str):
+    """Eight steps, each with a checkpoint; for `survive`."""
+    profile = get_profile("mini", text_to_image=model, resolution=32, muon=False)
+
+    def job(folder: Path) -> None:
+        train(lessons(), folder, profile, steps=8, batch=4, lr=1e-3, save_minutes=0)
+
+    return job
+
+
+@pytest.mark.soak
+def test_50_kills_of_a_training_change_no_weight_and_no_row_of_its_log(tiny, tmp_path):
+    survive(tmp_path, a_training, kills=50, model=tiny[0].text_to_image)
+    undisturbed, killed = results(tmp_path)
+    for folder in killed:
+        a, b = weights(undisturbed), weights(folder)
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        assert steps_and_losses(folder / "work") == steps_and_losses(undisturbed / "work")
+        assert not list(folder.rglob("*.ip2p-tmp")), "nothing unfinished is left"
+
+
+def steps_and_losses(work: Path) -> list[tuple]:
+    rows = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows]
+
+
+def a_loop():
+    """What every part of `ip2p models build` learns by, with averages and Muon; for `survive`."""
+
+    def job(folder: Path) -> None:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+
+        def loss(m, generator, step):
+            return m(torch.randn(8, 64, generator=generator)).square().mean()
+
+        options = {"ema_decay": 0.9, "muon": True, "save_minutes": 0}
+        train_loop(loss, model, folder, steps=100, lr=1e-2, **options)
+        torch.save(model.state_dict(), folder / "model.pt")
+
+    return job
+
+
+@pytest.mark.soak
+def test_50_kills_of_the_loop_that_trains_every_model_change_no_weight(tmp_path):
+    survive(tmp_path, a_loop, kills=50)
+    undisturbed, killed = results(tmp_path)
+    wanted = torch.load(undisturbed / "model.pt")
+    for folder in killed:
+        model = torch.load(folder / "model.pt")
+        assert all(torch.equal(wanted[name], model[name]) for name in wanted)
+        assert steps_and_losses(folder) == steps_and_losses(undisturbed)
 
 
 def test_two_processes_learn_what_one_learns(tiny, tmp_path):

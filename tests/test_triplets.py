@@ -204,6 +204,77 @@ def test_check(edit, output, reason):
     assert check({"input": "a red cat with a hat in a meadow", "edit": edit, "output": output}) == reason
 
 
+@pytest.mark.parametrize(
+    "before, edit, after, reason",
+    [
+        ("قطة حمراء", "اجعلها ليلا", "قطة حمراء في الليل", None),
+        ("一只红猫", "变成夜晚", "夜晚的一只红猫", None),
+        ("एक काला किला", "इसे नीला करो", "एक काला कीला", None),  # only the sign of a vowel differs
+        ("красный кот", "сделай ночь", "Красный кот!", "no-op"),
+        ("a café at noon", "make it night", "a cafe\u0301 at noon", "no-op"),
+        ("a red cat", "make it night", "a\xa0red\u2003cat", "no-op"),
+        ("a red cat", "make it night", "ａ ｒｅｄ ｃａｔ", "no-op"),
+        ("a red cat", "make it night", "A RED CAT.", "no-op"),
+        ("straße", "make it night", "STRASSE", "no-op"),
+        ("a red cat", "make it night", "...", "malformed"),
+        ("a red cat", "🌙", "a red cat at night", "malformed"),
+        ("a red cat", "make it night " * 20, "a red cat at night", "malformed"),
+        ("a red cat", "make it night", "a red cat at night" + " and day" * 200, "malformed"),
+        ("a red cat", "A red cat!", "a red cat at night", "malformed"),
+    ],
+)
+def test_words_are_words_in_any_script(before, edit, after, reason):
+    assert check({"input": before, "edit": edit, "output": after}, world=False) == reason
+
+
+NO_TEXT = {
+    "gzip": b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03KT\x04\x00",
+    "a picture": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
+    "Parquet": b"PAR1\x15\x00\x15\x10",
+    "zip": b"PK\x03\x04\x14\x00\x00\x00\x08\x00",
+    "pickle": b"\x80\x04\x95\x0e\x00\x00\x00",
+    "UTF-16, big end first": "a cat".encode("utf-16-be"),
+    "UTF-32": "a cat".encode("utf-32"),
+    "Latin-1 later on": b"a cat\nan owl\ncaf\xe9\n",
+}
+
+
+@pytest.mark.parametrize("data", NO_TEXT.values(), ids=NO_TEXT)
+@pytest.mark.parametrize("read", [read_captions, read_triplets])
+def test_a_file_that_is_no_text_is_refused_by_its_line(tmp_path, data, read):
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(ValueError, match="file, line [123]: it is not ") as error:
+        read(tmp_path / "file")
+    assert "\n" not in str(error.value)
+
+
+ODD_CAPTIONS = {
+    "a mark of UTF-8": "\ufeffa cat\n",
+    "line ends of Windows": "a cat\r\n\r\n",
+    "line ends of old": "a cat\r\r",
+    "tabs and blanks": " \ta\u2003cat\xa0 \n",
+    "a colour of the terminal": "a \x1b\x07cat",
+    "from right to left": "a \u202ecat",
+    "a key twice": '{"caption": "a dog", "caption": "a cat"}',
+    "more keys": '{"url": null, "caption": "a cat", "n": NaN}',
+    "JSON with a mark": '\ufeff{"caption": "a cat"}',
+}
+
+
+@pytest.mark.parametrize("text", ODD_CAPTIONS.values(), ids=ODD_CAPTIONS)
+def test_a_caption_is_read_from_whichever_editor_it_comes(tmp_path, text):
+    (tmp_path / "c.txt").write_bytes(text.encode())
+    assert read_captions(tmp_path / "c.txt") == ["a cat"]
+
+
+@pytest.mark.parametrize("text", ['{"caption": ' + "9" * 5000 + "}", '{"caption": true}', '{"caption": {}}'])
+def test_a_caption_that_is_no_text_is_refused_by_its_line(tmp_path, text):
+    (tmp_path / "c.txt").write_text("a cat\n" + text)
+    with pytest.raises(ValueError, match="c.txt, line 2: ") as error:
+        read_captions(tmp_path / "c.txt")
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
+
+
 def test_check_outside_of_the_miniature_world():
     girl = {"input": "photograph of a girl riding a horse", "edit": "have her ride a dragon"}
     assert check(girl | {"output": "photograph of a girl riding a dragon"}, world=False) is None

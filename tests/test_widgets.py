@@ -311,8 +311,9 @@ def live(editor, image):
     unet = new_student(editor.pipe.unet).eval()
     scheduler = LCMScheduler.from_config(editor.pipe.scheduler.config, prediction_type=STUDENT_PREDICTS)
     ranges = {"guidance_scale": (0.0, 12.0), "image_guidance_scale": (0.0, 3.0)}
-    fast = Distilled(unet, scheduler, {"steps": 2, **ranges})
-    return EditExplorer(Editor(editor.pipe, 3.0, 1.5, 3, fast=fast), image, "make it day", size=64)
+    quick = Editor(editor.pipe, 3.0, 1.5, 3)
+    quick.fast = Distilled(unet, scheduler, {"steps": 2, **ranges})
+    return EditExplorer(quick, image, "make it day", size=64)
 
 
 def test_a_sketch_follows_every_step_of_the_slider_and_then_the_full_editor_paints(live, editor, image):

@@ -172,7 +172,7 @@ class BatchBackend(OpenAIBackend):
         error = body.get("error") if isinstance(body, dict) else body
         reason = row.get("error") or error
         if is_content_filter(json.dumps(reason)):
-            return Result(Objection(FLAGGED_CAPTION), FREE)
+            return Result(FLAGGED_CAPTION, FREE)
         message = reason.get("message") if isinstance(reason, dict) else reason
         sentence = f"no reply: {self.server.shown(message or 'no reason given')}"
         refused = response.get("status_code") in REFUSALS
@@ -262,7 +262,7 @@ class BatchBackend(OpenAIBackend):
             for question, flagged in zip(new, self.moderation.flags(captions, stopped), strict=True):
                 if flagged:
                     self.budget.settle(question.worst_cost, 0.0)
-                    yield question.caption, Objection(FLAGGED_CAPTION)
+                    yield question.caption, FLAGGED_CAPTION
                 else:
                     waiting[self.name(question.caption)] = question
             if not waiting and not new:

@@ -102,9 +102,10 @@ def retry_after(headers) -> float | None:
         except (KeyError, ValueError):
             continue
     date = email.utils.parsedate_tz(headers.get("retry-after", ""))
-    if date is None:
+    try:
+        return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+    except (ValueError, OverflowError):  # a date of no calendar
         return None
-    return max(0.0, email.utils.mktime_tz(date) - time.time())
 
 
 def sentence_of(error: Exception) -> str:
@@ -127,6 +128,8 @@ def refuse_unusable(base_url, key: str) -> None:
     """Raises ValueError for an address or a key with which no request can be made."""
     if base_url.scheme not in ("http", "https") or not base_url.host:
         raise ValueError("the address of the server must begin with http:// or https:// and a host's name")
+    if base_url.query:
+        raise ValueError("the address of the server must end before its ?; the key goes into OPENAI_API_KEY")
     if not key.isascii() or not key.isprintable() or key != key.strip():
         raise ValueError(
             "OPENAI_API_KEY holds a blank, a line end or another letter that no key has; set it anew"
@@ -194,16 +197,20 @@ class Connection:
 
     # ------------------------------------------------------------------------ what is said
 
+    def userinfo(self) -> str:
+        """User and password of the address, "user:password"."""
+        return self.client.base_url.userinfo.decode()
+
     def redacted(self, text: str) -> str:
-        """A text as it may be shown: on one line, and without the key, in whatever form a server has echoed
-        it."""
-        key = self.client.api_key
-        forms = {
-            key,
-            urllib.parse.quote(key, safe=""),
-            json.dumps(key)[1:-1],
-            base64.b64encode(key.encode()).decode(),
-        }
+        """A text as it may be shown: on one line, and without the key or the address's password, in whatever
+        form a server has echoed it."""
+        secrets = [self.client.api_key]
+        if self.client.base_url.password:  # in the address
+            secrets += [self.client.base_url.password, urllib.parse.unquote(self.userinfo())]
+        forms = set()
+        for secret in secrets:
+            encoded = base64.b64encode(secret.encode()).decode()
+            forms |= {secret, urllib.parse.quote(secret, safe=""), json.dumps(secret)[1:-1], encoded}
         for form in sorted(forms, key=len, reverse=True):
             text = re.sub(re.escape(form), "***", text, flags=re.IGNORECASE)
         printable = [letter if letter.isprintable() else " " for letter in text]
@@ -222,10 +229,11 @@ class Connection:
         return UserError(self.redacted(sentence))
 
     def failure(self, model: str, error: Exception) -> UserError:
-        return self.error(
-            f"no answer from {model!r} at {self.where()}: {self.shown(sentence_of(error))}; "
-            "run the same command again to go on"
-        )
+        advice = "run the same command again to go on"
+        if getattr(error, "status_code", None) == 404:
+            advice = "check the address, which mostly ends in /v1, and what the server calls its model"
+        said = self.shown(sentence_of(error))
+        return self.error(f"no answer from {model!r} at {self.where()}: {said}; {advice}")
 
     def where(self) -> str:
         """The server's address, without what could be a password."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from ip2p.backends.protocol import Ask, Objection
+from ip2p.backends.protocol import Ask, Hopeless
 from ip2p.common.durable import refuse_broken
 from ip2p.common.folders import fill_cache, fill_folder, refuse_foreign, temporary_folder
 from ip2p.dataset.triplets import STOP, to_prompt
@@ -52,7 +53,7 @@ class LocalBackend:
             yield from zip(captions, texts, strict=True)
             for caption, _ in questions:
                 if len(caption) > LONGEST_CAPTION:
-                    yield caption, Objection(f"longer than {LONGEST_CAPTION:,} letters")
+                    yield caption, Hopeless(f"longer than {LONGEST_CAPTION:,} letters")
 
 
 def generate(model, tokenizer, captions: list[str], examples: Iterable[dict] = (), **options) -> list[str]:
@@ -191,6 +192,8 @@ def save(model, tokenizer, folder: str | Path | None, cache: bool = False) -> No
 
 # ---------------------------------------------------------------------------- fine-tune
 
+FIRST_STEPS = 10  # of a run, from which the rest is foretold
+
 Tokens = list[int]
 Row = tuple[Tokens, Tokens]  # prompt, completion
 
@@ -248,6 +251,8 @@ def finetune(
             optimizer.zero_grad()
             losses.append(loss.item())
             bar.set_postfix(loss=f"{losses[-1]:.2f}")
+            if step + 1 - start == FIRST_STEPS:
+                tqdm.write(time_left(len(batches) - step - 1, bar.format_dict["elapsed"]), file=sys.stderr)
             if progress:
                 progress.save_if_due()
             if callback:
@@ -256,6 +261,12 @@ def finetune(
         module.requires_grad_(True)
     model.eval()
     return losses
+
+
+def time_left(steps: int, seconds: float) -> str:
+    """A sentence; seconds: that the first steps took."""
+    minutes = steps * seconds / FIRST_STEPS / 60
+    return f"{steps:,} steps left, about {max(1, round(minutes))} minutes if all go on like the first ones"
 
 
 def batches_of(
@@ -363,15 +374,9 @@ def complete(
     answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # of like length, so little is padded
     for rows in batches_by_length(order, [len(prompt) for prompt in prompts], batch_size):
-        texts = complete_batch(
-            model,
-            tokenizer,
-            [prompts[i] for i in rows],
-            [noise[i] for i in rows],
-            stop,
-            temperature,
-            frequency_penalty,
-        )
+        asked = [prompts[i] for i in rows]
+        drawn = [noise[i] for i in rows]
+        texts = complete_batch(model, tokenizer, asked, drawn, stop, temperature, frequency_penalty)
         for i, text in zip(rows, texts, strict=True):
             answers[i] = text
     return answers

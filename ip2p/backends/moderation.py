@@ -12,6 +12,7 @@ NO_MODERATION = (
 )
 TEXTS_A_REQUEST = 32
 NOT_THERE = (404, 405, 501)  # statuses of a route that a server does not have
+NOT_HERE = (400, 403, 422)  # and of one that it has for others, or whose requests are of another form
 
 
 class Moderation:
@@ -63,22 +64,22 @@ class Moderation:
                 lambda: self.server.impatient.moderations.create(input=asked), stopped
             )
         except openai.OpenAIError as error:
-            absent = getattr(error, "status_code", None) in NOT_THERE
-            if self.answered or not absent:
-                said = self.server.shown(sentence_of(error))
+            status = getattr(error, "status_code", None)
+            said = self.server.shown(sentence_of(error))
+            if self.answered or status not in NOT_THERE + NOT_HERE:
                 raise self.server.error(
                     f"no answer from the moderation at {self.server.where()}: {said}; "
                     "run the same command again to go on"
                 ) from None
-            self.note_absence()
+            self.note_absence(said if status in NOT_HERE else "")
         except (ValueError, RecursionError):  # a spoilt reply
             pass
         return None
 
-    def note_absence(self) -> None:
+    def note_absence(self, said: str = "") -> None:
         if self.exists:
             self.exists = False
-            self.server.say(NO_MODERATION)
+            self.server.say(f"{NO_MODERATION} ({said})" if said else NO_MODERATION)
 
 
 def verdicts(reply) -> list[bool]:

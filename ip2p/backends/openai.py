@@ -22,6 +22,7 @@ from ip2p.backends.moderation import Moderation
 from ip2p.backends.protocol import FLAGGED_CAPTION, Ask, NoAnswer, Objection
 from ip2p.common.errors import UserError
 from ip2p.dataset.triplets import STOP, SYSTEM, clean, to_chat, to_completion, to_prompt
+from ip2p.options import Options, option
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -38,20 +39,22 @@ OTHER_SEED = 10_000  # added to the seed of a question whose answer was empty
 
 
 @dataclass(frozen=True)
-class ServerOptions:
-    """How a server is asked, and for how much."""
+class ServerOptions(Options):
+    """How a server is asked, and for how much. Raises ValueError for a number out of its range."""
 
     base_url: str | None = None  # None: OPENAI_BASE_URL, else OpenAI
     # "completions" or "chat"; None: completions, and chat if the server has no such model
-    api: str | None = None
-    temperature: float = 0.7  # the paper's
-    frequency_penalty: float = 0.1  # the paper's
-    max_tokens: int = 256  # of an answer, the paper's
-    in_flight: int = 32  # questions asked at once
-    timeout: float = 60.0  # seconds from a request to the last byte of its reply
-    max_retries: int = 8  # after rate limits, server errors, time-outs, dropped connections and empty answers
-    price: tuple[float, float] | None = None  # dollars a million tokens, (input, output)
-    max_cost: float | None = None  # dollars that are never passed; needs the price
+    api: str | None = option(None, choices=("completions", "chat"))
+    temperature: float = option(0.7, range="natural")  # the paper's
+    frequency_penalty: float = option(0.1, range=(-2, 2))  # the paper's
+    max_tokens: int = option(256, range="count")  # of an answer, the paper's
+    in_flight: int = option(32, range="count")  # questions asked at once
+    timeout: float = option(60.0, range=(0.01, 86400))  # seconds from a request to the last byte of its reply
+    # after rate limits, server errors, time-outs, dropped connections and empty answers
+    max_retries: int = option(8, range="natural")
+    # dollars a million tokens, (input, output)
+    price: tuple[float, float] | None = option(None, range=(0, 1e6))
+    max_cost: float | None = option(None, range="natural")  # dollars that are never passed; needs the price
     moderation: bool = True  # show captions and answers to the server's moderation, if it has one
 
 
@@ -184,7 +187,7 @@ class OpenAIBackend:
         import openai
 
         if self.moderation.flags([caption], stopped)[0]:
-            return Objection(FLAGGED_CAPTION), 0.0
+            return FLAGGED_CAPTION, 0.0
         dropped: set[str] = set()  # tried without; refused for good if that helps
         while not stopped.is_set():
             chat = bool(self.chat)
@@ -221,7 +224,7 @@ class OpenAIBackend:
         """What a refusal says of the caption. Raises UserError if it is not the caption that is
         refused."""
         if is_content_filter(error.response.text):
-            return Objection(FLAGGED_CAPTION)
+            return FLAGGED_CAPTION
         if not self.answered:
             raise self.failure(error) from None
         return Objection("refused by the server")

@@ -36,4 +36,8 @@ class NoAnswer(Objection):
     up."""
 
 
-FLAGGED_CAPTION = "flagged caption"  # the one objection that asking again cannot overcome
+class Hopeless(Objection):
+    """It is the caption that is objected to: asking again cannot help, so it is given up at once."""
+
+
+FLAGGED_CAPTION = Hopeless("flagged caption")

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ip2p.common.durable import temporary
+
 # ------------------------------------------------------------------------------------------- files
 
 # Named wherever a file is opened: Pillow knows more, and runs Ghostscript on EPS.
@@ -60,6 +62,24 @@ def known_formats() -> tuple[str, ...]:
     """Those of FORMATS that this build of Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def picture_format(path: Path) -> str:
+    """Pillow's name of the format of a picture that is to be saved. Raises ValueError, before any work, if
+    it cannot be."""
+    Image.init()
+    name = Image.registered_extensions().get(path.suffix.lower(), "")
+    if name not in Image.SAVE:
+        raise ValueError(f"{path} has no ending of a picture; call it {path.name}.png")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file; choose another name")
+    trial = temporary(path)
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+    return name
 
 
 def encode_image(image: torch.Tensor) -> dict:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ip2p.common.durable import write_atomically
+
 END = "<!-- /figures -->"
 
 
@@ -21,7 +23,7 @@ def fill(path: str | Path, parts: Mapping[str, str]) -> None:
     page = path.read_text(encoding="utf-8")
     for name, text in parts.items():
         page = with_part(page, name, text, path)
-    path.write_text(page, encoding="utf-8")
+    write_atomically(path, page)
 
 
 def pages_of(root: Path) -> list[Path]:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 
 from ip2p.dataset.triplets import FIELDS
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in any script, whatever their case and however their letters are composed."""
+    letters = []
+    for letter in unicodedata.normalize("NFKC", text).casefold():
+        kind = unicodedata.category(letter)[0]
+        letters.append(letter if kind in "LMN" else " ")  # letters, their marks, and numbers
+    return "".join(letters).split()
 
 
 def check(triplet: dict, world: bool = True) -> str | None:
@@ -12,8 +21,9 @@ def check(triplet: dict, world: bool = True) -> str | None:
     miniature world), "out-of-world" (nobody can paint the edited caption), "inconsistent" (not the edit that
     was asked for) or "unsaid" (the instruction asks for nothing that changes: it may be a subtle one, or
     nonsense)."""
-    before, edit, after = (" ".join(re.findall(r"\w+", triplet[name].lower())) for name in FIELDS)
-    if not (before and edit and after) or len(triplet["edit"]) > 200 or edit in (before, after):
+    before, edit, after = (" ".join(words(triplet[name])) for name in FIELDS)
+    too_long = len(triplet["edit"]) > 200 or len(triplet["output"]) > len(triplet["input"]) + 1000
+    if not (before and edit and after) or too_long or edit in (before, after):
         return "malformed"
     if before == after:
         return "no-op"

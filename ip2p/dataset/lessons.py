@@ -21,7 +21,8 @@ SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 def may_mirror(pair: dict) -> bool:
     """Nothing in the words of a pair speaks of left or right."""
-    return not any(SIDES.search(pair[name]) for name in ("edit_prompt", "original_prompt", "edited_prompt"))
+    words = " ".join([pair["edit_prompt"], pair["original_prompt"], pair["edited_prompt"]])
+    return SIDES.search(words) is None
 
 
 @torch.no_grad()
@@ -31,7 +32,8 @@ def posteriors(pipe, images: torch.Tensor, batch: int = 64) -> tuple[torch.Tenso
     means = []
     stds = []
     for part in images.split(batch):
-        posterior = pipe.vae.encode(part.to(pipe.vae.device) * 2 - 1).latent_dist
+        pictures = part.to(pipe.vae.device) * 2 - 1
+        posterior = pipe.vae.encode(pictures).latent_dist
         means.append(posterior.mean)
         stds.append(posterior.std)
     return torch.cat(means), torch.cat(stds)
@@ -61,49 +63,67 @@ class Cache:
         for start in tqdm(starts, desc="encoding lessons", delay=2, mininterval=2.0):
             path = folder / f"{start:08}.safetensors"
             if not path.exists():
-                save_tensors(encode_both_ways(pipe, pairs[start : start + self.ROWS], size), path)
+                of_file = pairs[start : start + self.ROWS]
+                save_tensors(encode_both_ways(pipe, of_file, size), path)
             self.files.append(safe_open(path, "pt"))
 
     def take(self, lessons: list[int], mirror: list[bool]) -> Encoded:
-        rows = [self.read(number, mirrored) for number, mirrored in zip(lessons, mirror, strict=True)]
-        return Encoded(*map(torch.cat, zip(*rows, strict=True)))
+        return together(list(map(self.read, lessons, mirror)))
 
     def read(self, number: int, mirrored: bool) -> Encoded:
         """One lesson, n = 1."""
         file = self.files[number // self.ROWS]
         row = number % self.ROWS
         way = int(mirrored)
-        pictures = [
-            file.get_slice(name)[row : row + 1, way : way + 1].squeeze(1)
-            for name in ("source", "mean", "std")
-        ]
-        return Encoded(*pictures, file.get_slice("text")[row : row + 1])
+        tensors = {"text": file.get_slice("text")[row : row + 1]}
+        for name in ("source", "mean", "std"):
+            both_ways = file.get_slice(name)
+            tensors[name] = both_ways[row : row + 1, way : way + 1].squeeze(1)
+        return Encoded(**tensors)
+
+
+def together(parts: list[Encoded]) -> Encoded:
+    """One after the other."""
+    columns = zip(*parts, strict=True)
+    return Encoded(*map(torch.cat, columns))
 
 
 def fitted(pair: dict, size: int) -> torch.Tensor:
     """The two pictures of a pair, (2, 3, size, size) in [0, 1]; of others the square in their middle. Raises
     ValueError if they differ in size."""
-    images = [pair["original_image"], pair["edited_image"]]
-    if images[0].size != images[1].size:
-        name = getattr(images[0], "filename", "") or repr(pair["edit_prompt"])
-        sizes = " and ".join("{} x {}".format(*image.size) for image in images)
+    original = pair["original_image"]
+    edited = pair["edited_image"]
+    if original.size != edited.size:
+        name = getattr(original, "filename", "") or repr(pair["edit_prompt"])
+        sizes = "{} x {} and {} x {}".format(*original.size, *edited.size)
         raise ValueError(f"{name} the two pictures of the pair differ in size, {sizes}")
-    return as_tensor([fit(image, (size, size)) for image in images])
+    square = (size, size)
+    return as_tensor([fit(original, square), fit(edited, square)])
 
 
 def encode_both_ways(pipe, pairs: list[dict], size: int) -> dict[str, torch.Tensor]:
     """The tensors of a file of the Cache."""
-    parts = {"source": [], "mean": [], "std": []}
+    sources, means, stds = [], [], []
     for start in range(0, len(pairs), 32):  # at 512 px all of a file would take gigabytes
         pictures = [fitted(pair, size) for pair in pairs[start : start + 32]]
         original, edited = torch.stack(pictures, 1)  # (n, 3, size, size) each
-        source, _ = posteriors(pipe, torch.cat([original, original.flip(-1)]))
-        mean, std = posteriors(pipe, torch.cat([edited, edited.flip(-1)]))
-        for name, both in (("source", source), ("mean", mean), ("std", std)):
-            parts[name].append(torch.stack(both.chunk(2), 1).cpu())
-    tensors = {name: torch.cat(of_name) for name, of_name in parts.items()}
-    tensors["text"] = embed(pipe, [pair["edit_prompt"] for pair in pairs]).cpu()
-    return tensors
+        source, _ = posteriors(pipe, and_mirrored(original))
+        mean, std = posteriors(pipe, and_mirrored(edited))
+        sources.append(side_by_side(source))
+        means.append(side_by_side(mean))
+        stds.append(side_by_side(std))
+    text = embed(pipe, [pair["edit_prompt"] for pair in pairs]).cpu()
+    return {"source": torch.cat(sources), "mean": torch.cat(means), "std": torch.cat(stds), "text": text}
+
+
+def and_mirrored(images: torch.Tensor) -> torch.Tensor:
+    """(n, 3, H, W) -> (2n, 3, H, W): first as they are, then mirrored."""
+    return torch.cat([images, images.flip(-1)])
+
+
+def side_by_side(latents: torch.Tensor) -> torch.Tensor:
+    """Latents of `and_mirrored`, (2n, c, h, w) -> (n, 2, c, h, w)."""
+    return torch.stack(latents.chunk(2), 1).cpu()
 
 
 def paired_augmentation(
@@ -135,34 +155,40 @@ class Lessons:
 
     def __init__(self, pipe, pairs: list[dict], size: int, cache: Cache | None):
         self.pipe, self.pairs, self.size, self.cache = pipe, pairs, size, cache
-        self.mirrorable = [may_mirror(pair) for pair in pairs]
+        self.mirrorable = list(map(may_mirror, pairs))
 
     def batch(self, numbers: list[int], seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Conditioning latents (the mode, unscaled), target latents (a sample, scaled) and texts of pairs by
         their numbers. All chance of a lesson comes from its own seed, so that its batch does not matter."""
+        device = self.pipe.device
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         encode = self.augmented if self.cache is None else self.cached
-        source, mean, std, text = (x.to(self.pipe.device) for x in encode(numbers, generators))
-        noise = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in generators]).to(mean.device)
-        return source, (mean + std * noise) * self.pipe.vae.config.scaling_factor, text
+        encoded = encode(numbers, generators)
+        shape = encoded.mean.shape[1:]  # (c, h, w)
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        source, mean, std, text = (x.to(device) for x in encoded)
+        target = mean + std * noise.to(device)
+        return source, target * self.pipe.vae.config.scaling_factor, text
 
     def cached(self, numbers: list[int], generators: list[torch.Generator]) -> Encoded:
         """Mirrored at random, where they may be."""
         mirror = []
         for number, generator in zip(numbers, generators, strict=True):
-            mirror.append(self.mirrorable[number] and torch.rand((), generator=generator).item() < 0.5)
+            heads = self.mirrorable[number] and torch.rand((), generator=generator).item() < 0.5
+            mirror.append(heads)
         return self.cache.take(numbers, mirror)
 
     def augmented(self, numbers: list[int], generators: list[torch.Generator]) -> Encoded:
         """Resized, cropped and mirrored at random, to (B, 3, size, size) each, and encoded: latents (B, c, h,
         w), texts (B, T, d), for B numbers and as many generators."""
+        pairs = [self.pairs[number] for number in numbers]
         pictures = []
-        for number, generator in zip(numbers, generators, strict=True):
-            pair = fitted(self.pairs[number], self.size)
+        for number, pair, generator in zip(numbers, pairs, generators, strict=True):
             flip = self.mirrorable[number]
-            pictures.append(paired_augmentation(pair, generator, self.size, flip=flip))
-        # first all original images, then all edited ones: (2B, 3, H, W)
-        means, stds = posteriors(self.pipe, torch.stack(pictures, 1).flatten(0, 1))
+            pictures.append(paired_augmentation(fitted(pair, self.size), generator, self.size, flip=flip))
+        original, edited = torch.stack(pictures, 1)  # (B, 3, H, W) each
+        means, stds = posteriors(self.pipe, torch.cat([original, edited]))
         source, mean = means.chunk(2)
-        text = embed(self.pipe, [self.pairs[number]["edit_prompt"] for number in numbers])
-        return Encoded(source, mean, stds.chunk(2)[1], text)
+        _, std = stds.chunk(2)
+        text = embed(self.pipe, [pair["edit_prompt"] for pair in pairs])
+        return Encoded(source, mean, std, text)

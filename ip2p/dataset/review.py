@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ip2p.dataset.checks import check
+from ip2p.dataset.checks import check, words
 from ip2p.dataset.triplets import json_rows, read_triplets, write_chats
 
 NEAR = 0.6  # share of common words at which two captions count as near-duplicates
@@ -19,9 +19,9 @@ STOP_WORDS = set(
 )
 
 
-def words(text: str) -> set[str]:
+def content_words(text: str) -> set[str]:
     """The content words of a text, plural and verb endings cut off."""
-    found = set(re.findall(r"[a-z0-9]+", text.lower())) - STOP_WORDS
+    found = set(words(text)) - STOP_WORDS
     return {re.sub(r"(ies|ing|ed|es|s|y|e)$", "", word) or word for word in found}
 
 
@@ -29,7 +29,7 @@ def follows(triplet: dict) -> bool:
     """Whether the edited caption can be what the instruction makes of the caption: it keeps at least a third
     of the caption's words, and it names something of the instruction that the caption did not, or, adding
     nothing, leaves out something that the instruction names."""
-    before, edit, after = (words(triplet[name]) for name in ("input", "edit", "output"))
+    before, edit, after = (content_words(triplet[name]) for name in ("input", "edit", "output"))
     added, removed = after - before, before - after
     kept = 3 * len(before & after) >= len(before)
     return kept and bool(added & edit or removed & edit and len(added) <= 2)
@@ -38,7 +38,7 @@ def follows(triplet: dict) -> bool:
 def near_duplicates(texts: list[str]) -> list[tuple[int, int, float]]:
     """Pairs (i, j, share of common words) of texts that share at least NEAR of the words of both together."""
     found = []
-    word_sets = [words(text) for text in texts]
+    word_sets = [content_words(text) for text in texts]
     texts_with: dict[str, list[int]] = {}  # word -> numbers of the texts before this one
     for j, own in enumerate(word_sets):
         common: Counter = Counter()
@@ -67,7 +67,7 @@ def problems(path: str | Path) -> list[str]:
                 f"line {number}: the edited caption does not follow from {edit!r}: "
                 f"{triplet['input']!r} -> {triplet['output']!r}"
             )
-        first = first_line_of.setdefault(" ".join(re.findall(r"\w+", edit.lower())), number)
+        first = first_line_of.setdefault(" ".join(words(edit)), number)
         if first != number:
             found.append(f"line {number}: the instruction {edit!r} stands in line {first} already")
     captions = [triplet["input"] for triplet in triplets]

@@ -1,4 +1,5 @@
-"""Pairs on disk: Parquet shards with the public data set's columns, and the layout of the authors' scripts.
+"""Pairs on disk: Parquet shards with the public data set's columns; the layout of the authors' scripts is
+read, too.
 
 A shard holds the kept pairs of a stretch of triplets. It is written whole or not at all, and noted with its
 checksum in the folder's manifest, so a killed job loses and repeats nothing, and a reader knows a broken
@@ -12,10 +13,8 @@ import json
 import re
 import shutil
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from functools import lru_cache, partial
-from numbers import Integral
 from pathlib import Path
 
 from ip2p.common.durable import append_line, digest, remove_unfinished, whole_lines, write_atomically
@@ -248,7 +247,7 @@ def pictures_of(path: Path, written: int, group: int):
 
 
 def read_author_layout(folder: Path) -> list[Pair]:
-    """The rows; see `write_author_layout`. Where there is no metadata, all pictures count, without numbers.
+    """The rows; see `ip2p.dataset.export`. Where there is no metadata, all pictures count, without numbers.
     Raises ValueError that names the file if one is wrong."""
     rows = []
     for path in sorted(folder.glob("*/prompt.json")):
@@ -286,42 +285,3 @@ def named_pairs(place: Path) -> Iterator[tuple[str, dict]]:
         if not NAME.fullmatch(name):
             raise ValueError(f"{metadata}, line {line}: {shortened(name)} is no name of a picture")
         yield name, {column: numbers.get(column) for column in ("seed", *NUMBERS)}
-
-
-def write_author_layout(folder: str | Path, rows: list[dict]) -> None:
-    """The layout of the authors' scripts: seeds.json, and a folder a triplet with prompt.json, metadata.jsonl
-    and pictures SEED_0.jpg and SEED_1.jpg; SEED-2, SEED-3 and so on for further pairs of one seed."""
-    folder = Path(folder)
-    of_triplet: dict[tuple, list[dict]] = {}
-    for row in rows:
-        of_triplet.setdefault(tuple(row[name] for name in TEXT), []).append(row)
-    index = []
-    for number, ((caption, edit, output), members) in enumerate(of_triplet.items()):
-        place = folder / f"{number:07d}"
-        place.mkdir(parents=True, exist_ok=True)
-        prompt = {"caption": caption, "edit": edit, "output": output}
-        (place / "prompt.json").write_text(json.dumps(prompt))
-        metadata = []
-        names = names_of(members)
-        for name, row in zip(names, members, strict=True):
-            numbers = {column: row.get(column) for column in ("seed", *NUMBERS)}
-            metadata.append(json.dumps(numbers | {"name": name}) + "\n")
-            for i, column in enumerate(IMAGES):
-                row[column].save(place / f"{name}_{i}.jpg", quality=100)
-        (place / "metadata.jsonl").write_text("".join(metadata))
-        index.append([place.name, names])
-    (folder / "seeds.json").write_text(json.dumps(index))
-
-
-def names_of(rows: list[dict]) -> list[str]:
-    """A name for the pictures of each row: its seed, if no row before has that. Raises ValueError for a seed
-    that is no whole number."""
-    times = Counter()
-    names = []
-    for row in rows:
-        seed = 0 if row.get("seed") is None else row["seed"]
-        if not isinstance(seed, Integral):
-            raise ValueError(f"the seed {shortened(seed)} is no whole number")
-        times[seed] += 1
-        names.append(f"{seed}" if times[seed] == 1 else f"{seed}-{times[seed]}")
-    return names

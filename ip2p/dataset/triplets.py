@@ -22,10 +22,16 @@ FIELDS = ("input", "edit", "output")
 # ---------------------------------------------------------------------------- files
 
 
+# Nobody sees them, but a terminal obeys, and a tokenizer reads them: control characters, other line ends and
+# marks that turn the direction of what follows.
+INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
 def clean(text: str) -> str:
-    """A text that can be written as UTF-8. JSON may hold half of a surrogate pair ("\\ud83d"), which
-    cannot."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """A text that can be written as UTF-8, and shown. JSON may hold half of a surrogate pair ("\\ud83d"),
+    which cannot."""
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return INVISIBLE.sub(" ", whole)
 
 
 def decoded(line: bytes) -> str:
@@ -116,15 +122,8 @@ def json_line(triplet: dict) -> str:
     return json.dumps({name: triplet[name] for name in FIELDS}, ensure_ascii=False) + "\n"
 
 
-COLUMNS = {
-    "caption",
-    "captions",
-    "text",
-    "prompt",
-    "input",
-    "edit",
-    "output",
-}  # as tables of captions have them
+# as tables of captions have them
+COLUMNS = {"caption", "captions", "text", "prompt", "input", "edit", "output"}
 
 
 def refuse_table(path: str | Path, first_line: str) -> None:
@@ -144,7 +143,7 @@ def refuse_table(path: str | Path, first_line: str) -> None:
 def one_caption(line: str) -> str:
     """The caption of a line, plain or JSON with `caption` or `input`. Raises ValueError if it has none."""
     if not line.lstrip().startswith("{"):
-        return " ".join(line.split())
+        return " ".join(clean(line).split())
     row = json_object(line)
     name = "input" if "input" in row else "caption"
     if name not in row:

@@ -30,6 +30,7 @@ from ip2p.factory.candidates import Job
 from ip2p.factory.pairs import paint_and_filter
 from ip2p.miniworld import caption, edit_kind, judge, parse, random_scene, render
 from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, reworded_edits
+from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.answers import language_model_figures
@@ -328,6 +329,7 @@ def evaluate(
     ValueError for an unknown part, for `write` with a model, and if `out` holds the figures of other models
     or settings.
     """
+    refuse_outside("n", n, "count")
     profile = get_profile(profile)
     profile = replace(profile, device=device or profile.device, dtype=dtype or profile.dtype)
     unknown = sorted(set(only or ()) - set(PARTS))

@@ -19,6 +19,7 @@ from ip2p.common.markdown import fill_pages
 from ip2p.editing import load_editor
 from ip2p.miniworld import Scene, caption, difference, render
 from ip2p.miniworld.held_out import Edit
+from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.ablations import (
@@ -184,6 +185,7 @@ def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int =
     not, or in which editors that a figure needs cannot be trained.
     """
     need_clone("ip2p figures")
+    refuse_outside("n", n, "count")
     profile = get_profile(profile)
     names = list(names) or list(FIGURES)
     unknown = [name for name in names if name not in FIGURES]

@@ -42,6 +42,7 @@ from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
 from ip2p.factory.pairs import Kept, make_shard, make_shards_on_ray, paint_and_filter
 from ip2p.miniworld.retelling import retell
+from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import MINI, Profile, get_profile, load_text_to_image
 from ip2p.study.answers import check_answers, fresh_captions
@@ -348,7 +349,9 @@ def bench_fast(rounds: int = 7, profile: str | Profile = "mini") -> Table:
     profile = get_profile(profile)
     editor = load_editor(profile, fast=True)
     full = Editor(editor.pipe, *editor.defaults)
-    compiled = Editor(editor.pipe, *editor.defaults, fast=editor.fast).compile()
+    compiled = Editor(editor.pipe, *editor.defaults)
+    compiled.fast = editor.fast
+    compiled.compile()
     guidance_scale, image_guidance_scale, steps = editor.defaults
     editor.pipe.set_progress_bar_config(disable=True)
     cat = fit(open_image(DATA / "images" / "cat.png"), (editor.resolution, editor.resolution))
@@ -651,6 +654,8 @@ def run_benchmark(name: str, n: int | None = None, profile: str | Profile = "min
     need_clone("ip2p bench")
     if name not in BENCHES:
         raise ValueError(f"there is no benchmark {name!r}; choose from {', '.join(BENCHES)}")
+    if n is not None:
+        refuse_outside("n", n, "count")
     bench = BENCHES[name]
     if n is not None and bench is bench_memory:
         raise ValueError("the benchmark memory always takes three steps; leave --n out")
