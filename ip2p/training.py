@@ -27,7 +27,7 @@ from ip2p.common.durable import locked, name_of_model, read_json, write_atomical
 from ip2p.common.images import as_tensor
 from ip2p.common.train_loop import LoopOptions, train_loop
 from ip2p.dataset.lessons import Cache, Lessons, forget_cache, posteriors
-from ip2p.dataset.shards import IMAGES, read_pairs
+from ip2p.dataset.shards import IMAGES, picture_bytes, read_pairs
 from ip2p.options import TrainOptions
 from ip2p.profiles import Profile, get_profile, load_edit_pipeline, load_text_to_image
 
@@ -262,9 +262,7 @@ def checksum_of_pairs(rows: list[dict]) -> str:
         about = {name: row[name] for name in row if name not in IMAGES}
         sha256.update(json.dumps(about, default=str).encode())
         for name in IMAGES:
-            image = row[name]
-            sha256.update(f"{image.mode} {image.size}".encode())
-            sha256.update(image.tobytes())
+            sha256.update(picture_bytes(row, name))
     return sha256.hexdigest()
 
 

@@ -394,7 +394,7 @@ def files_of(cache: Path) -> dict[str, bytes]:
 def test_a_killed_finetuning_goes_on_bit_for_bit_and_two_do_not_collide(tmp_path):
     said = finetuning_killed_often(tmp_path, kills=6, n=120)
     assert "fine-tuning smollm2 on 360 lessons; stopped, the same command goes on" in said
-    assert "35 steps left, about 1 minutes if all go on like the first ones" in said
+    assert "fine-tuning:" in said, "a bar with the time left"
     assert "another job is fine-tuning" in said and "this one waits for it" in said
 
 

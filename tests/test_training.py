@@ -647,3 +647,32 @@ def test_uncached_training_sees_other_pictures_every_time(tiny, tmp_path):
     plain, _ = train(rows, tmp_path / "a", profile, lr=1e-3)
     other, log = train(rows, tmp_path / "b", profile, lr=1e-3, augment=True)
     assert not moved_alike(plain.unet.state_dict(), other.unet.state_dict(), profile) and log[-1]["loss"] < 10
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+import pyarrow as pa, pyarrow.parquet as pq
+from ip2p.dataset.shards import read_pairs
+from ip2p.paths import DATA
+from ip2p.training import train
+
+folder = Path(sys.argv[1]) / "pairs"
+folder.mkdir()
+bundled = pa.concat_tables([pq.read_table(path) for path in sorted((DATA / "pairs").glob("*.parquet"))])
+pq.write_table(bundled.slice(0, 2000), folder / "000.parquet", row_group_size=500)
+for number in range(1, 150):  # the same file again and again: what counts here is how many rows there are
+    (folder / f"{number:03}.parquet").hardlink_to(folder / "000.parquet")
+rows = read_pairs(folder)
+train(rows, folder.parent / "out", steps=3, augment=True, device="cpu")
+print(len(rows), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak memory has another unit")
+def test_300000_pairs_train_in_4_gigabytes(tmp_path):
+    run = subprocess.run([sys.executable, "-c", LARGE, str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows, gigabytes = run.stdout.split()[-2:]
+    assert int(rows) == 300_000 and float(gigabytes) < 4

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -192,7 +191,6 @@ def save(model, tokenizer, folder: str | Path | None, cache: bool = False) -> No
 
 # ---------------------------------------------------------------------------- fine-tune
 
-FIRST_STEPS = 10  # of a run, from which the rest is foretold
 
 Tokens = list[int]
 Row = tuple[Tokens, Tokens]  # prompt, completion
@@ -251,8 +249,6 @@ def finetune(
             optimizer.zero_grad()
             losses.append(loss.item())
             bar.set_postfix(loss=f"{losses[-1]:.2f}")
-            if step + 1 - start == FIRST_STEPS:
-                tqdm.write(time_left(len(batches) - step - 1, bar.format_dict["elapsed"]), file=sys.stderr)
             if progress:
                 progress.save_if_due()
             if callback:
@@ -261,12 +257,6 @@ def finetune(
         module.requires_grad_(True)
     model.eval()
     return losses
-
-
-def time_left(steps: int, seconds: float) -> str:
-    """A sentence; seconds: that the first steps took."""
-    minutes = steps * seconds / FIRST_STEPS / 60
-    return f"{steps:,} steps left, about {max(1, round(minutes))} minutes if all go on like the first ones"
 
 
 def batches_of(

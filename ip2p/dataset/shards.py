@@ -171,6 +171,17 @@ class Pair(MutableMapping):
         return Pair(self.values_of | other, self.cell, self.where)
 
 
+def picture_bytes(row: dict | Pair, name: str) -> bytes:
+    """What tells a picture of a row from others: of one on disk it is what is there, else its pixels."""
+    if isinstance(row, Pair) and row.values_of[name] is None:
+        cell = row.cell(name)
+        encoded = cell["bytes"] if isinstance(cell, dict) else cell
+        if isinstance(encoded, bytes):
+            return encoded
+    image = row[name]
+    return f"{image.mode} {image.size}".encode() + image.tobytes()
+
+
 def read_pairs(folder: str | Path, broken: str = "raise") -> list[Pair]:
     """All pairs of a folder. Texts and numbers are read at once, a picture when it is asked for (see `Pair`).
 
