@@ -93,7 +93,7 @@ TRIPLET = {
         (["notebooks", "--only", "77", "--out", "new"], "77"),
         (["evaluate", "--out", "good.png", "--only", "filter"], "good.png"),
         (["evaluate", "--n", "0"], "n is 0; it must be a whole number, 1 or more"),
-        (["bench", "guidance", "--n", "-1"], "n is -1; it must be a whole number, 1 or more"),
+        (["bench", "fast", "--n", "-1"], "n is -1; it must be a whole number, 1 or more"),
         (["pairs", "--triplets", "t.jsonl", "--out", "good.png"], "good.png"),
         (["instructions", "--captions", "captions.txt", "--out", "wrong.jsonl"], "wrong.jsonl, line 1"),
         (["train", "--pairs", "good.png", "--out", "out.png"], "good.png"),

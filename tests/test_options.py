@@ -92,7 +92,7 @@ def test_stage_1_refuses_numbers_before_it_asks_anything(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("n", [0, -5, 1.5])
 def test_measuring_refuses_a_number_of_edits_that_is_none(n):
-    for measure in (evaluate, partial(make_figures, ["plane"]), partial(run_benchmark, "guidance")):
+    for measure in (evaluate, partial(make_figures, ["plane"]), partial(run_benchmark, "fast")):
         with pytest.raises(ValueError, match=f"^n is {n}; it must be a whole number, 1 or more$"):
             measure(n=n)
 
