@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 def survive(
     out: Path, prepare, kills: int, share: float = 1.0, together: int = 1, **arguments
 ) -> subprocess.CompletedProcess:
-    """Kill a job `kills` times; returns the process that did so, which says what the last kill left.
+    """Kill a job `kills` times; returns the process that did so, which says what the kills left.
 
     `prepare(**arguments)`, a function of a test module, returns the job, a function of a folder. Undisturbed
     it works in out/undisturbed. The killed one goes on in out/killed-0, and once it has come to its end
@@ -53,21 +53,22 @@ def main(
     assert end(start(job, f"{out}/undisturbed")) == 0
     seconds = time.perf_counter() - begin
     killed = rounds = 0
+    left: set[str] = set()
     while killed < kills:
         child = start(job, f"{out}/killed-{rounds}")
         time.sleep(rng.uniform(0, share) * seconds)
         os.kill(child, signal.SIGKILL)
         code = end(child)
         assert code in (0, -signal.SIGKILL), f"it failed after {killed} kills"
+        if code != 0:
+            folder = f"{out}/killed-{rounds}"
+            left.update(os.listdir(folder) if os.path.exists(folder) else ())
         killed += code != 0
         rounds += code == 0
     last = f"{out}/killed-{rounds}"
-    left = os.listdir(last) if os.path.exists(last) else []
     children = [start(job, last) for _ in range(together)]
     assert [end(child) for child in children] == [0] * together
-    print(
-        f"{killed} kills, {rounds + 1} times to the end, {seconds:.2f} s undisturbed; the last left:", *left
-    )
+    print(f"{killed} kills, {rounds + 1} times to the end, {seconds:.2f} s undisturbed; they left:", *left)
 
 
 def start(job, folder: str) -> int:
