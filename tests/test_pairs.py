@@ -487,7 +487,7 @@ def test_ten_kills_change_no_byte(tiny_pipe, tmp_path):
 
 
 def test_kills_within_a_shard_change_no_byte(tiny_pipe, tmp_path):
-    left = killed_often(tiny_pipe, tmp_path, kills=6, n=8, parts=12, shard=8, candidates=6)
+    left = killed_often(tiny_pipe, tmp_path, kills=6, n=8, parts=3, shard=8, candidates=6)
     assert ".pairs-00000.parquet.unfinished" in left.split(), "some were killed within the shard"
 
 
