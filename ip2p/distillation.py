@@ -1,5 +1,4 @@
-"""Beyond the paper: an editor in real time. One prediction says what three said, and two or three steps do
-what twelve did.
+"""Beyond the paper: teach an editor to say in one prediction what takes three, and to need few steps.
 
 An edit of the teacher's by Eq. 3, without noise on the way, is a function of where it begins, z_T, of the
 picture, the instruction and both guidance scales. Its student learns to say the end z_0 of such an edit from

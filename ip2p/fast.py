@@ -22,7 +22,8 @@ STUDENT_PREDICTS = "v_prediction"
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions(Options):
-    """How an editor's fast student is taught."""
+    """How an editor's fast student is taught. The defaults are a first guess: of the bundled editor no student
+    has been taught yet."""
 
     edits: int = option(6000, range="count", help="edits of the teacher's to learn from")
     teacher_steps: int = option(12, range="count", help="its denoising steps")
@@ -102,7 +103,7 @@ def make_fast(editor, folder: str, lora: str | None) -> None:
         pipe.load_lora_weights(lora)
         pipe.fuse_lora()
         pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
-        editor.defaults = 2.0, 1.0, 4  # scales and steps
+        editor.defaults = 2.0, 1.0, 4  # scales and steps; not tried with the true weights
         return
     about = Path(folder) / FAST / "distilled.json"
     if not about.exists():

@@ -149,6 +149,8 @@ FOCUSED = """() => {
 CONTROLS = [
     "picture",
     "Upload a picture",
+    "go on from",
+    "where it may change",
     "before | after",
     "instruction (c_T)",
     "guidance_scale (s_T)",

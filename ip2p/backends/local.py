@@ -191,7 +191,6 @@ def save(model, tokenizer, folder: str | Path | None, cache: bool = False) -> No
 
 # ---------------------------------------------------------------------------- fine-tune
 
-
 Tokens = list[int]
 Row = tuple[Tokens, Tokens]  # prompt, completion
 

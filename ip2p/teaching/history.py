@@ -12,7 +12,7 @@ from ip2p.editing import Editor
 
 @dataclass(eq=False)
 class Turn:
-    """A picture, and the settings of the edit that made it of the picture before (None: it was given)."""
+    """A picture, and the settings of the edit that made it out of the one before; a given one has neither."""
 
     picture: Image.Image
     settings: dict = field(default_factory=dict)
@@ -20,7 +20,7 @@ class Turn:
     after: list[Turn] = field(default_factory=list)
 
     def path(self) -> list[Turn]:
-        """The turns that led here, the given picture first."""
+        """The edits that led here from the given picture, in their order."""
         return [] if self.before is None else [*self.before.path(), self]
 
 
