@@ -120,6 +120,26 @@ def test_resumed_training_equals_undisturbed(tmp_path, muon):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
+def test_a_row_of_the_log_means_over_its_steps_though_a_kill_fell_among_them(tmp_path):
+    def run(work, killed_at=None):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 4)
+
+        def loss(m, generator, step):
+            if step == killed_at:
+                raise KeyboardInterrupt
+            return m(torch.randn(8, 4, generator=generator)).square().mean()
+
+        return train_loop(loss, model, work, steps=120, lr=1e-2, save_minutes=0)  # a row every three steps
+
+    log = run(tmp_path / "whole")
+    for step in (4, 8, 9):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", killed_at=step)
+    again = run(tmp_path / "killed")
+    assert [(row["step"], row["loss"]) for row in again] == [(row["step"], row["loss"]) for row in log]
+
+
 def toy_run(work, stop_after=None):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 4)

@@ -78,18 +78,19 @@ class Run:
         # what the loss calls: the model itself, or where there are several processes a wrapper
         self.live = accelerator.prepare_model(model)
         self.optimisers = [accelerator.prepare_optimizer(optimiser) for optimiser in optimisers]
-        self.reset_mean()
 
     def resume(self, optimisers: list[torch.optim.Optimizer]) -> None:
         """Load the newest checkpoint, if there is one, into the model, `optimisers` and the averages; sets
-        `start` (steps already taken), `log` and `seconds_before`. What a killed run left half-written
-        goes."""
+        `start` (steps already taken), `log`, the losses since its last row and `seconds_before`. What a
+        killed run left half-written goes."""
         if self.accelerator.is_main_process:  # the one that writes
             for name in ("checkpoint-*", "log.jsonl"):
                 remove_unfinished(self.work, name)
         state, rest = load_checkpoint(self.work)
         self.start = rest.get("step", 0)
         self.log = rest.get("log", [])
+        loss_sum, self.loss_count = rest.get("since_row", (0.0, 0))
+        self.loss_sum = torch.tensor(loss_sum, device=self.params[0].device)
         self.seconds_before = rest.get("seconds", 0.0)
         if not state:
             return
@@ -115,7 +116,8 @@ class Run:
             state["ema"] = dict(zip(self.names, self.ema.shadow_params, strict=True))
         for number, optimiser in enumerate(self.optimisers):
             state["optimiser"][str(number)] = optimiser.state_dict()["state"]
-        save_checkpoint(self.work, step, self.options.keep, state, log=self.log, seconds=self.seconds())
+        about = {"log": self.log, "since_row": (self.loss_sum.item(), self.loss_count)}
+        save_checkpoint(self.work, step, self.options.keep, state, seconds=self.seconds(), **about)
         lines = [json.dumps(row) + "\n" for row in self.log]
         write_atomically(self.work / "log.jsonl", "".join(lines))
 
