@@ -19,8 +19,8 @@ LETTERS = "ABCD"
 STYLE = """<style>
 .ip2p-quiz .widget-radio-box { margin: 0; width: 100%; }
 .ip2p-quiz .widget-radio-box label { height: auto; line-height: 1.4; margin: 3px 0; width: auto; }
-.ip2p-quiz .widget-radio-box label { align-items: baseline; display: flex; white-space: normal; }
-.ip2p-quiz .widget-radio-box input { flex: none; margin: 0 8px 0 4px; order: -1; }
+.ip2p-quiz .widget-radio-box label { align-items: flex-start; display: flex; white-space: normal; }
+.ip2p-quiz .widget-radio-box input { flex: none; margin: 2px 8px 0 4px; order: -1; }
 .ip2p-quiz .widget-html-content { line-height: 1.45; white-space: normal; }
 .ip2p-quiz :focus-visible { outline: 3px solid #0b57d0; outline-offset: 2px; }
 </style>"""
