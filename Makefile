@@ -25,7 +25,7 @@ export UV_SYSTEM_CERTS = 1
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-run: .venv/.ready  ## execute notebooks 00 to 05 into out/ (one: make run ARGS="--only 03")
+run: .venv/.ready  ## execute notebooks 00 to 05, with the primer 01b, into out/ (one: make run ARGS="--only 03")
 	@$(BIN)/ip2p notebooks $(ARGS)
 
 test: .venv/.ready  ## run the default tests, a file on each of two cores (some: make test ARGS="-k filter")

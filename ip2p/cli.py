@@ -421,7 +421,7 @@ def notebooks_flags(sub: argparse.ArgumentParser) -> None:
         "--only",
         nargs="+",
         metavar="NN",
-        default=("00", "01", "02", "03", "04", "05"),
+        default=("00", "01", "01b", "02", "03", "04", "05"),
         help="these notebooks instead of 00 to 05, by number or name: 06",
     )
     sub.add_argument(

@@ -14,7 +14,7 @@ SLOW = {
     # 03 and 04 stay in the default run: between them they paint, filter, train and edit
     **{
         f"{NOTEBOOK}[{number}": f"notebook {number} runs, its claims hold, its solutions are right"
-        for number in ("00", "01", "02", "05", "06", "07", "90")
+        for number in ("00", "01_", "01b", "02", "05", "06", "07", "90")
     },
     "test_openai_backend.py::test_a_served_model_answers_as_well_as_in_this_process": (
         "a real server (`transformers serve`) with our fine-tuned model writes triplets as good as without it"

@@ -1,4 +1,4 @@
-"""The explorer as a reader meets it: notebook 05 in JupyterLab, in a real browser. Screenshots:
+"""The explorer and a quiz as a reader meets them: in JupyterLab, in a real browser. Screenshots:
 out/browser/*.png.
 
 Needs Chromium or Chrome: `apt-get install chromium` on Debian. Without one the test is skipped, except
@@ -16,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from conftest import PICTURES
 
 from ip2p.teaching.notebook_files import NOTEBOOKS, read
+from ip2p.teaching.quiz import load_quiz
 
 NOTEBOOK = NOTEBOOKS / "05_guided_editing.ipynb"
 SMALL = {"EDITS": 4, "CURVE_STEPS": 4}
@@ -23,7 +24,7 @@ SMALL = {"EDITS": 4, "CURVE_STEPS": 4}
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """JupyterLab over a folder with a copy of notebook 05; yields its address for a file name."""
+    """JupyterLab over a folder with notebook 05 and, alone, its quiz; yields its address for a file name."""
     import nbformat
 
     folder = tmp_path_factory.mktemp("lab")
@@ -31,6 +32,9 @@ def lab(tmp_path_factory):
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     cell.source += "".join(f"\n{name} = {value}" for name, value in ({"OUT": "'out'"} | SMALL).items())
     nbformat.write(notebook, folder / NOTEBOOK.name)
+    notebook.cells = notebook.cells[-2:-1]
+    assert "Quiz(" in notebook.cells[0].source
+    nbformat.write(notebook, folder / "quiz.ipynb")
     (folder / "broken.png").write_bytes(b"this is no picture")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -69,15 +73,55 @@ def lab(tmp_path_factory):
         server.wait(20)
 
 
-@pytest.fixture(scope="module")
-def explorer(lab, page):
-    """The page with notebook 05, all of whose cells have run; and the folder that JupyterLab shows."""
-    address, folder = lab
-    page.goto(address(NOTEBOOK.name))
+def open_and_run(page, address: str) -> None:
+    """Open a notebook, and begin to run all of its cells."""
+    page.goto(address)
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=90_000)
     page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=60_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def test_a_quiz_by_keyboard_alone(lab, page):
+    """Tab goes from option to option and to the button, the space bar chooses and presses."""
+    address, _ = lab
+    open_and_run(page, address("quiz.ipynb"))
+    quiz = page.locator(".ip2p-quiz")
+    quiz.get_by_text("Score:").wait_for(timeout=120_000)
+    right = load_quiz("05")[0].right
+    radios = quiz.locator("input[type=radio]")
+
+    def answer(place):
+        """Choose an option of the first question, and check it."""
+        radios.nth(0).focus()
+        for _ in range(place):
+            page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        for _ in range(4 - place):
+            page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.innerText") == "Check"
+        page.keyboard.press("Space")
+
+    answer((right + 1) % 4)
+    quiz.get_by_text("Read again: “").first.wait_for(timeout=20_000)
+    answer(right)
+    quiz.get_by_text("1 of 10 right, 0 at the first try").wait_for(timeout=20_000)
+    page.screenshot(path=PICTURES / "quiz.png")
+    found = []
+    for violation in Axe().run(page, context=".ip2p-quiz").response["violations"]:
+        if violation["impact"] in ("serious", "critical"):
+            found += [f"{violation['id']}: {node['html'][:200]}" for node in violation["nodes"]]
+    assert found == []
+    narrow = """box => { box.style.width = "340px"; return box.scrollWidth; }"""
+    assert quiz.evaluate(narrow) <= 340, "wider than a phone"
+    page.screenshot(path=PICTURES / "quiz-narrow.png")
+
+
+@pytest.fixture(scope="module")
+def explorer(lab, page):
+    """The page with notebook 05, all of whose cells have run; and the folder that JupyterLab shows."""
+    address, folder = lab
+    open_and_run(page, address(NOTEBOOK.name))
     message = page.locator(".widget-html").filter(has_text="Move a slider").first
     message.wait_for(timeout=900_000)
     page.get_by_text("Direction over s_T:").last.wait_for(timeout=300_000)  # the last cell has run

@@ -16,6 +16,7 @@ from ip2p.common.images import open_image
 from ip2p.editing import load_editor
 from ip2p.paths import DATA, ROOT
 from ip2p.teaching.docs import checksums
+from ip2p.teaching.quiz import QUIZZES
 
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 CAT = DATA / "images" / "cat.png"
@@ -59,6 +60,12 @@ def test_the_wheel_holds_the_data_and_nothing_that_a_job_left(wheel):
         found = {name.removeprefix("ip2p/data/") for name in file.namelist() if name.startswith("ip2p/data/")}
     rows = checksums(DATA).split("\n")[2:]
     assert found == {"README.md"} | {row.split(" | ")[0].removeprefix("| ") for row in rows}
+
+
+def test_the_wheel_holds_the_quizzes(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        found = {Path(name).name for name in file.namelist() if name.startswith("ip2p/teaching/quizzes/")}
+    assert found == {path.name for path in QUIZZES.glob("*.json")} and len(found) == 9
 
 
 def test_a_picture_is_edited_as_in_the_clone(installed, tmp_path):

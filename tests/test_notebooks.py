@@ -15,6 +15,7 @@ from ip2p.teaching.run_notebooks import execute
 SMALL = {
     "00_quickstart": {},
     "01_instruction_generation": {"CAPTIONS": 24, "TRIPLETS": 6},
+    "01b_diffusion_primer": {"CAPTIONS": 4},
     "02_prompt_to_prompt_pairs": {"EDITS": 4, "SHARES": [0.0, 0.9]},
     "03_clip_filtering": {},
     "04_training": {},  # its claims are about learning, and need all of it

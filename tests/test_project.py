@@ -18,7 +18,14 @@ from ip2p.cli import main
 from ip2p.common.markdown import fill, fill_pages, pages_of
 from ip2p.teaching import docs
 from ip2p.teaching.colab import prepare_for_colab
-from ip2p.teaching.notebook_files import first_picture, minutes, name_and_question, parameters, read
+from ip2p.teaching.notebook_files import (
+    first_picture,
+    minutes,
+    name_and_question,
+    number_of,
+    parameters,
+    read,
+)
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -163,7 +170,7 @@ def test_notebook_is_in_shape(path):
     assert nb.metadata.kernelspec.name == "python3" and "widgets" not in nb.metadata
     for cell in nb.cells:
         assert not cell.get("outputs") and not cell.get("execution_count"), "run nbstripout notebooks/*.ipynb"
-    assert nb.cells[0].source.startswith(f"# {path.stem[:2]} "), "the first line is: # NN Name: the question?"
+    assert nb.cells[0].source.startswith(f"# {number_of(path)} "), "begin with: # NN Name: the question?"
     assert name_and_question(nb)[1].endswith("?")
     tagged = [cell.source for cell in nb.cells if "parameters" in cell.metadata.get("tags", ())]
     assert len(tagged) == 1

@@ -10,6 +10,7 @@ from ip2p.teaching.assignments import CHECK, write_assignments
 from ip2p.teaching.formulas import mathml
 from ip2p.teaching.notebook_files import NOTEBOOKS, as_read, parameters, read
 from ip2p.teaching.pages import write_page
+from ip2p.teaching.run_notebooks import STAGES, choose_notebooks
 
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$([^$]+)\$(?!\$)", re.DOTALL)
 
@@ -95,3 +96,12 @@ def test_assignments_have_exercises_but_no_solutions(tmp_path):
         assert "Solution</summary>" not in text
     with pytest.raises(ValueError, match="class is not an empty folder"):
         write_assignments(tmp_path / "class")
+
+
+def test_a_whole_number_means_one_notebook_and_a_beginning_all_that_begin_so():
+    def chosen(*names):
+        return [path.stem.partition("_")[0] for path in choose_notebooks(NOTEBOOKS, names)]
+
+    assert chosen("01") == ["01"] and chosen("01b") == ["01b"] and chosen("01_inst") == ["01"]
+    assert chosen(*STAGES) == list(STAGES)
+    assert chosen("0", "9") == [path.stem.partition("_")[0] for path in sorted(NOTEBOOKS.glob("*.ipynb"))]

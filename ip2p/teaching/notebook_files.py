@@ -18,6 +18,11 @@ BAR = re.compile(r"^[^|]*\d+%\|.*\| *[\d.]+\w*/[\d.?]+\w* ")  # tqdm's
 INJECTED = "injected-parameters"  # papermill's tag of the cell that it adds
 
 
+def number_of(path: Path) -> str:
+    """`01b` of `notebooks/01b_diffusion_primer.ipynb`."""
+    return path.stem.partition("_")[0]
+
+
 def read(path: Path):
     """The notebook at `path`, as nbformat's version 4."""
     import nbformat

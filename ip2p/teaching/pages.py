@@ -9,7 +9,15 @@ from pathlib import Path
 
 from ip2p.common.markdown import fill
 from ip2p.paths import ROOT, need_clone
-from ip2p.teaching.notebook_files import NOTEBOOKS, as_read, first_picture, minutes, name_and_question, read
+from ip2p.teaching.notebook_files import (
+    NOTEBOOKS,
+    as_read,
+    first_picture,
+    minutes,
+    name_and_question,
+    number_of,
+    read,
+)
 
 STYLE = """
 :focus-visible { outline: 3px solid #06c; outline-offset: 2px }
@@ -24,9 +32,10 @@ a { color: inherit; text-decoration: none }
 .card p { margin: .2em 1.1em 1em; color: #566 }
 """
 
-# What each notebook reads: the five stages, one file each.
+# What each notebook reads: the five stages, one file each, and what those that paint have in common.
 MODULES = {
     "01": "[ip2p/instructions.py](ip2p/instructions.py) (3.1.1)",
+    "01b": "[ip2p/common/diffusion.py](ip2p/common/diffusion.py)",
     "02": "[ip2p/prompt_to_prompt.py](ip2p/prompt_to_prompt.py) (3.1.2)",
     "03": "[ip2p/clip_filter.py](ip2p/clip_filter.py) (3.1.2)",
     "04": "[ip2p/training.py](ip2p/training.py) (3.2)",
@@ -94,7 +103,7 @@ def readme_table(out: Path) -> str:
         executed = out / path.name
         took = minutes(read(executed)) if executed.exists() else None
         duration = "not measured yet" if took is None else f"{took:.1f}"
-        module = MODULES.get(path.stem[:2], "")
+        module = MODULES.get(number_of(path), "")
         rows.append(f"| [{name}](notebooks/{path.name}) | {question} | {module} | {duration} |")
     return "\n".join(rows)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from ip2p.common.errors import UserError
 from ip2p.paths import ROOT, need_clone
-from ip2p.teaching.notebook_files import NOTEBOOKS, parameters, read
+from ip2p.teaching.notebook_files import NOTEBOOKS, number_of, parameters, read
 from ip2p.teaching.pages import write_index, write_page
 
-STAGES = ("00", "01", "02", "03", "04", "05")  # what `make run` executes: the paper's five stages
+STAGES = ("00", "01", "01b", "02", "03", "04", "05")  # what `make run` executes: five stages and the primer
 
 # Of a kernel's process; what the user has set wins. The Makefile says why threads should not spin.
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
@@ -72,11 +72,22 @@ def refuse_unwritable(folder: Path) -> None:
 
 def choose_notebooks(folder: Path, names: Sequence[str]) -> list[Path]:
     """The notebooks of `folder` whose names begin with one of `names`. Raises ValueError if there is none."""
-    beginnings = tuple(Path(name).stem for name in names)
-    chosen = [path for path in sorted(folder.glob("*.ipynb")) if path.stem.startswith(beginnings)]
+    beginnings = [Path(name).stem for name in names]
+    chosen = []
+    for path in sorted(folder.glob("*.ipynb")):
+        if any(is_meant(path, beginning) for beginning in beginnings):
+            chosen.append(path)
     if not chosen:
         raise ValueError(f"no notebook in {folder} has a name that begins with {' or '.join(beginnings)}")
     return chosen
+
+
+def is_meant(path: Path, beginning: str) -> bool:
+    """Whether a notebook's name begins so; but 01 means notebook 01, not 01b."""
+    number = number_of(path)
+    if beginning == number[:2]:
+        return beginning == number
+    return path.stem.startswith(beginning)
 
 
 def share_out(values: Mapping[str, object], chosen: Sequence[Path]) -> dict[Path, dict[str, object]]:

@@ -29,6 +29,7 @@ LINKED = (
     "data/images/*",
     "data/eval/*.csv",
     "ip2p/*.py",
+    "ip2p/common/diffusion.py",
     "ip2p/miniworld/samples.py",
 )
 
