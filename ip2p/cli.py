@@ -413,7 +413,7 @@ def notebooks(a) -> int:
             colab.prepare_for_colab(path, a.colab)
         return 0
     values = {name: run_notebooks.value_of(value) for name, value in a.p}
-    return 0 if run_notebooks.run_notebooks(a.only, a.out, values, a.notebooks) else 1
+    return 0 if run_notebooks.run_notebooks(a.only or run_notebooks.STAGES, a.out, values, a.notebooks) else 1
 
 
 def notebooks_flags(sub: argparse.ArgumentParser) -> None:
@@ -421,7 +421,6 @@ def notebooks_flags(sub: argparse.ArgumentParser) -> None:
         "--only",
         nargs="+",
         metavar="NN",
-        default=("00", "01", "01b", "02", "03", "04", "05"),
         help="these notebooks instead of 00 to 05, by number or name: 06",
     )
     sub.add_argument(

@@ -22,6 +22,18 @@ NOTEBOOK = NOTEBOOKS / "05_guided_editing.ipynb"
 SMALL = {"EDITS": 4, "CURVE_STEPS": 4}
 
 
+def assert_open_to_all(page, widget: str) -> None:
+    """Axe finds no serious fault in a widget (a CSS selector), and it is not wider than a phone; leaves it
+    that narrow."""
+    found = []
+    for violation in Axe().run(page, context=widget).response["violations"]:
+        if violation["impact"] in ("serious", "critical"):
+            found += [f"{violation['id']}: {node['html'][:200]}" for node in violation["nodes"]]
+    assert found == []
+    narrow = """box => { box.style.width = "340px"; return box.scrollWidth; }"""
+    assert page.locator(widget).first.evaluate(narrow) <= 340, "wider than a phone"
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """JupyterLab over a folder with notebook 05 and, alone, its quiz; yields its address for a file name."""
@@ -107,13 +119,7 @@ def test_a_quiz_by_keyboard_alone(lab, page):
     answer(right)
     quiz.get_by_text("1 of 10 right, 0 at the first try").wait_for(timeout=20_000)
     page.screenshot(path=PICTURES / "quiz.png")
-    found = []
-    for violation in Axe().run(page, context=".ip2p-quiz").response["violations"]:
-        if violation["impact"] in ("serious", "critical"):
-            found += [f"{violation['id']}: {node['html'][:200]}" for node in violation["nodes"]]
-    assert found == []
-    narrow = """box => { box.style.width = "340px"; return box.scrollWidth; }"""
-    assert quiz.evaluate(narrow) <= 340, "wider than a phone"
+    assert_open_to_all(page, ".ip2p-quiz")
     page.screenshot(path=PICTURES / "quiz-narrow.png")
 
 
@@ -248,11 +254,5 @@ def test_the_explorer_by_keyboard_alone(explorer):
 
 def test_nothing_keeps_readers_out_of_the_explorer(explorer):
     page, _ = explorer
-    found = []
-    for violation in Axe().run(page, context=".ip2p-explorer").response["violations"]:
-        if violation["impact"] in ("serious", "critical"):
-            found += [f"{violation['id']}: {node['html'][:200]}" for node in violation["nodes"]]
-    assert found == []
-    narrow = """box => { box.style.width = "340px"; return box.scrollWidth; }"""
-    assert page.locator(".ip2p-explorer").first.evaluate(narrow) <= 340, "wider than a phone"
+    assert_open_to_all(page, ".ip2p-explorer")
     page.screenshot(path=PICTURES / "6-narrow.png")

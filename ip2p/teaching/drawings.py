@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
@@ -178,8 +179,6 @@ def steer(axes, y: float, before, after, instruction: str) -> None:
 
 def noisy(image):
     """A picture under a fixed noise, (H, W, 3) uint8, for a drawing only."""
-    import numpy as np
-
     pixels = as_array(image).astype(float)
     noise = np.random.default_rng(0).normal(128, 70, pixels.shape)
     return (0.45 * pixels + 0.55 * noise).clip(0, 255).astype("uint8")
