@@ -27,7 +27,7 @@ class Edit(NamedTuple):
     kind: str  # one of EDIT_KINDS, "swap" or "several"
 
 
-def scenes(n: int, seed: int, mix: str = "plain") -> list[Scene]:
+def scenes(n: int, seed: int, mix: str = "wild") -> list[Scene]:
     """`n` random scenes of the mix `mix`; scene i depends on (seed, i) alone. Give HELD_OUT as the seed for
     scenes that are never trained on."""
     return [random_scene(random.Random(seed * 1_000_003 + i), mix) for i in range(n)]

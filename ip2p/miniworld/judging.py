@@ -25,7 +25,9 @@ from ip2p.paths import DATA
 
 FOLDER = DATA / "models" / "mini-judge"
 
-SIZE = 64  # pixels a side of the pictures that the bundled judge reads
+SIZE = 128  # pixels a side of the pictures that the bundled judge reads
+
+FOLD = 4  # pixels a side that the judge first lays side by side as channels
 
 VALID = 0.9  # share of the attributes that a valid pair keeps
 
@@ -53,7 +55,7 @@ class Judge(nn.Module):
 
     channels: of the first convolution, and of the blocks at each further halving of the picture; squeeze:
     channels that keep where things are; width: features that all heads share; size: pixels a side of its
-    pictures, a multiple of 2 ** len(channels).
+    pictures, a multiple of FOLD * 2 ** (len(channels) - 1).
     """
 
     def __init__(
@@ -75,15 +77,15 @@ class Judge(nn.Module):
             self.config["size"] = size
         first, last = channels[0], channels[-1]
         layers = [
-            nn.PixelUnshuffle(2),  # (B, 3, size, size) -> (B, 12, size / 2, size / 2)
-            nn.Conv2d(12, first, 3, 1, 1, bias=False),
+            nn.PixelUnshuffle(FOLD),  # (B, 3, size, size) -> (B, 48, size / 4, size / 4)
+            nn.Conv2d(3 * FOLD**2, first, 3, 1, 1, bias=False),
             nn.BatchNorm2d(first),
             nn.ReLU(),
         ]
         for c_in, c_out in pairwise(channels):
             layers += [Block(c_in, c_out, 2), Block(c_out, c_out)]
         self.features = nn.Sequential(*layers)
-        side = size // 2 ** len(channels)  # of the last feature map: 4 at 64 px
+        side = size // FOLD // 2 ** (len(channels) - 1)  # of the last feature map: 4 at 128 px
         self.squeeze = nn.Conv2d(last, squeeze, 1)  # keeps where things are ...
         self.readout = nn.Linear(squeeze * side**2 + last, width)  # ... beside the average over all places
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(v)) for name, v in ATTRIBUTES.items()})
@@ -166,7 +168,7 @@ def judge(images, model: Judge | None = None, batch: int = 256) -> list[dict]:
     """What a picture shows: one dict an image, in the form of `Scene.attributes()`.
 
     `images`: a PIL image, a list of them, or a uint8 tensor (B, 3, h, w); any size, read at the judge's own
-    (64 px). `model`: None for the bundled judge.
+    (128 px). `model`: None for the bundled judge.
     """
     model = model or load_judge()
     device = next(model.parameters()).device

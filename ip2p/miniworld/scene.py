@@ -206,7 +206,7 @@ def _others(values: tuple, *taken) -> list:
     return [value for value in values if value not in taken]
 
 
-def random_scene(rng: random.Random | int, mix: str = "plain") -> Scene:
+def random_scene(rng: random.Random | int, mix: str = "wild") -> Scene:
     """A random scene. `rng` is a `random.Random` or a seed; `mix` a key of `MIXES`."""
     rng = as_random(rng)
     weights = MIXES[mix]

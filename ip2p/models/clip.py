@@ -1,8 +1,9 @@
-"""mini-clip: open_clip's own CLIP, small, trained with open_clip's own loss on renders and captions.
+"""mini-clip: open_clip's own CLIP, small, trained on renders and captions that leave things unsaid.
 
 The image side is CLIP's ResNet (Radford et al., arXiv 2103.00020; "RN50" with fewer and thinner blocks): at
-this size it costs half of a vision transformer on a CPU, and convolutions need fewer samples. Half of every
-batch are hard negatives, a scene beside one edit of it, so that the similarity has to mind each attribute.
+this size it costs half of a vision transformer on a CPU, and convolutions need fewer samples. All of a batch
+are hard negatives, a scene beside one edit of it, so that the similarity has to mind each attribute. A caption
+that says little fits many pictures of a batch; those do not count as its negatives.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.loss import ClipLoss
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.images import to_float
 from ip2p.common.train_loop import train_loop
-from ip2p.miniworld import Scene, caption
+from ip2p.miniworld import ATTRIBUTES, Scene, caption, difference
+from ip2p.miniworld.captions import caption_pair
 from ip2p.miniworld.held_out import HELD_OUT
+from ip2p.miniworld.parsing import attributes_said
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
 from ip2p.models.files import CORES, filling, half, minutes, names, write_json
@@ -30,9 +32,14 @@ from ip2p.models.judge import SETS as JUDGE_SETS
 from ip2p.models.renders import cached_edits, cached_renders
 from ip2p.models.text_encoder import MAX_TOKENS, tokenise
 
-SETS = (*JUDGE_SETS, (5000, 2, "plain"))  # (renders, seed, mix), and an edit of each
+SETS = (*JUDGE_SETS, (5000, 2, "wild"))  # (renders, seed, mix), and an edit of each
 
-SIZE = 64  # pixels a side of the pictures that the bundled one reads
+# How often a pair is drawn that differs in these; any other once.
+OFTEN = {"hat": 6.0, "birds": 6.0, "size": 3.0, "weather": 2.0, "style": 2.0, "second_kind": 2.0}
+
+UNSAID = -1  # in place of the number of a value
+
+SIZE = 128  # pixels a side of the pictures that the bundled one reads
 
 
 def preprocess_config(size: int = SIZE) -> dict:
@@ -49,7 +56,7 @@ def preprocess_config(size: int = SIZE) -> dict:
 
 def model_config(tokenizer, size: int = SIZE) -> dict:
     """The model's configuration, as open_clip reads it. size: pixels a side of its pictures."""
-    vision = {"image_size": size, "layers": [2, 2, 2, 1], "width": 14, "head_width": 64}
+    vision = {"image_size": size, "layers": [2, 2, 2, 1], "width": 24, "head_width": 64}
     text = {
         "context_length": MAX_TOKENS,
         "vocab_size": len(tokenizer),
@@ -175,49 +182,103 @@ def measure(model: CLIP, tokenizer, work: Path, vae=None, n: int = 2000, n_edits
 
 
 class Lessons:
-    """Pictures and their scenes, half of them pairs: a scene beside one edit of it.
+    """Pictures and their scenes, in pairs: a scene beside one edit of it.
 
     The autoencoder repaints pairs of the first sets alone, those that the judge learns from, too.
     """
 
     def __init__(self, work: Path, vae, sets: tuple, size: int, seed: int):
         self.scenes, self.pictures, _ = training_pairs(work, sets, size)
+        self.weights = pair_weights(self.scenes)
         if vae is not None:
             of_judge = 2 * sum(n for n, *_ in sets[: len(JUDGE_SETS)])
             pictures = self.pictures[:of_judge]
             self.repainted_rows, self.repainted = repainted_pairs(work, vae, pictures, seed=seed)
+            self.weights_repainted = pair_weights([self.scenes[row] for row in self.repainted_rows.tolist()])
 
     def take(
         self, n: int, generator: torch.Generator, half_repainted: bool
     ) -> tuple[torch.Tensor, list[Scene]]:
-        """Pictures (n, 3, size, size) uint8 and their scenes, in random order."""
-        if half_repainted:
-            rows = pairs_and_others(len(self.pictures), n // 8, generator)
-            again = pairs_and_others(len(self.repainted), n // 8, generator)
-            x = torch.cat([self.pictures[rows], self.repainted[again]])
-            rows = torch.cat([rows, self.repainted_rows[again]])
-        else:
-            rows = pairs_and_others(len(self.pictures), n // 4, generator)
-            x = self.pictures[rows]
-        order = torch.randperm(len(rows), generator=generator)
+        """Pictures (n, 3, size, size) uint8 and their scenes: a pair's two side by side, pairs in random
+        order."""
+        if not half_repainted:
+            rows = draw_pairs(self.weights, n // 2, generator)
+            return self.pictures[rows], [self.scenes[row] for row in rows.tolist()]
+        rows = draw_pairs(self.weights, n // 4, generator)
+        again = draw_pairs(self.weights_repainted, n // 4, generator)
+        x = torch.cat([self.pictures[rows], self.repainted[again]])
+        rows = torch.cat([rows, self.repainted_rows[again]])
+        pairs = torch.randperm(n // 2, generator=generator)
+        order = side_by_side(pairs)
         return x[order], [self.scenes[row] for row in rows[order].tolist()]
 
 
-def pairs_and_others(n: int, pairs: int, generator: torch.Generator) -> torch.Tensor:
-    """4 * `pairs` of n rows: so many pairs of neighbours (a scene and its edit), and as many rows from
-    anywhere."""
-    first = torch.randint(n // 2, (pairs,), generator=generator) * 2
-    others = torch.randint(n, (2 * pairs,), generator=generator)
-    return torch.cat([torch.stack([first, first + 1], 1).flatten(), others])
+def pair_weights(scenes: list[Scene]) -> torch.Tensor:
+    """How often each pair of neighbours is drawn, (n / 2,): small things are learnt last."""
+    weights = []
+    for before, after in zip(scenes[::2], scenes[1::2], strict=True):
+        changed = difference(before, after)
+        weights.append(max((OFTEN.get(name, 1.0) for name in changed), default=1.0))
+    return torch.tensor(weights)
+
+
+def draw_pairs(weights: torch.Tensor, n: int, generator: torch.Generator) -> torch.Tensor:
+    """The rows of n random pairs of neighbours, (2n,)."""
+    return side_by_side(weights.multinomial(n, replacement=True, generator=generator))
+
+
+def side_by_side(pairs: torch.Tensor) -> torch.Tensor:
+    """Numbers of pairs (n,) -> their rows (2n,)."""
+    return torch.stack([2 * pairs, 2 * pairs + 1], 1).flatten()
+
+
+def captions_of_pairs(scenes: list[Scene], rng: random.Random) -> list[str]:
+    """A caption of each of the scenes, those of neighbours worded alike but for what differs; either may be
+    the one before the edit."""
+    captions = []
+    for pair in zip(scenes[::2], scenes[1::2], strict=True):
+        if rng.random() < 0.5:
+            captions += caption_pair(*pair, rng)
+        else:
+            captions += reversed(caption_pair(*reversed(pair), rng))
+    return captions
+
+
+def fitting(captions: list[str], scenes: list[Scene]) -> torch.Tensor:
+    """Which scenes (columns) have all that a caption (rows) says, (n, n) bool."""
+    said = torch.tensor([numbers(attributes_said(words)) for words in captions])
+    shown = torch.tensor([numbers(scene.attributes()) for scene in scenes])
+    same = said[:, None] == shown[None]  # (n, n, attributes)
+    return (same | (said == UNSAID)[:, None]).all(-1)
+
+
+def numbers(attributes: dict) -> list[int]:
+    """The number of each attribute's value, UNSAID where there is none."""
+    return [values.index(attributes[name]) if name in attributes else UNSAID for name, values in ATTRIBUTES.items()]
+
+
+def contrastive_loss(
+    images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, fits: torch.Tensor
+) -> torch.Tensor:
+    """CLIP's loss (arXiv 2103.00020), in which a picture that a caption fits is not held against it.
+
+    images, texts: features (n, d) of unit length; fits: (n, n), captions by pictures, as of `fitting`. With a
+    diagonal `fits` this is open_clip's `ClipLoss`. Returns a scalar.
+    """
+    logits = scale * texts @ images.T
+    own = torch.eye(len(images), dtype=torch.bool, device=images.device)
+    logits = logits.masked_fill(fits & ~own, -torch.inf)
+    target = torch.arange(len(images), device=images.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def similarity_inputs(model: CLIP, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What open_clip's loss takes: image features, text features, and the scale, at most 100 as in the
+    """What the loss takes: image features, text features, and the scale, at most 100 as in the
     paper."""
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
-    images = model.encode_image(x, normalize=True)
-    texts = model.encode_text(ids, normalize=True)
+    images = model.encode_image(x, normalize=True).float()
+    texts = model.encode_text(ids, normalize=True).float()
     return images, texts, model.logit_scale.exp()
 
 
@@ -229,7 +290,7 @@ def build(
     size: int = SIZE,
     device: str | torch.device = "cpu",
     dtype: str = "auto",
-    steps: int = 1280,
+    steps: int = 3000,
     batch: int = 128,
     held_out: int = 2000,
     seed: int = 0,
@@ -243,7 +304,6 @@ def build(
     """
     torch.manual_seed(seed)
     model = new_clip(tokenizer, size).to(device, memory_format=torch.channels_last)
-    clip_loss = ClipLoss()
     lessons = Lessons(work, vae, sets, size, seed)
     repaint_from = steps // 2
     scenes, pictures = cached_renders(work, held_out, HELD_OUT, size=size)
@@ -254,8 +314,10 @@ def build(
         rng = random.Random(seed * 1_000_003 + step)
         x, shown = lessons.take(batch, generator, half_repainted=step >= repaint_from)
         x = corrupt(to_float(x), generator).to(device, memory_format=torch.channels_last)
-        ids = tokenise(tokenizer, [caption(scene, rng) for scene in shown]).to(device)
-        return clip_loss(*similarity_inputs(model, x, ids))
+        captions = captions_of_pairs(shown, rng)
+        ids = tokenise(tokenizer, captions).to(device)
+        fits = fitting(captions, shown).to(device)
+        return contrastive_loss(*similarity_inputs(model, x, ids), fits)
 
     def report(step):
         images = image_features(model, pictures)

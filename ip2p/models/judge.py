@@ -18,9 +18,11 @@ from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
 from ip2p.models.files import CORES, filling, half, minutes, names, write_json
 from ip2p.models.renders import cached_renders
 
-SETS = ((6000, 1, "plain"), (5000, 3, "even"))  # (renders, seed, mix), and an edit of each
+SETS = ((7000, 1, "wild"), (4000, 3, "even"))  # (renders, seed, mix), and an edit of each
 
-EVEN_SHARE = 0.3  # of the samples; the rest are of the mix "plain"
+EVEN_SHARE = 0.3  # of the samples; the rest are of the mix "wild"
+
+SECOND_WEIGHT = 4.0  # how often scenes with a second object are drawn, beside others of their mix
 
 
 HALF_WAY = 0.5  # share of the steps after which every second sample has been through the autoencoder
@@ -45,6 +47,13 @@ def accuracy(model: Judge, pictures: torch.Tensor, scenes: list[Scene]) -> dict[
     return {name: count / len(scenes) for name, count in right.items()}
 
 
+def accuracy_of_seconds(model: Judge, pictures: torch.Tensor, scenes: list[Scene]) -> dict[str, float]:
+    """Share read right of the second objects' kind and colour, where there is one."""
+    rows = [row for row, scene in enumerate(scenes) if scene.second]
+    right = accuracy(model, pictures[rows], [scenes[row] for row in rows])
+    return {name: right[name] for name in ("second_kind", "second_colour")}
+
+
 def measure(model: Judge, work: Path, vae=None, n: int = 2000) -> dict:
     """Accuracy on `n` held-out renders of the mix "plain", and on the same after the autoencoder."""
     scenes, pictures = cached_renders(work, n, HELD_OUT, size=model.size)
@@ -62,23 +71,21 @@ class Lessons:
     def __init__(self, work: Path, vae, sets: tuple, size: int, seed: int):
         scenes, self.pictures, even = training_pairs(work, sets, size)
         self.truth = classes(scenes)
-        self.plain = torch.nonzero(~even).flatten()  # rows of either mix
-        self.even = torch.nonzero(even).flatten()
+        second = torch.tensor([scene.second is not None for scene in scenes])
+        often = torch.where(second, SECOND_WEIGHT, 1.0)
+        self.weights = torch.where(even, EVEN_SHARE * often / often[even].sum(), (1 - EVEN_SHARE) * often / often[~even].sum())
         if vae is not None:
             self.repainted_rows, self.repainted = repainted_pairs(work, vae, self.pictures, seed=seed)
+            self.weights_repainted = self.weights[self.repainted_rows]
 
     def take(
         self, n: int, generator: torch.Generator, half_repainted: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures (n, 3, size, size) uint8 and classes (n, attributes)."""
-        from_even = torch.rand(n, generator=generator) < EVEN_SHARE
-        places = torch.rand(n, generator=generator)
-        plain = self.plain[(places * len(self.plain)).long()]
-        even = self.even[(places * len(self.even)).long()]
-        rows = torch.where(from_even, even, plain)
+        rows = self.weights.multinomial(n, replacement=True, generator=generator)
         x, y = self.pictures[rows], self.truth[rows]
         if half_repainted:
-            again = torch.randint(len(self.repainted), (n // 2,), generator=generator)
+            again = self.weights_repainted.multinomial(n // 2, replacement=True, generator=generator)
             x[::2] = self.repainted[again]
             y[::2] = self.truth[self.repainted_rows[again]]
         return x, y
@@ -91,7 +98,7 @@ def build(
     size: int = SIZE,
     device: str | torch.device = "cpu",
     dtype: str = "auto",
-    steps: int = 4000,
+    steps: int = 6000,
     batch: int = 64,
     held_out: int = 2000,
     seed: int = 0,

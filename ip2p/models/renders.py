@@ -21,7 +21,7 @@ def _draw(scene: Scene, size: int) -> np.ndarray:
     return np.asarray(render(scene, size)).transpose(2, 0, 1)
 
 
-def draw(todo: list[Scene], size: int = 64, desc: str = "renders") -> np.ndarray:
+def draw(todo: list[Scene], size: int = 128, desc: str = "renders") -> np.ndarray:
     """The scenes' pictures, (n, 3, size, size) uint8, drawn on all cores."""
     out = np.empty((len(todo), 3, size, size), np.uint8)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -31,7 +31,7 @@ def draw(todo: list[Scene], size: int = 64, desc: str = "renders") -> np.ndarray
     return out
 
 
-def cached_draw(path: Path, todo: list[Scene], size: int = 64) -> torch.Tensor:
+def cached_draw(path: Path, todo: list[Scene], size: int = 128) -> torch.Tensor:
     """The scenes' pictures (n, 3, size, size) uint8, kept at `path` (.npy)."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def cached_draw(path: Path, todo: list[Scene], size: int = 64) -> torch.Tensor:
 
 
 def cached_renders(
-    work: Path, n: int, seed: int, mix: str = "plain", size: int = 64
+    work: Path, n: int, seed: int, mix: str = "wild", size: int = 128
 ) -> tuple[list[Scene], torch.Tensor]:
     """Scenes and their pictures (n, 3, size, size) uint8, kept as `work/renders-MIX-SEED-N-SIZE.npy`."""
     todo = scenes(n, seed, mix)
@@ -49,7 +49,7 @@ def cached_renders(
 
 
 def cached_edits(
-    work: Path, n: int, seed: int, mix: str = "plain", size: int = 64
+    work: Path, n: int, seed: int, mix: str = "wild", size: int = 128
 ) -> tuple[list[Scene], torch.Tensor]:
     """One random edit of each scene of `cached_renders`, kept as `work/edits-MIX-SEED-N-SIZE.npy`."""
     todo = [
