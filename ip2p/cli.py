@@ -78,7 +78,6 @@ def instructions(a) -> None:
         a.lessons or profile.triplets,
         profile.in_world,
         shard=a.shard,
-        own=None if a.lessons else profile.own_triplets,
         device=a.device,  # chosen where a model runs: a server needs none, and so no PyTorch
         dtype=a.dtype,
         **server,
@@ -156,15 +155,11 @@ def finetune(a) -> None:
     refuse_foreign(a.out, MAKER)
     profile = chosen_profile(a)
     lessons = read_triplets(a.lessons or profile.triplets)
-    own = ()
-    if profile.own_triplets and not a.lessons:
-        own = read_triplets(profile.own_triplets)
     model, tokenizer = load_finetuned(
         a.model or profile.language_model,
         lessons,
         choose_device(a.device),
         profile.in_world,
-        own,
         a.dtype,
     )
     save(model, tokenizer, a.out)

@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -25,7 +26,9 @@ from ip2p.common.durable import append_line, locked, read_json, whole_lines, wri
 from ip2p.common.errors import UserError
 from ip2p.dataset.checks import check
 from ip2p.dataset.triplets import (
+    DELIMITER,
     SEED_TRIPLETS,
+    STOP,
     decoded,
     from_completion,
     json_line,
@@ -36,6 +39,7 @@ from ip2p.dataset.triplets import (
     to_prompt,
     triplets_of,
 )
+from ip2p.miniworld.parsing import parse
 from ip2p.miniworld.retelling import retell
 from ip2p.options import refuse_outside
 
@@ -49,7 +53,7 @@ def finetune(model, tokenizer, triplets: list[dict], **options) -> list[float]:
     return local.finetune(model, tokenizer, pairs, **options)
 
 
-EPOCHS = 3  # of all lessons, hand-written or its own, each time about another scene in the miniature world
+EPOCHS = 3  # of all lessons, each time about another scene in the miniature world
 
 
 def load_finetuned(
@@ -57,7 +61,6 @@ def load_finetuned(
     triplets: list[dict] | None = None,
     device: str = "cpu",
     world: bool = True,
-    own: Iterable[dict] = (),
     dtype: str = "auto",
 ):
     """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2",
@@ -69,8 +72,7 @@ def load_finetuned(
     name = name or local.BUNDLED
     if Path(name).is_dir():
         return local.load(name, device)
-    written = read_triplets(SEED_TRIPLETS) if triplets is None else triplets
-    triplets = [*written, *own]
+    triplets = read_triplets(SEED_TRIPLETS) if triplets is None else triplets
     # The defaults are the learning rate and so on: where they change, no earlier model is taken for this one.
     recipe = [str(name), triplets, world, EPOCHS, local.finetune.__defaults__]
     if dtype != "auto":
@@ -285,8 +287,6 @@ def distinct(captions: Iterable[str]) -> list[str]:
 
 def parses(caption: str) -> bool:
     """Whether the miniature world can paint a caption."""
-    from ip2p.miniworld import parse
-
     try:
         return bool(parse(caption))
     except ValueError:
@@ -307,16 +307,14 @@ def run(
     world: bool = True,
     device: str = "auto",
     shard: tuple[int, int] = (0, 1),
-    own: str | Path | None = None,
     dtype: str = "auto",
     **options,
 ) -> Counter:
     """`ip2p instructions`: captions in, triplets out. `seed` and the counts are those of `generate_triplets`.
 
     backend "local": `model` as in `load_finetuned`, "smollm2" if None; `device` as in `choose_device`;
-    `dtype`, in which it answers, as in `choose_dtype`; `own` is a file of its own earlier answers, to learn
-    from, too. backend "openai", or "batch" for OpenAI's Batch
-    API: `model` is the name the server knows, and `options` are the fields of
+    `dtype`, in which it answers, as in `choose_dtype`. backend "openai", or "batch" for OpenAI's Batch API:
+    `model` is the name the server knows, and `options` are the fields of
     `ip2p.backends.openai.ServerOptions` and `shots`, how many of `triplets`, evenly spread, are its examples
     (8; 0 for a model that was fine-tuned on them). `shard` (i, of): every `of`-th distinct caption from the
     i-th on, for one of many workers, each with an `out` of its own.
@@ -337,7 +335,7 @@ def run(
     if backend == "local":
         if options:
             raise ValueError(f"{', '.join(options)}: only for a server; choose the backend openai or batch")
-        worker = local_backend(model, lessons, own, out, device, dtype, world)
+        worker = local_backend(model, lessons, device, dtype, world)
     elif backend in ("openai", "batch"):
         worker = server_backend(backend, model, lessons, out, **options)
     else:
@@ -366,23 +364,48 @@ def refuse_unwritable(out: Path) -> None:
 def local_backend(
     model: str | None,
     lessons: list[dict],
-    own: str | Path | None,
-    out: Path,
     device: str,
     dtype: str,
     world: bool,
 ) -> Backend:
-    """A model in this process that was fine-tuned on the lessons, and on its `own` earlier answers; it
-    answers in `dtype`."""
+    """A model in this process that was fine-tuned on the lessons and answers in `dtype`. In the miniature
+    world it reads its answers once more, see `reread`."""
     from ip2p.common.devices import choose_device, choose_dtype
 
     where = choose_device(device)
     number_format = choose_dtype(dtype, where)
-    if own and Path(own).resolve() == out.resolve():  # it cannot learn from what it is about to write
-        own = None
-    earlier = read_triplets(own) if own else []
-    tuned, tokenizer = load_finetuned(model, lessons, where, world, earlier)
-    return local.LocalBackend(tuned.to(number_format), tokenizer)
+    tuned, tokenizer = load_finetuned(model, lessons, where, world)
+    tuned = tuned.to(number_format)
+    return local.LocalBackend(tuned, tokenizer, review=partial(reread, tuned, tokenizer) if world else None)
+
+
+def reread(model, tokenizer, captions: list[str], answers: list[str]) -> list[str]:
+    """A round trip that finds instructions which do not say what was done: the model writes each edited
+    caption once more, of its caption and its own instruction and without chance. Where it comes to another
+    meaning in the miniature world, the Objection "misread" takes the answer's place."""
+    checked = list(answers)
+    triplets = {}
+    for row, (caption, answer) in enumerate(zip(captions, answers, strict=True)):
+        try:
+            triplet = from_completion(caption, answer)
+        except ValueError:  # malformed, as others will find
+            continue
+        if check(triplet) is None:
+            triplets[row] = triplet
+    prompts = [to_prompt(triplet["input"]) + triplet["edit"] + DELIMITER for triplet in triplets.values()]
+    again = local.complete(model, tokenizer, prompts, STOP, temperature=0.0)
+    for (row, triplet), text in zip(triplets.items(), again, strict=True):
+        if not means_the_same(text.partition(STOP)[0], triplet["output"]):
+            checked[row] = Objection("misread")
+    return checked
+
+
+def means_the_same(text: str, caption: str) -> bool:
+    """Whether a text says of the miniature world what a caption says."""
+    try:
+        return parse(text) == parse(caption)
+    except ValueError:
+        return False
 
 
 def server_backend(

@@ -28,7 +28,7 @@ def check(triplet: dict, world: bool = True) -> str | None:
     if before == after:
         return "no-op"
     if world:
-        from ip2p.miniworld.asking import disagreement
+        from ip2p.miniworld.lies import lie
         from ip2p.miniworld.parsing import parse
 
         try:
@@ -37,5 +37,5 @@ def check(triplet: dict, world: bool = True) -> str | None:
             return "out-of-world"
         if before == after:
             return "no-op"
-        return disagreement(triplet["edit"], before, after)
+        return lie(triplet["edit"], before, after)
     return None

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ip2p.common.images import to_float, to_pil, to_rgb
-from ip2p.miniworld.scene import ATTRIBUTES, Scene, difference
+from ip2p.miniworld.scene import ATTRIBUTES, Said, Scene, asked, difference
 from ip2p.paths import DATA
 
 FOLDER = DATA / "models" / "mini-judge"
@@ -179,25 +179,24 @@ def judge(images, model: Judge | None = None, batch: int = 256) -> list[dict]:
     return out
 
 
-def asked(before: Scene, after: Scene) -> dict:
-    """What an edit asks for: {attribute: value}. That a row or a second object moves a single one to the
-    middle, and that an object taken away has no colour, goes without saying and is left out."""
-    wanted = difference(before, after)
-    if not wanted:
-        raise ValueError("this edit changes nothing")
-    if after.position == "centre" and ("count" in wanted or "second_kind" in wanted):
-        wanted.pop("position", None)
-    if after.second is None:
-        wanted.pop("second_colour", None)
-    return wanted
-
-
-def edit_success(before: Scene, after: Scene, reading: dict) -> bool:
-    """Whether every attribute that the edit asks for is read as asked in the output.
+def edit_success(before: Scene | Said, after: Scene | Said, reading: dict) -> bool:
+    """Whether every attribute that the edit asks for is read as asked in the output. An edit is two scenes,
+    or what two captions say.
 
     Raises ValueError for an edit that changes nothing.
     """
     return all(reading[name] == value for name, value in asked(before, after).items())
+
+
+def concerned(before: Scene | Said, after: Scene | Said) -> set[str]:
+    """The attributes that an edit changes, or may: a new object has some colour, a row stands in the
+    middle."""
+    names = set(difference(before, after))
+    if "second_kind" in names:
+        names.add("second_colour")
+    if "second_kind" in names or "count" in names:
+        names.add("position")
+    return names
 
 
 def preservation(before: dict | Scene, after: dict, changed: Iterable[str]) -> float:
@@ -209,11 +208,12 @@ def preservation(before: dict | Scene, after: dict, changed: Iterable[str]) -> f
     return sum(before[name] == after[name] for name in others) / len(others)
 
 
-def valid_pair(before: Scene, after: Scene, reading_0: dict, reading_1: dict) -> bool:
-    """The edit succeeded in the second picture, and at least 90% of the others are read the same in both."""
+def valid_pair(before: Scene | Said, after: Scene | Said, reading_0: dict, reading_1: dict) -> bool:
+    """The edit succeeded in the second picture, and at least 90% of what it does not concern is read the same
+    in both, whether the captions say it or not."""
     if not edit_success(before, after, reading_1):
         return False
-    return preservation(reading_0, reading_1, difference(before, after)) >= VALID
+    return preservation(reading_0, reading_1, concerned(before, after)) >= VALID
 
 
 def outside_distance(image_0: Image.Image, image_1: Image.Image, mask: np.ndarray) -> float:

@@ -1,9 +1,9 @@
 """mini-clip: open_clip's own CLIP, small, trained on renders and captions that leave things unsaid.
 
 The image side is CLIP's ResNet (Radford et al., arXiv 2103.00020; "RN50" with fewer and thinner blocks): at
-this size it costs half of a vision transformer on a CPU, and convolutions need fewer samples. All of a batch
-are hard negatives, a scene beside one edit of it, so that the similarity has to mind each attribute. A caption
-that says little fits many pictures of a batch; those do not count as its negatives.
+this size it costs half of a vision transformer on a CPU, and convolutions need fewer samples. All of a
+batch are hard negatives, a scene beside one edit of it, so that the similarity has to mind each attribute. A
+caption that says little fits many pictures of a batch; those do not count as its negatives.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from safetensors.torch import save_file
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.images import to_float
 from ip2p.common.train_loop import train_loop
-from ip2p.miniworld import ATTRIBUTES, Scene, caption, difference
-from ip2p.miniworld.captions import caption_pair
+from ip2p.miniworld import ATTRIBUTES, Scene, caption, caption_pair, difference, parse
 from ip2p.miniworld.held_out import HELD_OUT
-from ip2p.miniworld.parsing import attributes_said
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
 from ip2p.models.files import CORES, filling, half, minutes, names, write_json
@@ -246,7 +244,7 @@ def captions_of_pairs(scenes: list[Scene], rng: random.Random) -> list[str]:
 
 def fitting(captions: list[str], scenes: list[Scene]) -> torch.Tensor:
     """Which scenes (columns) have all that a caption (rows) says, (n, n) bool."""
-    said = torch.tensor([numbers(attributes_said(words)) for words in captions])
+    said = torch.tensor([numbers(parse(words)) for words in captions])
     shown = torch.tensor([numbers(scene.attributes()) for scene in scenes])
     same = said[:, None] == shown[None]  # (n, n, attributes)
     return (same | (said == UNSAID)[:, None]).all(-1)
@@ -254,7 +252,10 @@ def fitting(captions: list[str], scenes: list[Scene]) -> torch.Tensor:
 
 def numbers(attributes: dict) -> list[int]:
     """The number of each attribute's value, UNSAID where there is none."""
-    return [values.index(attributes[name]) if name in attributes else UNSAID for name, values in ATTRIBUTES.items()]
+    return [
+        values.index(attributes[name]) if name in attributes else UNSAID
+        for name, values in ATTRIBUTES.items()
+    ]
 
 
 def contrastive_loss(

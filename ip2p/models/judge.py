@@ -73,7 +73,9 @@ class Lessons:
         self.truth = classes(scenes)
         second = torch.tensor([scene.second is not None for scene in scenes])
         often = torch.where(second, SECOND_WEIGHT, 1.0)
-        self.weights = torch.where(even, EVEN_SHARE * often / often[even].sum(), (1 - EVEN_SHARE) * often / often[~even].sum())
+        self.weights = torch.where(
+            even, EVEN_SHARE * often / often[even].sum(), (1 - EVEN_SHARE) * often / often[~even].sum()
+        )
         if vae is not None:
             self.repainted_rows, self.repainted = repainted_pairs(work, vae, self.pictures, seed=seed)
             self.weights_repainted = self.weights[self.repainted_rows]

@@ -42,14 +42,14 @@ def classes(attributes: dict) -> list[int]:
 
 def sample_caption(rng: random.Random) -> tuple[str, list[int]]:
     """A caption and the class of each attribute."""
-    scene = random_scene(rng, rng.choice(("plain", "plain", "even")))
+    scene = random_scene(rng, rng.choice(("wild", "wild", "even")))
     return caption(scene, rng), classes(scene.attributes())
 
 
 def sample_instruction(rng: random.Random) -> tuple[str, list[int]]:
     """An instruction and, for each attribute, the class that it asks for, or the one that means
     "unchanged"."""
-    before = random_scene(rng, rng.choice(("plain", "even")))
+    before = random_scene(rng, rng.choice(("wild", "even")))
     after = random_edit(before, rng)
     if rng.random() < 0.1:  # one more change
         after = _edited_again(before, after, rng)

@@ -28,7 +28,20 @@ from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job
 from ip2p.factory.pairs import paint_and_filter
-from ip2p.miniworld import caption, edit_kind, judge, parse, random_scene, render
+from ip2p.miniworld import (
+    ATTRIBUTES,
+    COLOURS,
+    MIXES,
+    STYLES,
+    TIMES,
+    WEATHERS,
+    caption,
+    edit_kind,
+    judge,
+    parse,
+    random_scene,
+    render,
+)
 from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, reworded_edits
 from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT
@@ -41,7 +54,6 @@ from ip2p.study.measures import (
     paired_rise,
     run_editor,
     score,
-    stated_attributes,
     summary,
     summary_by_kind,
     validity_by_p,
@@ -68,31 +80,59 @@ def load_vae(profile: Profile):
 
 
 def text_to_image_figures(profile: Profile, n: int = 500) -> dict:
-    """How well the text-to-image model paints what n held-out captions state, by the judge: shares of right
-    attributes, in the "mean", of each of "attributes", and of pictures with "all" of them right."""
-    scenes = [random_scene(random.Random(HELD_OUT + i)) for i in range(n)]
+    """How well the text-to-image model paints what n held-out captions say, by the judge: shares of right
+    attributes, in the "mean", of each of "attributes", and of pictures with "all" of them right. And how much
+    it varies what they leave open: "spread", see `spread`."""
+    captions = [caption(random_scene(random.Random(HELD_OUT + i)), i) for i in range(n)]
     pictures = paint(
         quiet_painter(profile),
-        [caption(scene, i) for i, scene in enumerate(scenes)],
+        captions,
         guidance_scale=profile.paint_guidance,
         steps=profile.steps,
         seed=HELD_OUT,
     )
-    stated: Counter = Counter()
+    readings = judge(pictures)
+    said_by = [parse(words) for words in captions]
+    said: Counter = Counter()
     right: Counter = Counter()
     all_right = 0
-    for scene, reading in zip(scenes, judge(pictures), strict=True):
-        attributes = stated_attributes(scene)
+    for attributes, reading in zip(said_by, readings, strict=True):
         hits = [name for name, value in attributes.items() if reading[name] == value]
-        stated.update(attributes.keys())
+        said.update(attributes.keys())
         right.update(hits)
         all_right += len(hits) == len(attributes)
     return {
         "n": n,
-        "mean": right.total() / stated.total(),
+        "mean": right.total() / said.total(),
         "all": all_right / n,
-        "attributes": {name: right[name] / stated[name] for name in stated},
+        "attributes": {name: right[name] / said[name] for name in ATTRIBUTES if said[name]},
+        "spread": {name: spread(name, said_by, readings) for name in TRAINING_SHARES},
     }
+
+
+def even_shares(values: tuple) -> dict:
+    return dict.fromkeys(values, 1 / len(values))
+
+
+WILD = MIXES["wild"]
+
+# How often each value comes in the pictures that the text-to-image model learns from.
+TRAINING_SHARES = {
+    "time": dict(zip(TIMES, WILD.time, strict=True)),
+    "weather": dict(zip(WEATHERS, WILD.weather, strict=True)),
+    "style": dict(zip(STYLES, WILD.style, strict=True)),
+    "colour": even_shares(COLOURS),
+}
+
+
+def spread(name: str, said_by: list[dict], readings: list[dict]) -> dict:
+    """Of the pictures whose captions do not say an attribute, how often each of its values comes, as a
+    multiple of its share in training; 0: it never comes, though nothing forbids it."""
+    values = [reading[name] for said, reading in zip(said_by, readings, strict=True) if name not in said]
+    shares = {}
+    for value, expected in TRAINING_SHARES[name].items():
+        shares[value] = values.count(value) / max(1, len(values)) / expected
+    return shares
 
 
 def triplets_by_kind() -> dict[str, list[dict]]:

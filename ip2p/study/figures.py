@@ -17,7 +17,7 @@ from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.devices import choose_training_dtype
 from ip2p.common.markdown import fill_pages
 from ip2p.editing import load_editor
-from ip2p.miniworld import Scene, caption, difference, render
+from ip2p.miniworld import asked, caption, render
 from ip2p.miniworld.held_out import Edit
 from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT, need_clone
@@ -122,21 +122,8 @@ def text2live_function(profile: Profile) -> Callable:
 
 def short_caption(edit: Edit) -> str:
     """The edited scene as a caption of the wild would tell it: object, colour, place, and what the edit asks
-    for. A caption of the miniature world leaves nothing unsaid, which no caption of a photograph does."""
-    return caption(mentioned_scene(edit))
-
-
-def mentioned_scene(edit: Edit) -> Scene:
-    """The scene that `short_caption` tells: all that it does not mention is at its default."""
-    after = edit.after
-    asked = difference(edit.before, after)
-    mentioned = {}
-    for name in ("kind", "colour", "place", *asked):
-        if hasattr(after, name):
-            mentioned[name] = getattr(after, name)
-    extras = tuple(extra for extra in after.extras if extra in asked)
-    second = after.second if "second_kind" in asked else None
-    return Scene(**mentioned, extras=extras, second=second)
+    for."""
+    return caption(edit.after, say={"kind", "count", "colour", "place", *asked(edit.before, edit.after)})
 
 
 def plane(profile: Profile) -> list[Point]:

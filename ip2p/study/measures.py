@@ -22,7 +22,6 @@ from ip2p.common.images import as_tensor
 from ip2p.editing import Editor
 from ip2p.miniworld import (
     EDIT_KINDS,
-    Scene,
     caption,
     difference,
     edit_kind,
@@ -36,7 +35,6 @@ from ip2p.miniworld import (
 )
 from ip2p.miniworld.held_out import Edit, held_out_edits, reworded_edits
 from ip2p.miniworld.judging import outside_distance
-from ip2p.miniworld.scene import DEFAULTS
 
 __all__ = [
     "BATCH",
@@ -52,7 +50,6 @@ __all__ = [
     "reworded_edits",
     "run_editor",
     "score",
-    "stated_attributes",
     "summary",
     "summary_by_kind",
     "validity_by_p",
@@ -197,16 +194,6 @@ def paired_rise(curves: Sequence[np.ndarray], resamples: int = 1000) -> list[flo
 
 
 # ------------------------------------------------------------------------------- text to image, and pairs
-
-
-def stated_attributes(scene: Scene) -> dict:
-    """The attributes that a caption states: kind, colour and place always, the others where not at their
-    default."""
-    stated = {}
-    for name, value in scene.attributes().items():
-        if name not in DEFAULTS or value != DEFAULTS[name]:
-            stated[name] = value
-    return stated
 
 
 def paint(

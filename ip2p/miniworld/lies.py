@@ -10,19 +10,30 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ip2p.miniworld import asking
-from ip2p.miniworld.asking import RELATIVE, STRICT
 from ip2p.miniworld.parsing import LEXICON, phrases, split_words
-from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, SIZES
+from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, SIZES, Said
 
 Fact = tuple[str, object]  # ("kind", "cat"), ("extra", "hat"): a slot of the lexicon and its value
 
-# Beginnings of words that ask for a change without naming the new value.
+# Words that ask for a change without naming the new value, by the start of the word where no \b ends it.
+RELATIVE = {
+    "bigger": r"bigg|large|enlarg|grow|scale (it |them )?up|blow|huge|giant|increas|expand|zoom in",
+    "smaller": r"small|shrink|scale (it |them )?down|tiny|little|reduc|mini|decreas|zoom out|far",
+    "more": r"another|second|third|doubl|tripl|twin|clone|cop[yi]|more|again|friend|one extra",
+    "fewer": r"alone|single|only|just|less|fewer|remov|away|keep|lone|leav",
+    "gone": r"no\b|not|never|none|dont|\w+n't|without|remov|delet|eras|drop|los[et]|rid|ditch|tak(e|en|ing)|"
+    r"away|off|out|leave|disappear|vanish|go\b|goes|gone|clear|stop|end\b|over|pop|pick|bye|scare|"
+    r"fl[ey]w?|lower|scrap|skip|kill|hide|less|back|instead|cut|st[eo]le?|forget|pull",
+}
+
+# What an instruction names of these must be in one of the two captions; the rest is said freely.
+STRICT = ("kind", "colour", "place", "time", "weather", "style", "extra")
+
 BIGGER = RELATIVE["bigger"] + "|gigant|inflat"
 SMALLER = RELATIVE["smaller"] + "|shrunk"
 GONE = RELATIVE["gone"] + r"|pick|chuck|thaw|melt|turn(ed|ing)? (\w+ ){0,2}off|mow"
 # Words that name a thing of the world elsewhere, but not here.
-NOT_MEANT = asking.NOT_MEANT + r"|\bpainted (?!in water)"
+NOT_MEANT = r"time of day|^clear (?!sk|weather)|\bclear (the|away|up)\b|wet brush|\bpainted (?!in water)"
 # Words directly before a thing that shall not be there any more: "no rabbit", "take away the old flag".
 UNWANTED = (
     r"(\bno|(?<!could )(?<!would )(?<!can )(?<!why )\bnot|without|remove|delete|erase|drop|lose|rid of|scrap|"
@@ -66,15 +77,15 @@ def mentions(text: str) -> list[Mention]:
     return found
 
 
-def facts(said: dict[str, object]) -> set[Fact]:
-    """What a caption says (`attributes_said`), as facts."""
+def facts(said: Said) -> set[Fact]:
+    """What a caption says (`parse`), as facts."""
     found: set[Fact] = set()
     for name, value in said.items():
         found.add(("extra", name) if name in EXTRAS else (name.removeprefix("second_"), value))
     return found
 
 
-def changes(before: dict[str, object], after: dict[str, object]) -> dict[str, tuple[object, object]]:
+def changes(before: Said, after: Said) -> dict[str, tuple[object, object]]:
     """{attribute: (value said before, value said after)} of what two captions say differently; None: unsaid.
 
     That a row or a second object moves a single one to the middle, and that a second object has a
@@ -116,8 +127,8 @@ def begins(text: str, words: str) -> bool:
     return re.search(rf"\b({words})", text) is not None
 
 
-def lie(instruction: str, before: dict[str, object], after: dict[str, object]) -> str | None:
-    """Why an instruction does not name exactly the change between two captions (what `attributes_said`
+def lie(instruction: str, before: Said, after: Said) -> str | None:
+    """Why an instruction does not name exactly the change between two captions (what `parse`
     finds in each); None if it may.
 
     "forgotten": the second caption is silent about something that the first one says. "unsaid": the
