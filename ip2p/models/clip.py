@@ -291,7 +291,7 @@ def build(
     size: int = SIZE,
     device: str | torch.device = "cpu",
     dtype: str = "auto",
-    steps: int = 2000,
+    steps: int = 1600,
     batch: int = 128,
     held_out: int = 2000,
     seed: int = 0,
