@@ -205,7 +205,8 @@ def report(vae, pictures: torch.Tensor, folder: Path, step: int) -> None:
     }
     print(row, flush=True)
     append_line(folder / "measures.jsonl", row)
-    middle = slice(len(pictures) // 2 - 12, len(pictures) // 2 + 12)  # half of them wild, half even
+    half = len(pictures) // 2
+    middle = slice(max(0, half - 12), half + 12)  # half of them wild, half even
     pairs = torch.stack([pictures[middle], again[middle]], 1).flatten(0, 1)
     save_sheet(pairs, folder / f"sheet-{step:06d}.png", zoom=3)
 
@@ -227,10 +228,10 @@ def some_renders(work: Path, sets) -> tuple[list[Scene], torch.Tensor]:
     return todo, torch.cat(pictures)
 
 
-def learn(step_loss, model: nn.Module, vae, work: Path, name: str, **options) -> None:
-    """One of the two parts: minimise `step_loss(model, x, generator, step)`, with what comes back of held-out
-    pictures reported now and then. Its checkpoints lie in `work`/`name`."""
-    _, test = some_renders(work, ((32, HELD_OUT, "wild"), (32, HELD_OUT, "even")))
+def learn(step_loss, model: nn.Module, vae, work: Path, name: str, shown: int, **options) -> None:
+    """One of the two parts: `train_loop`, with what comes back of held-out pictures reported now and then.
+    Its checkpoints lie in `work`/`name`."""
+    _, test = some_renders(work, ((shown, HELD_OUT, "wild"), (shown, HELD_OUT, "even")))
     train_loop(
         step_loss,
         model,
@@ -256,13 +257,14 @@ def learn_to_encode(
     perceptual_steps: int = 1000,
     seed: int = 0,
     sets=SETS,
+    shown: int = 32,
     stop_after: int | None = None,
 ):
     """Train encoder and decoder from nothing (or from the checkpoint in `work`/encoder) and normalise the
     latents. Returns the AutoencoderKL.
 
     batch: renders a step; perceptual_steps: of the network of the perceptual distance, which is trained
-    before. Beside the loss, `measures.jsonl` has the PSNR and the sharpness of held-out pictures now and
+    before; shown: held-out pictures of each mix whose PSNR and sharpness `measures.jsonl` has now and
     then."""
     todo, pictures = some_renders(work, sets)
     perceptual = build_perceptual(work, todo, pictures, device=device, steps=perceptual_steps, seed=seed)
@@ -273,7 +275,8 @@ def learn_to_encode(
         x = some_pictures(pictures, batch, generator).to(device)
         return encoding_loss(model, to_float(x), generator, perceptual)
 
-    learn(step_loss, vae, vae, work, "encoder", steps=steps, lr=lr, seed=seed, stop_after=stop_after)
+    options = {"shown": shown, "steps": steps, "lr": lr, "seed": seed, "stop_after": stop_after}
+    learn(step_loss, vae, vae, work, "encoder", **options)
     normalise_latents(vae, pictures[:: -(-len(pictures) // 2048)])  # of every set
     return vae
 
@@ -289,6 +292,7 @@ def learn_to_decode(
     perceptual_steps: int = 1000,
     seed: int = 0,
     sets=SETS,
+    shown: int = 32,
     stop_after: int | None = None,
 ):
     """Train the decoder of `vae`, which `learn_to_encode` made, on (or from the checkpoint in
@@ -306,7 +310,8 @@ def learn_to_decode(
         strength = adversarial_strength(step, steps)
         return decoding_losses(model, to_float(x), generator, perceptual, strength)
 
-    learn(step_loss, contest, vae, work, "decoder", steps=steps, lr=lr, seed=seed, stop_after=stop_after)
+    options = {"shown": shown, "steps": steps, "lr": lr, "seed": seed, "stop_after": stop_after}
+    learn(step_loss, contest, vae, work, "decoder", **options)
     return vae
 
 
