@@ -6,9 +6,9 @@ import random
 from collections import Counter
 
 import pytest
-
 from ip2p.dataset.lies import lie
 from ip2p.dataset.retell import retell
+
 from ip2p.miniworld.captions import caption, caption_pair, what_to_say
 from ip2p.miniworld.parsing import agrees, attributes_said
 from ip2p.miniworld.scene import ATTRIBUTES, difference, random_edit, random_scene
