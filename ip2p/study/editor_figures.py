@@ -34,7 +34,7 @@ def editor_figures(editor: Editor, profile: Profile, n: int = 330) -> dict:
     """What `summary` says of edits of renders, also by kind, of edits of the text-to-image model's own
     pictures, and of reworded instructions; and CLIP's curves over s_I and s_T."""
     edits = held_out_edits(n, profile.edit_kinds)
-    inputs = [render(edit.before) for edit in edits]
+    inputs = [render(edit.before, profile.resolution) for edit in edits]
     begin = time.perf_counter()
     outputs = run_editor(editor, edits, inputs)
     seconds = time.perf_counter() - begin
@@ -74,7 +74,7 @@ def figures_on_samples(editor: Editor, profile: Profile, edits: list[Edit]) -> d
 def figures_on_reworded(editor: Editor, profile: Profile) -> dict:
     """`summary` of the edits whose instructions were worded by hand."""
     edits = [edit for edit in reworded_edits(REWORDED) if edit.kind in profile.edit_kinds]
-    inputs = [render(edit.before) for edit in edits]
+    inputs = [render(edit.before, profile.resolution) for edit in edits]
     return summary(score(edits, inputs, run_editor(editor, edits, inputs)))
 
 
