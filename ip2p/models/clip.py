@@ -358,7 +358,7 @@ def build(
     size: int = SIZE,
     device: str | torch.device = "cpu",
     dtype: str = "auto",
-    steps: int = 3000,
+    steps: int = 2000,
     batch: int = 128,
     held_out: int = 2000,
     seed: int = 0,
