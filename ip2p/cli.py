@@ -317,7 +317,7 @@ def evaluate_flags(sub: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="leave the measurements there, and go on with them if stopped"
     )
     sub.add_argument("--model", help="an editor's folder; without it every bundled model is measured")
-    sub.add_argument("--n", type=int, default=300, help="edits (300)")
+    sub.add_argument("--n", type=int, default=330, help="edits (330)")
     sub.add_argument(
         "--only", nargs="+", metavar="PART", help="without --model: only these parts, such as filter"
     )
