@@ -263,7 +263,8 @@ def distill_flags(sub: argparse.ArgumentParser) -> None:
 
 def edit(a) -> None:
     from ip2p.common.durable import replacing
-    from ip2p.common.images import open_image, open_mask, picture_format
+    from ip2p.common.images import open_image, open_mask
+    from ip2p.common.picture_files import picture_format
     from ip2p.editing import load_editor
 
     format = picture_format(a.out)
@@ -339,7 +340,7 @@ def models_flags(sub: argparse.ArgumentParser) -> None:
 
 
 def hero(a) -> None:
-    from ip2p.common.images import picture_format
+    from ip2p.common.picture_files import picture_format
     from ip2p.teaching.hero import hero
 
     picture_format(a.out)

@@ -7,8 +7,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
-from ip2p.common.diffusion import add_noise, diffusion_loss, log_normal_timesteps, to_x0, velocity
-from ip2p.models.text_to_image import new_scheduler
+from ip2p.common.diffusion import add_noise, diffusion_loss, to_x0, velocity
+from ip2p.models.text_to_image import log_normal_timesteps, new_scheduler
 
 KINDS = ("epsilon", "v_prediction")
 

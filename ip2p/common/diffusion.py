@@ -206,18 +206,3 @@ def stratified_timesteps(n: int, generator: torch.Generator, steps: int = 1000) 
     """n timesteps, one from each n-th of the range: as uniform as independent draws, with less variance."""
     places = (torch.arange(n) + torch.rand(n, generator=generator)) * steps / n
     return places.long().clamp(max=steps - 1)
-
-
-def log_normal_timesteps(
-    n: int, generator: torch.Generator, alpha_bar: torch.Tensor, mean: float = 0.8, std: float = 1.6
-) -> torch.Tensor:
-    """n timesteps whose noise levels sigma = sqrt((1 - alpha_bar) / alpha_bar) are log-normal (Karras et al.,
-    arXiv 2206.00364, table 1), one from each n-th of the distribution.
-
-    alpha_bar: of all timesteps, (T,). mean, std: of log sigma. Returns (n,) int64, the nearest timesteps in
-    log sigma."""
-    shares = (torch.arange(n) + torch.rand(n, generator=generator)) / n  # in [0, 1)
-    wanted = mean + std * torch.special.ndtri(shares.double())  # log sigma; at a share of 0: -infinity
-    of_steps = 0.5 * ((1 - alpha_bar.double()) / alpha_bar.double()).log()  # (T,), rising
-    borders = (of_steps[1:] + of_steps[:-1]) / 2
-    return torch.searchsorted(borders, wanted)

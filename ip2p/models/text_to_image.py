@@ -17,7 +17,6 @@ from ip2p.common.diffusion import (
     diffusion_loss,
     guided_step,
     latent_shape,
-    log_normal_timesteps,
     seeded,
     starting_latents,
 )
@@ -107,6 +106,21 @@ def how_often(todo: list[Scene]) -> torch.Tensor:
 def some_caption(scene: Scene, rng: random.Random) -> str:
     """A caption, or now and then none, for classifier-free guidance."""
     return "" if rng.random() < EMPTY_SHARE else caption(scene, rng)
+
+
+def log_normal_timesteps(
+    n: int, generator: torch.Generator, alpha_bar: torch.Tensor, mean: float = 0.8, std: float = 1.6
+) -> torch.Tensor:
+    """n timesteps whose noise levels sigma = sqrt((1 - alpha_bar) / alpha_bar) are log-normal (Karras et al.,
+    arXiv 2206.00364, table 1), one from each n-th of the distribution.
+
+    alpha_bar: of all timesteps, (T,). mean, std: of log sigma. Returns (n,) int64, the nearest timesteps in
+    log sigma."""
+    shares = (torch.arange(n) + torch.rand(n, generator=generator)) / n  # in [0, 1)
+    wanted = mean + std * torch.special.ndtri(shares.double())  # log sigma; at a share of 0: -infinity
+    of_steps = 0.5 * ((1 - alpha_bar.double()) / alpha_bar.double()).log()  # (T,), rising
+    borders = (of_steps[1:] + of_steps[:-1]) / 2
+    return torch.searchsorted(borders, wanted)
 
 
 def denoising_loss(

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
-from ip2p.common.images import as_array
+from ip2p.common.grids import as_array
 
 WIDTH = 6.8  # inches
 DPI = 160
