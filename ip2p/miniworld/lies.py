@@ -14,7 +14,7 @@ import re
 from typing import NamedTuple
 
 from ip2p.miniworld import sayings
-from ip2p.miniworld.parsing import LEXICON, phrases, split_words
+from ip2p.miniworld.parsing import LEXICON, parse, phrases, split_words
 from ip2p.miniworld.scene import ABSENT, ATTRIBUTES, EXTRAS, SIZES, Said, is_swap
 
 Fact = tuple[str, object]  # ("kind", "cat"), ("extra", "hat"): a slot of the lexicon and its value
@@ -534,6 +534,16 @@ def lie(instruction: str, before: Said, after: Said) -> str | None:
     return None
 
 
+def fault(caption: str, instruction: str, edited: str) -> str | None:
+    """`lie`, of captions as they are written; "out-of-world" if one is not of this world, "no-op" if both say
+    the same."""
+    try:
+        before, after = parse(caption), parse(edited)
+    except ValueError:
+        return "out-of-world"
+    return "no-op" if before == after else lie(instruction, before, after)
+
+
 def forgets(edit: Reading) -> bool:
     """ "a cat at night" -> "a cat"."""
     for name, (_, new) in edit.changed.items():
@@ -550,13 +560,18 @@ def contradiction(edit: Reading) -> str | None:
     return None
 
 
-def explain(instruction: str, before: Said, after: Said) -> str | None:
-    """`lie`, in words for people."""
-    reason = lie(instruction, before, after)
-    if reason == "forgotten":
-        return "the second caption forgets something that the first one says"
-    if reason == "unsaid":
-        return "the instruction does not ask for what changed"
-    if reason is None:
-        return None
-    return contradiction(read(instruction, before, after)) or "the instruction asks for a part of it only"
+FAULTS = {
+    "out-of-world": "it is not of the miniature world",
+    "no-op": "both captions say the same",
+    "forgotten": "the edited caption forgets something that the caption says",
+    "unsaid": "the instruction does not ask for what changes",
+}
+
+
+def explain(caption: str, instruction: str, edited: str) -> str | None:
+    """`fault`, in words for people."""
+    reason = fault(caption, instruction, edited)
+    if reason != "inconsistent":
+        return FAULTS.get(reason)
+    edit = read(instruction, parse(caption), parse(edited))
+    return contradiction(edit) or "the instruction asks for some of what changes only"
