@@ -172,7 +172,11 @@ def keeps_what_shall_go(edit: Reading) -> bool:
     there = facts(edit.after)
     for mention in edit.found:
         slot = mention.fact[0]
-        if slot not in STRICT or mention.owner or mention.fact not in there:
+        if mention.owner or mention.fact not in there:
+            continue
+        if re.search(sayings.NOT_MADE, mention.before) or re.search(sayings.ALL, mention.before):
+            return True
+        if slot not in STRICT:
             continue
         if re.search(sayings.UNWANTED, mention.before) and not ("count" in edit.changed and slot == "kind"):
             return True
@@ -193,9 +197,11 @@ def keeps_all_that_shall_go(edit: Reading) -> bool:
 
 
 def loses_what_shall_stay(edit: Reading) -> bool:
-    """ "keep the castle on the left", and it stands on the right."""
+    """ "keep the castle on the left", and it stands on the right; "don't drop the flowers", and they go."""
     for fact, before, *_ in edit.found:
-        if re.search(sayings.KEPT, before) and fact not in facts(edit.after):
+        if fact in facts(edit.after):
+            continue
+        if re.search(sayings.KEPT, before) or re.search(sayings.SPARED, before):
             return True
     return False
 
@@ -239,7 +245,8 @@ def asks_for_another_size(edit: Reading) -> bool:
     for mention in edit.found:
         if mention.fact[0] != "size":
             continue
-        if re.search(sayings.WANTED, mention.before) and mention.fact[1] != new:
+        wanted = re.search(sayings.WANTED, mention.before) or re.search(sayings.ASKED, mention.before)
+        if wanted and mention.fact[1] != new:
             return True  # "I've always wanted a giant duck, small"
         complaint = re.match(sayings.COMPLAINT, mention.after)
         if not complaint and not re.search(sayings.SIZE_MENTIONED, mention.before):
@@ -247,6 +254,22 @@ def asks_for_another_size(edit: Reading) -> bool:
     if old is None and new in sizes:
         sizes.clear()  # "a giant umbrella is hard to carry, make it tiny"
     return bool((sizes | hinted(edit.text, "size")) - {old, new})
+
+
+def had_another_size(edit: Reading) -> bool:
+    """ "the dog is too large, medium is fine", and it was small."""
+    old, new = edit.changed.get("size", (None, None))
+    sizes = [mention for mention in edit.found if mention.fact[0] == "size"]
+    if old is None or len(sizes) < 2:
+        return False
+    shrinks = SIZES.index(new) < SIZES.index(old)
+    fitting = []
+    for (_, value), before, *_ in sizes:
+        if re.search(sayings.IT_IS_TOO, before):
+            fitting.append(shrinks == (value != "small"))
+        elif re.search(sayings.IT_IS, before):
+            fitting.append(value == old)
+    return bool(fitting) and not any(fitting)
 
 
 def keeps_its_size(edit: Reading) -> bool:
@@ -265,8 +288,10 @@ def says_both_directions(edit: Reading) -> bool:
     if "size" not in edit.changed:
         return False
     old, new = edit.changed["size"]
-    if re.search(r"bigger\W+(\w+ )?smaller|smaller\W+(\w+ )?bigger", edit.text):
+    if re.search(sayings.BIGGER_AND_SMALLER, edit.text):
         return True
+    if re.search(sayings.SHALL_SHRINK, edit.text) and SIZES.index(new) > SIZES.index(old or "small"):
+        return old is not None
     up, down = begins(edit.text, sayings.BIGGER), begins(edit.text, sayings.SMALLER)
     known = ("size", new) in edit.named or new in hinted(edit.text, "size")
     if old is None or up == down or known:
@@ -317,9 +342,7 @@ def names_a_number_of_nothing(edit: Reading) -> bool:
 
 
 def means_one_and_changes_all(edit: Reading) -> bool:
-    """ "paint one of the tents blue", and all three turn blue."""
-    if edit.after["count"] == 1 or "count" in edit.changed:
-        return False
+    """ "paint one of the tents blue", and all three turn blue, or only one is left."""
     all_change = edit.changed.keys() & set(OF_AN_OBJECT)
     return bool(all_change) and bool(re.search(sayings.ONE_OF_THEM, edit.text))
 
@@ -415,6 +438,21 @@ def changes_another_thing(edit: Reading) -> bool:
     return False
 
 
+def changes_what_is_not_there_yet(edit: Reading) -> bool:
+    """ "paint the house red", and an owl turns into a red house; "shrink the pink one", and it turns pink."""
+    colour = edit.changed.get("colour", (None, None))[1]
+    new = edit.changed.get("kind", (None, None))[1]
+    for fact, before, after, owner in edit.found:
+        if fact == ("colour", colour) and re.search(sayings.DONE_TO, before):
+            return True
+        if fact != ("kind", new) or owner or new == edit.before.get("second_kind"):
+            continue
+        the_subject = re.search(r"\bthe$", before) and re.search(sayings.CHANGED, after)
+        if the_subject or re.search(sayings.DONE_TO, before):
+            return True
+    return False
+
+
 def concerns(mention: Mention, edit: Reading) -> bool:
     """Whether a thing that is named may be the subject of what changed."""
     slot, value = mention.fact
@@ -459,6 +497,8 @@ def hints_at_something_else(edit: Reading) -> bool:
         described = slot == "time" and edit.before.get(slot) is None  # "it's dark out, make it day"
         if slot in edit.changed and meant and not meant & own and not described:
             return True
+        if slot == "time" and slot not in edit.changed and meant and not meant & own:
+            return True
     return False
 
 
@@ -491,6 +531,7 @@ LIES = {
     "it is where it was to leave": goes_where_it_comes_from,
     "it names another side": names_another_side,
     "it names another size": asks_for_another_size,
+    "it had another size": had_another_size,
     "it keeps its size": keeps_its_size,
     "it grows where it should shrink, or both": says_both_directions,
     "the numbers do not add up": counts_wrong,
@@ -504,6 +545,7 @@ LIES = {
     "nothing comes in its place": swaps_for_nothing,
     "the other object changes": changes_the_other_object,
     "something else changes": changes_another_thing,
+    "what is to change is not there yet": changes_what_is_not_there_yet,
     "it speaks of something that cannot change so": speaks_of_scenery_only,
     "only a part of it was to have this colour": colours_a_part,
     "it is like something else": hints_at_something_else,

@@ -25,7 +25,7 @@ HINTS: dict[str, dict[object, str]] = {
             r"sunsets|sun('s)? (is |be |to |nearly |about to )?(go(es|ing)? |sink(s|ing)? )?"
             r"(down|set|sets|setting|low)"
         ),
-        "night": r"lights? (out|off)|dark|bedtime|overnight|nite|good night|asleep|stargazing",
+        "night": r"lights? (out|off)|dark|bedtime|camping overnight|nite|good night|asleep|stargazing",
     },
     "weather": {
         "clear": r"dry|thaw(s|ed|ing)?|melt(s|ed|ing)?|clear (up|the sky)",
@@ -60,6 +60,7 @@ NOT_MEANT = (
     (r"wet brush", "brush"),
     (r"\bpainted (?!in water)", "coloured "),
     (r"raining cats and dogs", "raining"),
+    (r"\b(a )?pair of (shoes|glasses|socks|boots|gloves|wings|eyes|ears|scissors)\b", "some things"),
     (r"\b(go(es)?|going|went|sails?|sailed|at|drives?|walks?|heads?) home\b", r"\1 away"),
     (r"\bhome again\b", ""),
     (r"\b(are|is|was|has|have|had|just|only|what's|that's|ones?) left\b", r"\1 over"),
@@ -112,7 +113,8 @@ ALONE = r"\b(only|just)( (draw|show|keep|leave|want|have|the|a|an|one|this|that)
 UNWANTED = (
     r"(\bno|(?<!could )(?<!would )(?<!can )(?<!why )(?<!or )\bnot|\bwithout|remove|delete|erase|drop|"
     r"\blos[et]|\blosing|rid of|scrap|ditch|take away|take off|take out|instead of|rather than|out with|"
-    r"\bnot (be|become)|\bno need for( \w+){1,3} to be)"
+    r"\bnot (be|become)|\bno need for( \w+){1,3} to be|\bnot (want|need|like)|\bhate|"
+    r"(tired|sick|enough) of|allergic to|\bbored? (of|by))"
 ) + _THE
 # "the duck is gone", "the robot flew off"
 DEPARTED = (
@@ -124,13 +126,17 @@ DEPARTED = (
 ALL_DEPARTED = r"\b(it|him|her|them|they|both)( to| should| must)? (disappear|vanish)"
 # "keep the castle on the left"
 KEPT = r"\bkeep( it| the| its| his| her| their| that| this| those| as| a| an)*( \w+)?( (on|at|in) the)?$"
+# "don't drop the flowers"
+SPARED = (
+    r"\b(not|never) (drop|lose|remove|delete|erase|forget|touch|move|leave out|take off|take away|throw away)"
+) + _THE
 # "take it out of the forest"
 LEFT_BEHIND = (
     r"\b(out of|away from|leave|leaving|(take|move|get|bring)( \w+){1,3} from)( the| that| this| a)*$"
 )
 # "from the left", "not the right": a side, but not the new one
 ASIDE = (
-    r"\b(from|not|too far|instead of|rather than|enough of|off|out of|leave|than|on)"
+    r"\b(from|not|too far|instead of|rather than|enough of|off|out of|leave|than)"
     r"( the| on| to| in)*( far)?$"
 )
 SIDE_TO_SIDE = r"(?<!it )(?<!them )\b(left|right|middle|centre) to (?:the )?(left|right|middle|centre)\b"
@@ -139,6 +145,10 @@ SIZE_MENTIONED = (
     r"\b(too|so|not|less|no|as|that|isn t|isnt|from|than|of|instead|with|was|is|bit)"
     r"( a| an| the| so| very| as)*$"
 )
+# "the dog is too large", "the dog is large": what the size was
+IT_IS = r"\b(is|are|was|were|s)( just| a| bit| rather)*( too)?$"
+IT_IS_TOO = r"\b(too|bit too)$"
+ASKED = r"\b(should|ought to|must)( \w+)? be( a| an)?$"  # what the size shall be
 COMPLAINT = r"((is|are|was) )?(too|enough)\b"  # "small is too small"
 # "I've always wanted a giant duck"
 WANTED = r"\b(want(ed|s)?|d like|d love|prefer|need|give me)( to have| to see)?( a| an| the| it)*$"
@@ -146,6 +156,11 @@ WANTED = r"\b(want(ed|s)?|d like|d love|prefer|need|give me)( to have| to see)?(
 MADE = WANTED + r"|\b(make|turn) (it|them|him|her|(the|that|this) \w+)( a)?$"
 SIZED_ONE = r"\ba (small|tiny|little|big|large|huge|giant|medium) one$"
 RESIZED = r"\b(bigger|smaller|larger|shrink|enlarge|inflate)\b"
+SHALL_SHRINK = r"(?<!not )(?<!too )(?<!no )\b(smaller|shrink)\b(?! than)"
+BIGGER_AND_SMALLER = (
+    r"(?<!not )(?<!too )\b(bigger|larger)\b(?! than).*(?<!not )\bsmaller|"
+    r"(?<!not )(?<!too )\bsmaller\b(?! than).*(?<!not )\b(bigger|larger)"
+)
 # "shrink the", "move that": what comes next shall be changed
 DONE_TO = (
     r"\b(paint|dye|colou?r|repaint|recolou?r|shrink|enlarge|grow|scale up|scale down|blow up|inflate|move|"
@@ -158,6 +173,9 @@ CHANGED = (
     r"(be|become|becomes|turn|turns|grow|shrink|get)\b"
     r"(?! (nice|nicer|better|good|great|fine|lovely|cool|fun))"
 )
+# "don't make it": what comes next shall not be
+NOT_MADE = r"\b(not|never) (make|want|have|need|turn)( it| them| into| to)*( a| an)?$"
+ALL = r"\b(remove|delete|drop|lose|get rid of|take away) (all|every|both)\b( of)?( the| these| those)*$"
 # "let it be a white": what comes next shall be there instead of what was
 MADE_OF_IT = r"\b(let (it|him|her|them) be|(make|turn) (it|him|her|them)( into)?)( a| an| the| \w+)*$"
 
@@ -172,7 +190,8 @@ STRONGLY_ADDED = (
     r"\b(put|add|include)( in)? (a|an|another)\b"
 )
 NEXT_TO = (
-    r"\b((next to|beside|alongside)( the| that| this| a)?|"
+    r"\b((next to|beside|alongside)( the| that| this| a)?|just like (the|that|this)|"
+    r"(into|inside|behind|in front of|on top of) (the|that|this)|"
     r"(?<!bother )(?<!wrong )(?<!it )(?<!done )with (the|that|this))$"
 )
 REPLACED = (
@@ -215,7 +234,7 @@ _OF = r"( of (the|them|these|those)( (two|three))?)?( \w+)?"  # "one of the thre
 # It is no number that is wanted: "only one more", "keep one out".
 _NOT_SO = (
     r"(?!( \w+)? (more|less|fewer|extra|again|of|out|goes|go|walks?|leaves|away|off|for each|too many|thing|"
-    r"by))"
+    r"by one))"
 )
 _LEAVES = (
     r"(go|goes|gone|can go|must go|should go|has to go|walk(s|ed)? off|walk(s|ed)? away|leaves|has left|"
@@ -236,7 +255,8 @@ COME = (
 GO = (
     rf"{_N}( \w+)? (less|fewer)\b",
     rf"\bminus {_N}",
-    rf"\b(?:drop|remove|delete|erase|take away|lose|get rid of|ditch|pop|subtract) {_N}",
+    r"\b(?:drop|remove|delete|erase|take away|lose|get rid of|ditch|pop|subtract) (?:the |these |those )?"
+    + _N,
     rf"\bleave {_N}( \w+)? out\b",
     rf"(?<!all but ){_N}{_OF} {_LEAVES}",
     rf"{_N}( \w+)? too many",
@@ -246,6 +266,7 @@ STAY = (
     rf"\b(?:only|just|keep|leave|leaving|so|make it|make that|down to) (?:only |just |the |have )*{_N}"
     + _NOT_SO,
     rf"\ball but {_N}",
+    rf"{_N}( \w+)? only\b",
     rf"{_N}{_OF} (?:is|are) (?:just )?(?:fine|enough|plenty|over)\b",
     rf"{_N}( \w+)? (?:will|would|could|can|should) do\b",
     rf"{_N}( \w+)? (?:instead of|rather than) (?:one|two|three)\b",
@@ -253,7 +274,7 @@ STAY = (
 )
 # ... or were there at first.
 WERE = (
-    rf"\b(?:nicer|better|more|rather) than {_N}(?! (more|of))",
+    rf"\b(?:\w+er|more|sense) than {_N}(?! (more|of))",
     rf"(?:instead of|rather than) {_N}(?! (more|of))",
     rf"\bfrom {_N} to\b",
     rf"\bof the {_N}\b",
