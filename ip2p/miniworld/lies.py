@@ -151,9 +151,10 @@ def goes(edit: Reading, is_named: bool) -> bool:
 
 
 def asks_for_size(text: str, old: object, new: object) -> bool:
-    """ "bigger" where it gets larger, "smaller" where it gets smaller; where the old size is unsaid, both."""
-    grows = old is None or SIZES.index(new) > SIZES.index(old)
-    shrinks = old is None or SIZES.index(new) < SIZES.index(old)
+    """ "bigger" where it gets larger, "smaller" where it gets smaller; where the old size is unsaid, both may
+    be, but nothing grows until it is small."""
+    grows = new != SIZES[0] if old is None else SIZES.index(new) > SIZES.index(old)
+    shrinks = new != SIZES[-1] if old is None else SIZES.index(new) < SIZES.index(old)
     return grows and begins(text, sayings.BIGGER) or shrinks and begins(text, sayings.SMALLER)
 
 
