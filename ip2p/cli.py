@@ -544,7 +544,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command(hero, "draw the picture at the top of the README", shared=paints)
     command(samples, "draw the sample pictures", shared="out", out=DATA / "images")
-    command(triplets, "check: what is wrong with a file of open-domain triplets", triplets_flags)
+    command(triplets, "check: what is wrong with a file of triplets", triplets_flags)
     command(
         figures,
         "measure the paper's curves and ablations (hours on a CPU)",
