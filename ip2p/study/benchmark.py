@@ -30,7 +30,7 @@ from ip2p.miniworld.judging import FOLDER as JUDGE
 from ip2p.miniworld.judging import VALID
 from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT, need_clone
-from ip2p.study.editors import AnyEditor, NotDone, Question
+from ip2p.study.editors import Answers, AnyEditor, NotDone, Question
 from ip2p.study.measures import column, interval, score
 from ip2p.study.progress import begin_or_resume
 
@@ -116,7 +116,7 @@ def export(folder: Path, n: int | None = None) -> int:
     refuse_foreign(folder, MAKER)
     chosen = frozen(n)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, "exporting to"), temporary_folder(folder) as new:
+    with temporary_folder(folder) as new:
         (new / "inputs").mkdir()
         asked_for = []
         truths = []
@@ -202,7 +202,7 @@ def measure(editor: AnyEditor, chosen: Sequence[Task], folder: Path, made_by: di
     with locked(folder, "measuring in"):
         rows = {row["id"]: row for row in begin_rows(folder, made_by)}
         todo = [task for task in chosen if task.id not in rows]
-        log = Log(folder / "rows.jsonl", any_done=count_failed(list(rows.values())) < len(rows))
+        log = open_log(editor, folder, list(rows.values()))
         with tqdm(total=len(todo), desc="benchmark", unit="edit", mininterval=2.0, delay=2) as progress:
             for part in parts(todo, editor):
                 for row in rows_of_part(editor, part, folder):
@@ -220,6 +220,13 @@ def parts(todo: Sequence[Task], editor: AnyEditor) -> Iterator[Sequence[Task]]:
         part = todo[start : start + editor.at_once]
         yield part
         start += len(part)
+
+
+def open_log(editor: AnyEditor, folder: Path, rows: Sequence[dict]) -> Log:
+    """Of a folder that holds `rows`. Pictures made elsewhere may lack any: those that there are, are looked
+    for beforehand."""
+    works = isinstance(editor, Answers) or count_failed(rows) < len(rows)
+    return Log(folder / "rows.jsonl", works)
 
 
 class Log:

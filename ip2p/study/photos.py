@@ -31,11 +31,11 @@ from ip2p.common.images import as_tensor, decode_image, fit, open_image
 from ip2p.options import refuse_outside
 from ip2p.profiles import Profile, quiet_loading
 from ip2p.study.benchmark import (
-    Log,
     as_file_name,
     begin_rows,
     count_failed,
     means_of,
+    open_log,
     save_picture,
     with_interval,
 )
@@ -104,7 +104,9 @@ def sessions_of_folder(folder: Path, index: Path) -> tuple[list[list[Turn]], str
         for number, row in enumerate(rows, 1):
             source = folder / "images" / session / row["input"]
             target = folder / "images" / session / row["output"]
-            missing += [path for path in (source, target) if not path.is_file()]
+            for path in (source, target):
+                if not path.is_file() and path not in missing:  # a target is the source of the next turn
+                    missing.append(path)
             caption = caption_of(captions, session, row["output"])
             turns.append(
                 Turn(
@@ -380,6 +382,7 @@ def benchmark_photos(
     if turns not in TURNS:
         raise ValueError(f"turns is {turns!r}; choose from {', '.join(TURNS)}")
     sessions, captions = FORMATS[format](Path(photos))
+    of_set = checksum_of_turns(sessions)
     if n is not None:
         refuse_outside("n", n, "count")
         sessions = sessions[:n]
@@ -389,7 +392,7 @@ def benchmark_photos(
     seen_by_dino, about_dino = find_dino(dino, device)
     measures = Measures(ClipSimilarity(profile.clip, device), seen_by_dino)
     made_by = {
-        "photos": f"{format} {checksum_of_turns(sessions)}",
+        "photos": f"{format} {of_set}",
         "captions": captions,
         "clip": name_of_model(profile.clip),
         "dino": about_dino if seen_by_dino else "",
@@ -441,7 +444,7 @@ def measure_photos(
     with locked(folder, "measuring in"):
         rows = {row["id"]: row for row in begin_rows(folder, made_by)}
         todo = [ask for ask in asks if ask.id not in rows]
-        log = Log(folder / "rows.jsonl", any_done=count_failed(list(rows.values())) < len(rows))
+        log = open_log(editor, folder, list(rows.values()))
         for ask in tqdm(todo, desc="benchmark", unit="edit", mininterval=2.0, delay=2):
             row = row_of_ask(editor, ask, measures, folder)
             log.add(row)
