@@ -302,7 +302,7 @@ class Dino:
         from transformers import AutoModel
 
         quiet_loading()
-        self.model = AutoModel.from_pretrained(model, local_files_only=True).eval().to(device)
+        self.model = AutoModel.from_pretrained(local_folder(model)).eval().to(device)
         self.side = self.model.config.image_size
         self.mean = torch.tensor(DINO_MEAN, device=device)[:, None, None]
         self.std = torch.tensor(DINO_STD, device=device)[:, None, None]
@@ -317,6 +317,14 @@ class Dino:
         pixels = as_tensor([square]).to(self.mean.device)
         states = self.model((pixels - self.mean) / self.std).last_hidden_state  # (1, tokens, d)
         return F.normalize(states[0, 0].float(), dim=0)
+
+
+def local_folder(model: str) -> str:
+    """A folder, or where this machine keeps a model of the hub. Given a hub name that is not here,
+    transformers would ask the network for half a minute, even if told not to."""
+    from huggingface_hub import snapshot_download
+
+    return model if Path(model).is_dir() else snapshot_download(model, local_files_only=True)
 
 
 def find_dino(model: str | None, device: torch.device) -> tuple[Dino | None, str]:
