@@ -263,7 +263,8 @@ def distill_flags(sub: argparse.ArgumentParser) -> None:
 
 def edit(a) -> None:
     from ip2p.common.durable import replacing
-    from ip2p.common.images import open_image, open_mask, picture_format
+    from ip2p.common.images import open_image, open_mask
+    from ip2p.common.picture_files import picture_format
     from ip2p.editing import load_editor
 
     format = picture_format(a.out)
@@ -317,7 +318,7 @@ def evaluate_flags(sub: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="leave the measurements there, and go on with them if stopped"
     )
     sub.add_argument("--model", help="an editor's folder; without it every bundled model is measured")
-    sub.add_argument("--n", type=int, default=300, help="edits (300)")
+    sub.add_argument("--n", type=int, default=330, help="edits (330)")
     sub.add_argument(
         "--only", nargs="+", metavar="PART", help="without --model: only these parts, such as filter"
     )
@@ -426,7 +427,7 @@ def models_flags(sub: argparse.ArgumentParser) -> None:
 
 
 def hero(a) -> None:
-    from ip2p.common.images import picture_format
+    from ip2p.common.picture_files import picture_format
     from ip2p.teaching.hero import hero
 
     picture_format(a.out)
@@ -638,7 +639,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command(hero, "draw the picture at the top of the README", shared=paints)
     command(samples, "draw the sample pictures", shared="out", out=DATA / "images")
-    command(triplets, "check: what is wrong with a file of open-domain triplets", triplets_flags)
+    command(triplets, "check: what is wrong with a file of triplets", triplets_flags)
     command(
         figures,
         "measure the paper's curves and ablations (hours on a CPU)",

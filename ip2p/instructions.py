@@ -39,7 +39,7 @@ from ip2p.dataset.triplets import (
     to_prompt,
     triplets_of,
 )
-from ip2p.miniworld.parsing import parse
+from ip2p.miniworld.parsing import is_said, say_the_same
 from ip2p.miniworld.retelling import retell
 from ip2p.options import refuse_outside
 
@@ -66,9 +66,8 @@ def load_finetuned(
     """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2",
     a .gguf file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the
     next such call. One that was killed meanwhile goes on, and one that another process is at is waited for.
-    `world`: they are about the miniature world, so each epoch retells them (see `retell`). `own`: answers of
-    an earlier model that passed every check, to be learned from as well. `dtype`: in which format the
-    fine-tuning computes, see `finetuning_dtype`; the model's weights are float32."""
+    `world`: they are about the miniature world, so each epoch retells them (see `retell`). `dtype`: in which
+    format the fine-tuning computes, see `finetuning_dtype`; the model's weights are float32."""
     name = name or local.BUNDLED
     if Path(name).is_dir():
         return local.load(name, device)
@@ -208,7 +207,7 @@ class Generation:
         """The next (caption, seed), as long as `n` triplets are neither held nor waited for."""
         while self.to_ask and self.held + len(self.asked) < self.n:
             caption, attempt = self.to_ask.popleft()
-            if self.world and not parses(caption):
+            if self.world and not is_said(caption):
                 self.counts["out-of-world caption"] += 1
                 continue
             self.asked[caption] = attempt
@@ -285,14 +284,6 @@ def distinct(captions: Iterable[str]) -> list[str]:
     return list(unique.values())
 
 
-def parses(caption: str) -> bool:
-    """Whether the miniature world can paint a caption."""
-    try:
-        return bool(parse(caption))
-    except ValueError:
-        return False
-
-
 # ---------------------------------------------------------------------------- `ip2p instructions`
 
 
@@ -361,13 +352,7 @@ def refuse_unwritable(out: Path) -> None:
             resume_triplets(out)
 
 
-def local_backend(
-    model: str | None,
-    lessons: list[dict],
-    device: str,
-    dtype: str,
-    world: bool,
-) -> Backend:
+def local_backend(model: str | None, lessons: list[dict], device: str, dtype: str, world: bool) -> Backend:
     """A model in this process that was fine-tuned on the lessons and answers in `dtype`. In the miniature
     world it reads its answers once more, see `reread`."""
     from ip2p.common.devices import choose_device, choose_dtype
@@ -382,30 +367,20 @@ def local_backend(
 def reread(model, tokenizer, captions: list[str], answers: list[str]) -> list[str]:
     """A round trip that finds instructions which do not say what was done: the model writes each edited
     caption once more, of its caption and its own instruction and without chance. Where it comes to another
-    meaning in the miniature world, the Objection "misread" takes the answer's place."""
+    meaning in the miniature world, the Objection "misread" takes the answer's place. Answers that are
+    rejected anyway stay as they are."""
     checked = list(answers)
     triplets = {}
     for row, (caption, answer) in enumerate(zip(captions, answers, strict=True)):
-        try:
-            triplet = from_completion(caption, answer)
-        except ValueError:  # malformed, as others will find
-            continue
-        if check(triplet) is None:
+        triplet, reason = check_answer(caption, answer, world=True)
+        if reason is None:
             triplets[row] = triplet
     prompts = [to_prompt(triplet["input"]) + triplet["edit"] + DELIMITER for triplet in triplets.values()]
     again = local.complete(model, tokenizer, prompts, STOP, temperature=0.0)
     for (row, triplet), text in zip(triplets.items(), again, strict=True):
-        if not means_the_same(text.partition(STOP)[0], triplet["output"]):
+        if not say_the_same(text.partition(STOP)[0], triplet["output"]):
             checked[row] = Objection("misread")
     return checked
-
-
-def means_the_same(text: str, caption: str) -> bool:
-    """Whether a text says of the miniature world what a caption says."""
-    try:
-        return parse(text) == parse(caption)
-    except ValueError:
-        return False
 
 
 def server_backend(

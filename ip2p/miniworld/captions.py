@@ -29,7 +29,7 @@ from ip2p.miniworld.language import (
     extra_wording,
 )
 from ip2p.miniworld.parsing import plurals
-from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Scene, as_random, asked, random_scene
+from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Scene, as_random, asked, edit_kind, random_scene
 
 # "a picture of" would leave the style open; here it is said.
 STYLE_FIRST = STYLE_OF | {"illustration": "(an illustration|a picture book illustration) of"}
@@ -99,11 +99,13 @@ def caption(
 def caption_pair(before: Scene, after: Scene, rng: random.Random) -> tuple[str, str]:
     """The captions of an edit, worded alike: the second says what the first one says, and all that changed.
 
-    What is taken away has been said before; what else changes may or may not. Both are partial (see
-    `what_to_say`).
+    What is taken away has been said before, and of two objects that change places each; what else changes
+    may or may not. Both are partial (see `what_to_say`).
     """
     changed = set(asked(before, after))
     taken_away = {name for name in changed if after.attributes()[name] in (None, False)}
+    if edit_kind(before, after) == "swap":
+        taken_away = changed
     say = what_to_say(before, rng) | taken_away
     wording = rng.randrange(2**62)
     return caption(before, say=say, wording=wording), caption(after, say=say | changed, wording=wording)

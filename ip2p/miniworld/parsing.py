@@ -393,6 +393,19 @@ def agrees(caption: str, attributes: dict[str, object]) -> bool:
     return all(attributes[name] == value for name, value in parse(caption).items())
 
 
+def is_said(text: str) -> bool:
+    """Whether a text is a caption of this world."""
+    try:
+        return bool(parse(text))
+    except ValueError:
+        return False
+
+
+def say_the_same(text: str, other: str) -> bool:
+    """Whether two texts are captions of this world, and say the same."""
+    return is_said(text) and is_said(other) and parse(text) == parse(other)
+
+
 def _check_objects_are_named(said: Said) -> None:
     """One or two objects; else ValueError."""
     if not said.objects:

@@ -693,3 +693,13 @@ def render_mask(before: Scene, after: Scene, size: int = 128) -> np.ndarray:
     changed = np.abs(old - new).max(-1) > 20  # of 255, in any channel
     grown = Image.fromarray(changed.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(3))
     return np.asarray(grown) > 0
+
+
+def things_mask(scene: Scene, side: int = 16) -> np.ndarray:
+    """(side, side) bool: the squares of the picture, as many as a latent has places, in which some of an
+    object or an extra is. Shadows do not count."""
+    fine = 8 * side
+    c = Canvas(Image.new("RGB", (fine, fine)))
+    paint_things(c, scene, Light(scene.time, scene.weather), STYLE_DRAWING[scene.style])
+    there = np.asarray(c.labels) >= OBJECT_LABEL  # (fine, fine)
+    return there.reshape(side, 8, side, 8).any((1, 3))

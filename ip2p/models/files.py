@@ -24,6 +24,13 @@ WEIGHTS = {
 }
 
 
+def hardware(device: torch.device) -> str:
+    """What a training on this device runs on, in words for a card."""
+    if device.type == "cuda":
+        return f"one {torch.cuda.get_device_name(device)}"
+    return "Apple's GPU" if device.type == "mps" else CORES
+
+
 @contextmanager
 def filling(folder: Path, last: str) -> Iterator[Path]:
     """A temporary folder, whose files are moved into `folder` if the block ends without an error.

@@ -19,7 +19,7 @@ from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job, candidate_settings
 from ip2p.factory.pairs import make_pairs
 from ip2p.miniworld import edit_kind, edit_success, judge, parse, preservation
-from ip2p.miniworld.judging import concerned
+from ip2p.miniworld.judging import VALID, concerned
 from ip2p.profiles import Profile
 from ip2p.prompt_to_prompt import ATTENTION
 from ip2p.study.measures import column
@@ -212,7 +212,7 @@ def judge_candidates(candidates: list[dict]) -> None:
         row["direction"] = row["clip_sim_dir"]
         row["preservation"] = preservation(first, second, changed)
         row["success"] = edit_success(before, after, second)
-        row["valid"] = row["success"] and row["preservation"] >= 0.9
+        row["valid"] = row["success"] and row["preservation"] >= VALID
 
 
 def selection(profile: Profile) -> list[dict]:
