@@ -27,7 +27,6 @@ from ip2p.common.markdown import fill_pages
 from ip2p.miniworld import EDIT_KINDS, asked, difference, instruction, render
 from ip2p.miniworld.held_out import HELD_OUT, Edit, possible_edits, reworded_edits
 from ip2p.miniworld.judging import FOLDER as JUDGE
-from ip2p.miniworld.judging import VALID
 from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.study.editors import Answers, AnyEditor, NotDone, Question
@@ -260,7 +259,7 @@ class Log:
 
 
 def rows_of_part(editor: AnyEditor, part: Sequence[Task], folder: Path) -> list[dict]:
-    """Ask for some edits, keep the pictures, and let the judge read them."""
+    """Ask for some edits, keep the pictures, and let the judge read them: rows of `score`, and failures."""
     questions = [question_of(task) for task in part]
     answers = editor.answer(questions)
     done = []  # their numbers
@@ -277,22 +276,11 @@ def rows_of_part(editor: AnyEditor, part: Sequence[Task], folder: Path) -> list[
     for k, task in enumerate(part):
         row = {"id": task.id, "kind": task.edit.kind, "words": task.words}
         if k in verdicts:
-            row |= row_of_verdict(verdicts[k])
+            row |= verdicts[k]
         else:
             row |= {"success": False, "preservation": 0.0, "right": False, "failed": answers[k].why}
         rows.append(row)
     return rows
-
-
-def row_of_verdict(verdict: dict) -> dict:
-    """verdict: of `score`. Right: the edit happened, and at least 90% of the rest was kept."""
-    right = verdict["success"] and verdict["preservation"] >= VALID
-    return {
-        "success": verdict["success"],
-        "preservation": verdict["preservation"],
-        "right": right,
-        "outside": verdict["outside"],
-    }
 
 
 def question_of(task: Task) -> Question:
