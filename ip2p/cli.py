@@ -325,6 +325,93 @@ def evaluate_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--write", action="store_true", help="also renew pages, model cards and data/eval")
 
 
+def benchmark(a) -> None:
+    from functools import partial
+
+    from ip2p.study.benchmark import benchmark, export
+    from ip2p.study.editors import open_editor, read_options
+
+    if a.export and a.photos:
+        raise ValueError("only the edits of the miniature world can be exported; leave out --photos")
+    if a.export:
+        print(f"wrote {export(a.export, a.n)} edits to {a.export}")
+        return
+    profile = chosen_profile(a)
+    profile.place()  # a device that there is not is refused before anything is loaded
+    open_with = partial(
+        open_editor,
+        profile,
+        model=a.model,
+        command=a.command,
+        answers=a.answers,
+        options=read_options(a.options),
+        allow_missing=a.allow_missing,
+    )
+    name = a.name or default_name(a)
+    if a.photos is None:
+        benchmark(name, open_with, a.out, a.n, write=a.write)
+        return
+    if a.write:
+        raise ValueError("the leaderboard is of the miniature world; leave out --write, or --photos")
+    from ip2p.study.photos import benchmark_photos
+
+    benchmark_photos(name, open_with, a.photos, profile, a.format, a.turns, a.out, a.n, a.dino)
+
+
+def default_name(a: argparse.Namespace) -> str:
+    """What an editor is called that was given no name. The leaderboard wants one."""
+    if a.write:
+        raise ValueError("say what the editor is to be called on the leaderboard: --name NAME")
+    if a.model:
+        return Path(a.model).resolve().name if Path(a.model).exists() else a.model
+    return "command" if a.command else a.answers.resolve().name
+
+
+def benchmark_flags(sub: argparse.ArgumentParser) -> None:
+    editor = sub.add_mutually_exclusive_group(required=True)
+    editor.add_argument(
+        "--model", help="an editor's folder, profile or hub name, or any diffusers pipeline of a picture"
+    )
+    editor.add_argument(
+        "--command",
+        metavar="CALL",
+        help='a program that is started for each edit, without a shell: "prog {image} {instruction} {out}"',
+    )
+    editor.add_argument("--answers", type=Path, metavar="DIR", help="pictures made elsewhere, DIR/ID.png")
+    editor.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="measure nothing: write the pictures and tasks.jsonl there, for editors outside of Python",
+    )
+    sub.add_argument(
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the editor's call, such as guidance_scale=2; of a program timeout=SECONDS (600)",
+    )
+    sub.add_argument("--name", help="what the editor is called (the model's name)")
+    sub.add_argument("--n", type=int, help="only the first edits (all 400), or the first photographs")
+    sub.add_argument(
+        "--allow-missing", action="store_true", help="pictures that --answers lacks count as not done"
+    )
+    sub.add_argument(
+        "--write", action="store_true", help="put it on the leaderboard, data/eval and docs/results.md"
+    )
+    sub.add_argument(
+        "--photos", type=Path, metavar="DIR", help="instead of the miniature world a set of photographs"
+    )
+    sub.add_argument("--format", default="magicbrush", choices=("magicbrush",), help="the set's layout")
+    sub.add_argument(
+        "--turns",
+        default="both",
+        choices=("single", "multi", "both"),
+        help="edit each turn's own picture, or the answer to the turn before (both)",
+    )
+    sub.add_argument("--dino", metavar="DIR", help="DINO's weights (facebook/dino-vits16, if it is here)")
+
+
 def models(a) -> None:
     from ip2p.models.build import build
 
@@ -533,6 +620,14 @@ def parser() -> argparse.ArgumentParser:
         "measure an editor, or every bundled model and the figures of the README and docs/",
         evaluate_flags,
         "profile device memory",
+    )
+    command(
+        benchmark,
+        "measure any editor on 400 edits whose truth is known, or on a set of photographs",
+        benchmark_flags,
+        "profile out device",
+        out=Path("out") / "benchmark",
+        resumes=True,
     )
     command(
         models,
