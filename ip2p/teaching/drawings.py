@@ -145,7 +145,7 @@ def choose(axes, y: float, before, after, other) -> None:
 
 
 def learn(axes, y: float, before, after) -> None:
-    """Stage 4: from the noisy edited picture, the input and the instruction, name the noise."""
+    """Stage 4: from the noisy edited picture, the input and the instruction, tell noise from picture."""
     picture(axes, noisy(after), LEFT + 0.02, y - 0.1, 0.68)
     picture(axes, before, LEFT + 0.78, y - 0.1, 0.68)
     write(axes, LEFT + 0.74, y - 0.32, "noisy picture, input,", SMALL, ha="center", color=GREY)
@@ -154,7 +154,7 @@ def learn(axes, y: float, before, after) -> None:
     trapezoids(axes, LEFT + 1.92, y + 0.22, GREEN)
     arrow(axes, (LEFT + 2.78, y + 0.22), (LEFT + 3.1, y + 0.22), GREEN)
     write(axes, LEFT + 2.34, y - 0.32, "UNet", SMALL, ha="center", color=GREEN)
-    write(axes, LEFT + 3.56, y + 0.22, "which\nnoise?", WORDS, ha="center", weight="bold")
+    write(axes, LEFT + 3.56, y + 0.22, "what is\nnoise?", WORDS, ha="center", weight="bold")
 
 
 def steer(axes, y: float, before, after, instruction: str) -> None:
@@ -203,13 +203,18 @@ PITCH = 0.86  # inches from a level to the next
 BLOCK = (1.02, 0.56)  # width and height of a block
 CENTRE = 3.9  # the middle of the U
 ARM = 1.3  # inches from the middle of the U to that of its first blocks
+ANSWERS = {  # what a UNet answers with, by its scheduler's prediction_type
+    "epsilon": "noise $\\epsilon_\\theta$",
+    "v_prediction": "velocity $v_\\theta$",
+    "sample": "picture $\\hat z_0$",
+}
 
 
-def unet(config, before, instruction: str):
+def unet(config, before, instruction: str, kind: str = "epsilon"):
     """InstructPix2Pix's UNet, level by level; what the text-to-image model does not have is green.
 
-    config: of a text-to-image diffusers UNet2DConditionModel. before: the input picture, square. Returns the
-    matplotlib figure.
+    config: of a text-to-image diffusers UNet2DConditionModel. before: the input picture, square. kind: what
+    the UNet answers with, a scheduler's prediction_type. Returns the matplotlib figure.
     """
     levels = len(config.block_out_channels)
     figure, axes = page(PITCH * max(3, levels) + 3.0)
@@ -217,7 +222,7 @@ def unet(config, before, instruction: str):
     draw_inputs(axes, top, config, before)
     draw_u(axes, top, config)
     draw_words(axes, top, instruction)
-    draw_output(axes, top, config)
+    draw_output(axes, top, config, kind)
     draw_legend(axes, config)
     return figure
 
@@ -293,11 +298,11 @@ def draw_words(axes, top: float, instruction: str) -> None:
     write(axes, 4.75, top + 1.14, "timestep, told to all", SMALL, color=GREY)
 
 
-def draw_output(axes, top: float, config) -> None:
-    """What the UNet answers: its guess of the noise."""
+def draw_output(axes, top: float, config, kind: str) -> None:
+    """What the UNet answers with: its guess of the noise, of the velocity or of the clean latent."""
     arrow(axes, (CENTRE + ARM + BLOCK[0] / 2, top), (5.92, top), INK)
     stack(axes, 5.96, top - 0.34, config.out_channels, BLUE)
-    write(axes, 6.3, top - 0.56, "noise $\\epsilon_\\theta$", SMALL, ha="center", color=BLUE)
+    write(axes, 6.3, top - 0.56, ANSWERS[kind], SMALL, ha="center", color=BLUE)
 
 
 def draw_legend(axes, config) -> None:
