@@ -85,7 +85,7 @@ def picture_format(path: Path) -> str:
 def encode_image(image: torch.Tensor) -> dict:
     """(3, H, W), float in [0, 1] or uint8 -> {"bytes": WebP, "path": None}, a cell of a data set."""
     data = io.BytesIO()
-    to_pil(image).save(data, "WEBP", quality=92, method=6)
+    to_pil(image).save(data, "WEBP", quality=80, method=6)
     return {"bytes": data.getvalue(), "path": None}
 
 

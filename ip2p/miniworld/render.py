@@ -646,7 +646,7 @@ STYLE_DRAWING = {
 # --- the picture --------------------------------------------------------------------------------------------
 
 
-def render(scene: Scene, size: int = 64) -> Image.Image:
+def render(scene: Scene, size: int = 128) -> Image.Image:
     """The picture of a scene, RGB, size x size; the same bytes for the same scene."""
     light = Light(scene.time, scene.weather)
     style = STYLE_DRAWING[scene.style]
@@ -686,7 +686,7 @@ def paint_things(c: Canvas, scene: Scene, light: Light, style: Style):
         flowers(c, light, style, chance(scene, "flowers"))
 
 
-def render_mask(before: Scene, after: Scene, size: int = 64) -> np.ndarray:
+def render_mask(before: Scene, after: Scene, size: int = 128) -> np.ndarray:
     """(size, size) bool: the pixels that the edit visibly changes, grown by one pixel."""
     old = np.asarray(render(before, size), np.int16)
     new = np.asarray(render(after, size), np.int16)
