@@ -48,6 +48,7 @@ def cut_off(tokenizer, prompt: str) -> str:
     return tokenizer.decode(ids[tokenizer.model_max_length - 2 :])
 
 
+@torch.no_grad()
 def decode(pipe, z: torch.Tensor) -> torch.Tensor:
     """Scaled latents (n, c, h, w) -> pictures (n, 3, H, W), float32 in [0, 1]."""
     vae = pipe.vae
