@@ -44,11 +44,12 @@ SLOW = {
         "fine-tuning resumes to the bit, and two processes make one model between them"
     ),
     "test_pairs.py::test_ten_kills_change_no_byte": "a killed job of pairs ends with the same bytes",
-    # these five share what they build
+    # these six share what they build
     "test_models_build.py::test_every_part_is_made_and_loads": (
         "every bundled model can be made again by `ip2p models build`, and is loaded by stock libraries"
     ),
     "test_models_build.py::test_mini_sds_card_tells_how_it_was_made": "cards tell the run that was",
+    "test_models_build.py::test_mini_ip2ps_card_tells_how_it_was_made": "cards tell the run that was",
     "test_models_build.py::test_a_stopped_build_goes_on": "a build that is stopped resumes",
     "test_models_build.py::test_trainings_in_mixed_precision": "models can be built in bfloat16",
     "test_models_build.py::test_what_others_put_beside_a_model_stays": "a build takes away nobody's files",

@@ -60,7 +60,7 @@ from ip2p.study.measures import (
     validity_by_p,
 )
 from ip2p.study.progress import Notes
-from ip2p.study.tables import markdown_table, row, row_of_share, short_table
+from ip2p.study.tables import markdown_table, row, row_of_share, short_table, weakest_kinds
 
 CAT = Scene("cat", "red", "beach", size="large", extras=("hat",), seed=3)
 
@@ -471,6 +471,12 @@ def test_the_short_table_has_eight_rows():
     lines = short_table(ALL_FIGURES).splitlines()
     assert len(lines) == 10 and lines[4].endswith("(without: 0.400) | 0.800 | 0.850 |")
     assert "3. Invalid pairs after the filter (before: 0.300) | at most 0.050 | 0.040 |" in lines[5]
+
+
+def test_the_weakest_kinds_are_those_of_which_least_is_right():
+    right = {"colour": 0.9, "size": 0.3, "add": 0.5, "time": 0.95, "count": 0.25}
+    by_kind = {kind: {**MEANS, "right": share} for kind, share in right.items()}
+    assert weakest_kinds(by_kind) == "count 0.25, size 0.30, add 0.50"
 
 
 def test_an_editor_of_ones_own(tiny_profile, judged_by_nobody, capsys):

@@ -25,7 +25,7 @@ TINY = {
     "mini-clip": {"steps": 2, "batch": 8, "sets": SETS, "held_out": 8},
     "mini-judge": {"steps": 2, "batch": 8, "sets": SETS, "held_out": 8},
     "triplets": {"n": 2},
-    "pairs": {"candidates": 1},
+    "pairs": {"candidates": 1, "per_seed": 1},
     "mini-ip2p": {"steps": 2, "batch": 2},
 }
 # Everything passes the filter: what is painted after two steps of training looks like nothing.
@@ -164,6 +164,14 @@ def test_mini_sds_card_tells_how_it_was_made(built):
     assert "Made by `ip2p models build`" in card
 
 
+def test_mini_ip2ps_card_tells_how_it_was_made(built):
+    card = (built[0] / "mini-ip2p" / "README.md").read_text(encoding="utf-8")
+    assert "the 2 pairs of data/pairs, of 2 captions" in card and "widened by 16 channels" in card
+    assert f"2 steps of 2 pictures in float32, about 0 minutes on {CORES}. Velocity" in card
+    assert "guidance_scale=4.0, image_guidance_scale=1.5" in card and "learning rate 0.001" in card
+    assert "Made by `ip2p train --pairs data/pairs`" in card
+
+
 def test_an_unknown_part_or_device_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no part 'mini-gpt'"):
         build(tmp_path, only=["mini-gpt"])
@@ -172,7 +180,7 @@ def test_an_unknown_part_or_device_is_refused(tmp_path):
 
 
 def test_models_of_larger_pictures(tmp_path):
-    """The next world is twice as wide: each size is a parameter."""
+    """Each size is a parameter."""
     model = Judge(size=128).eval()
     assert len(judge(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), model)) == 1
     assert Judge(**{k: v for k, v in model.config.items() if k != "attributes"}).size == 128

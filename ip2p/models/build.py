@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ip2p import instructions
 from ip2p.common.devices import choose_device, choose_training_dtype
 from ip2p.common.grids import grid
+from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import read_triplets
 from ip2p.editing import Editor
 from ip2p.factory.pairs import make_pairs
@@ -35,7 +36,7 @@ FOLDERS = {"work", "mini-sd", "mini-clip", "mini-judge", "mini-ip2p"}  # one of 
 # The decoder's loss weighs two gradients by their lengths, and both take small differences of large sums.
 FLOAT32_ALWAYS = {"encoder", "decoder"}
 
-TRIPLETS = 1536  # that the language model writes: 24 shards of pairs
+TRIPLETS = 1984  # that the language model writes and pairs are painted of: 31 shards
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,10 @@ def make_triplets(build: Build) -> None:
 
 
 def make_triplet_pairs(build: Build) -> None:
-    # four candidates of a triplet, each of its own seed: so the shipped pairs were made
-    settings = {"candidates": 4, "per_seed": 1, "seed": build.seed, "device": str(build.device)}
+    settings = {"seed": build.seed, "device": str(build.device), "dtype": "bfloat16"}
     settings |= build.settings.get("pairs", {})
-    counts = make_pairs(read_triplets(build.triplets), build.profile.pairs, build.profile, **settings)
+    triplets = read_triplets(build.triplets)[:TRIPLETS]  # of the shipped ones, which are more
+    counts = make_pairs(triplets, build.profile.pairs, build.profile, **settings)
     print("pairs:", dict(counts))
 
 
@@ -189,7 +190,7 @@ def make_mini_ip2p(build: Build) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_log(folder, log)
     batch = build.settings.get("mini-ip2p", {}).get("batch", profile.train_batch)
-    card = IP2P_CARD.format(run=run_in_words(build, log, batch))
+    card = ip2p_card(pipe, read_pairs(profile.pairs), run_in_words(build, log, batch), profile)
     (folder / "README.md").write_text(card, encoding="utf-8")
     save_half(pipe, folder)
 
@@ -218,6 +219,22 @@ def sd_card(build: Build, log: list[dict], vae, unet) -> str:
         things=text_to_image.THINGS_COUNT,
         company=text_to_image.COMPANY_COUNT,
         empty=text_to_image.EMPTY_SHARE,
+    )
+
+
+def ip2p_card(pipe, pairs: list[dict], run: str, profile: Profile) -> str:
+    """The text of mini-ip2p's README.md. pairs: those that it learned from; run: of `run_in_words`."""
+    return IP2P_CARD.format(
+        run=run,
+        size=pipe.vae.config.sample_size,
+        side=pipe.unet.config.sample_size,
+        channels=pipe.vae.config.latent_channels,
+        pairs=len(pairs),
+        captions=len({pair["original_prompt"] for pair in pairs}),
+        s_t=profile.guidance_scale,
+        s_i=profile.image_guidance_scale,
+        steps=profile.steps,
+        lr=profile.train_lr,
     )
 
 
@@ -335,15 +352,26 @@ Written by `ip2p evaluate`: held-out captions, read by the judge.
 
 IP2P_CARD = """# mini-ip2p
 
-Edits pictures of the miniature world as a sentence says: mini-sd, its UNet's first convolution widened for
-the input picture, trained by this project's stage 4 on the pairs in data/pairs, which its stages 1 to 3 made.
-It has seen no rendered truth. Stock diffusers loads it:
+Edits pictures of the miniature world ({size} px, {side}x{side} latents) as a sentence says: mini-sd, its
+UNet's first convolution widened by {channels} channels for the input picture, trained by this project's
+stage 4. Stock diffusers loads it:
 
     from diffusers import StableDiffusionInstructPix2PixPipeline
     pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained("data/models/mini-ip2p")
+    scales = dict(guidance_scale={s_t}, image_guidance_scale={s_i})
+    pipe("make it night", image, num_inference_steps={steps}, **scales).images[0]
 
-- Training: {run}; the loss is in training_log.jsonl.
-- Made by `ip2p models build --only mini-ip2p`; public domain (CC0), like all files here.
+- Lessons: the {pairs:,} pairs of data/pairs, of {captions:,} captions, which stages 1 to 3 made: a language
+  model wrote the instructions, mini-sd painted both pictures, mini-clip chose. No lesson is a render. The
+  captions say a part of a scene and leave the rest open; of all texts the editor reads the instruction alone.
+- Training: {run}. Velocity
+  prediction, as mini-sd's, with min-SNR weights; text, picture or both left out in 5% of the lessons each; a
+  lesson is mirrored half of the time, unless it speaks of left or right; Muon for the weights of hidden
+  layers and AdamW for the rest, learning rate {lr:g}, which falls to 0 over the second half; averaged weights
+  (EMA). The loss is in training_log.jsonl.
+- Autoencoder, tokenizer and text encoder: those of mini-sd, frozen.
+- Made by `ip2p train --pairs data/pairs`, or `ip2p models build --only mini-ip2p`, which trains alike; public
+  domain (CC0), like all files here.
 
 ## What it reaches
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from ip2p.common.folders import temporary_folder
 
-CORES = f"{os.cpu_count()} CPU cores"
+THREADS = torch.get_num_threads()
+CORES = "one CPU core" if THREADS == 1 else f"{THREADS} CPU cores"  # that PyTorch computes on
 
 # The parts of a diffusers pipeline that hold weights, and the names of their files.
 WEIGHTS = {

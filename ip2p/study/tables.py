@@ -14,16 +14,25 @@ from ip2p.study.measures import BATCH, SURVIVORS, wilson_interval
 
 
 def data_facts(profile: Profile, figures: dict) -> dict[str, str]:
-    """What docs/settings.md says of the bundled data."""
+    """What the README and docs/settings.md say of the bundled data and editor."""
     log = Path(profile.editor) / "training_log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     seconds = figures["mini-ip2p"]["seconds_an_edit"]
+    hardware = lines[-1].get("hardware", CORES)
     return {
         "triplets": f"{len(read_triplets(GENERATED_TRIPLETS)):,}",
         "pairs": f"{len(read_pairs(profile.pairs)):,}",
-        "train_time": f"{minutes(lines):.0f} minutes on {CORES}",
+        "train_time": f"{minutes(lines):.0f} minutes on {hardware}",
         "edit_time": f"{seconds:.2f} s on {CORES}, in a batch of {BATCH}",
+        "weakest": weakest_kinds(figures["mini-ip2p"]["by_kind"]),
     }
+
+
+def weakest_kinds(by_kind: dict[str, dict], n: int = 3) -> str:
+    """The n kinds of edit of which the smallest share is right, and these shares. by_kind: of
+    `summary_by_kind`."""
+    kinds = sorted(by_kind, key=lambda kind: by_kind[kind]["right"])[:n]
+    return ", ".join(f"{kind} {by_kind[kind]['right']:.2f}" for kind in kinds)
 
 
 def markdown_table(figures: dict) -> str:
