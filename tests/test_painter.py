@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import CLIPTokenizer
 
-from ip2p.common.diffusion import add_noise, log_normal_timesteps, velocity
+from ip2p.common.diffusion import add_noise, velocity
 from ip2p.miniworld import Scene, edit, render_mask
 from ip2p.miniworld.captions import caption
 from ip2p.miniworld.held_out import scenes
@@ -19,7 +19,14 @@ from ip2p.models import text_to_image
 from ip2p.models.autoencoder import SCALING_FACTOR, encode, new_autoencoder
 from ip2p.models.renders import draw
 from ip2p.models.text_encoder import new_text_encoder
-from ip2p.models.text_to_image import cached_latents, denoising_loss, how_often, new_scheduler, new_unet
+from ip2p.models.text_to_image import (
+    cached_latents,
+    denoising_loss,
+    how_often,
+    log_normal_timesteps,
+    new_scheduler,
+    new_unet,
+)
 from ip2p.paths import DATA
 
 WORK = DATA / "models" / "work" / "mini-sd-128"
