@@ -252,7 +252,8 @@ def test_sharing_is_painted_with_one_seed_a_pair_at_every_p(monkeypatch, tiny_pr
     assert figures["valid"] == [0] * 4 + [1] * 5 and figures["n"] == 5 and figures["p_best"] == 0.5
     assert list(figures["kinds"]) == list(EDIT_KINDS[:5])
     assert len({setting.seed for _, setting in asked}) == 5 and len(asked) == 45
-    assert {setting.guidance_scale for _, setting in asked} == {3.0}, "the middle of the profile's range"
+    middle = mean(tiny_profile.pair_guidance)
+    assert {setting.guidance_scale for _, setting in asked} == {middle}, "of the profile's range"
     assert [triplet for triplet, _ in asked[::9]] == partial_triplets(held_out_edits(5, seed=2))
 
 
