@@ -78,7 +78,6 @@ def instructions(a) -> None:
         a.lessons or profile.triplets,
         profile.in_world,
         shard=a.shard,
-        own=None if a.lessons else profile.own_triplets,
         device=a.device,  # chosen where a model runs: a server needs none, and so no PyTorch
         dtype=a.dtype,
         **server,
@@ -156,15 +155,11 @@ def finetune(a) -> None:
     refuse_foreign(a.out, MAKER)
     profile = chosen_profile(a)
     lessons = read_triplets(a.lessons or profile.triplets)
-    own = ()
-    if profile.own_triplets and not a.lessons:
-        own = read_triplets(profile.own_triplets)
     model, tokenizer = load_finetuned(
         a.model or profile.language_model,
         lessons,
         choose_device(a.device),
         profile.in_world,
-        own,
         a.dtype,
     )
     save(model, tokenizer, a.out)
@@ -268,7 +263,8 @@ def distill_flags(sub: argparse.ArgumentParser) -> None:
 
 def edit(a) -> None:
     from ip2p.common.durable import replacing
-    from ip2p.common.images import open_image, open_mask, picture_format
+    from ip2p.common.images import open_image, open_mask
+    from ip2p.common.picture_files import picture_format
     from ip2p.editing import load_editor
 
     format = picture_format(a.out)
@@ -322,11 +318,98 @@ def evaluate_flags(sub: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="DIR", help="leave the measurements there, and go on with them if stopped"
     )
     sub.add_argument("--model", help="an editor's folder; without it every bundled model is measured")
-    sub.add_argument("--n", type=int, default=300, help="edits (300)")
+    sub.add_argument("--n", type=int, default=330, help="edits (330)")
     sub.add_argument(
         "--only", nargs="+", metavar="PART", help="without --model: only these parts, such as filter"
     )
     sub.add_argument("--write", action="store_true", help="also renew pages, model cards and data/eval")
+
+
+def benchmark(a) -> None:
+    from functools import partial
+
+    from ip2p.study.benchmark import benchmark, export
+    from ip2p.study.editors import open_editor, read_options
+
+    if a.export and a.photos:
+        raise ValueError("only the edits of the miniature world can be exported; leave out --photos")
+    if a.export:
+        print(f"wrote {export(a.export, a.n)} edits to {a.export}")
+        return
+    profile = chosen_profile(a)
+    profile.place()  # a device that there is not is refused before anything is loaded
+    open_with = partial(
+        open_editor,
+        profile,
+        model=a.model,
+        command=a.command,
+        answers=a.answers,
+        options=read_options(a.options),
+        allow_missing=a.allow_missing,
+    )
+    name = a.name or default_name(a)
+    if a.photos is None:
+        benchmark(name, open_with, a.out, a.n, write=a.write)
+        return
+    if a.write:
+        raise ValueError("the leaderboard is of the miniature world; leave out --write, or --photos")
+    from ip2p.study.photos import benchmark_photos
+
+    benchmark_photos(name, open_with, a.photos, profile, a.format, a.turns, a.out, a.n, a.dino)
+
+
+def default_name(a: argparse.Namespace) -> str:
+    """What an editor is called that was given no name. The leaderboard wants one."""
+    if a.write:
+        raise ValueError("say what the editor is to be called on the leaderboard: --name NAME")
+    if a.model:
+        return Path(a.model).resolve().name if Path(a.model).exists() else a.model
+    return "command" if a.command else a.answers.resolve().name
+
+
+def benchmark_flags(sub: argparse.ArgumentParser) -> None:
+    editor = sub.add_mutually_exclusive_group(required=True)
+    editor.add_argument(
+        "--model", help="an editor's folder, profile or hub name, or any diffusers pipeline of a picture"
+    )
+    editor.add_argument(
+        "--command",
+        metavar="CALL",
+        help='a program that is started for each edit, without a shell: "prog {image} {instruction} {out}"',
+    )
+    editor.add_argument("--answers", type=Path, metavar="DIR", help="pictures made elsewhere, DIR/ID.png")
+    editor.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="measure nothing: write the pictures and tasks.jsonl there, for editors outside of Python",
+    )
+    sub.add_argument(
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the editor's call, such as guidance_scale=2; of a program timeout=SECONDS (600)",
+    )
+    sub.add_argument("--name", help="what the editor is called (the model's name)")
+    sub.add_argument("--n", type=int, help="only the first edits (all 400), or the first photographs")
+    sub.add_argument(
+        "--allow-missing", action="store_true", help="pictures that --answers lacks count as not done"
+    )
+    sub.add_argument(
+        "--write", action="store_true", help="put it on the leaderboard, data/eval and docs/results.md"
+    )
+    sub.add_argument(
+        "--photos", type=Path, metavar="DIR", help="instead of the miniature world a set of photographs"
+    )
+    sub.add_argument("--format", default="magicbrush", choices=("magicbrush",), help="the set's layout")
+    sub.add_argument(
+        "--turns",
+        default="both",
+        choices=("single", "multi", "both"),
+        help="edit each turn's own picture, or the answer to the turn before (both)",
+    )
+    sub.add_argument("--dino", metavar="DIR", help="DINO's weights (facebook/dino-vits16, if it is here)")
 
 
 def models(a) -> None:
@@ -344,7 +427,7 @@ def models_flags(sub: argparse.ArgumentParser) -> None:
 
 
 def hero(a) -> None:
-    from ip2p.common.images import picture_format
+    from ip2p.common.picture_files import picture_format
     from ip2p.teaching.hero import hero
 
     picture_format(a.out)
@@ -539,6 +622,14 @@ def parser() -> argparse.ArgumentParser:
         "profile device memory",
     )
     command(
+        benchmark,
+        "measure any editor on 400 edits whose truth is known, or on a set of photographs",
+        benchmark_flags,
+        "profile out device",
+        out=Path("out") / "benchmark",
+        resumes=True,
+    )
+    command(
         models,
         "build: train every bundled model from nothing",
         models_flags,
@@ -548,7 +639,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command(hero, "draw the picture at the top of the README", shared=paints)
     command(samples, "draw the sample pictures", shared="out", out=DATA / "images")
-    command(triplets, "check: what is wrong with a file of open-domain triplets", triplets_flags)
+    command(triplets, "check: what is wrong with a file of triplets", triplets_flags)
     command(
         figures,
         "measure the paper's curves and ablations (hours on a CPU)",

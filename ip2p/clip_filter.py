@@ -147,7 +147,8 @@ def check_images(images: torch.Tensor) -> None:
 
 
 # Thresholds stand in `ip2p.profiles`: sd15's are the paper's (the released code has min_image 0.70), mini's
-# what 95% of held-out true edits reach, each criterion on its own (`ip2p.models.clip.calibrate`).
+# what 80% of held-out true edits reach, each criterion on its own
+# (`ip2p.models.clip.calibrate`).
 def passes(sim: Similarities, *, min_image: float, min_caption: float, min_direction: float) -> torch.Tensor:
     """Which pairs meet all thresholds, (n,) bool."""
     return (

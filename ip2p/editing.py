@@ -151,7 +151,7 @@ class Editor:
         scheduler: str | None = None,
         callback: Callable | None = None,
     ) -> Image.Image:
-        """Edit one image. Without `size` the answer is the model's square (mini: 64 px), cut from the middle.
+        """Edit one image. Without `size` the answer is the square of the model (mini: 128 px) in the middle.
 
         guidance_scale: s_T, strength of the instruction; image_guidance_scale: s_I, likeness to the input;
         numbers from -100 to 100. mask: of the image's shape, and only where it is white may the picture

@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -25,7 +26,9 @@ from ip2p.common.durable import append_line, locked, read_json, whole_lines, wri
 from ip2p.common.errors import UserError
 from ip2p.dataset.checks import check
 from ip2p.dataset.triplets import (
+    DELIMITER,
     SEED_TRIPLETS,
+    STOP,
     decoded,
     from_completion,
     json_line,
@@ -36,6 +39,7 @@ from ip2p.dataset.triplets import (
     to_prompt,
     triplets_of,
 )
+from ip2p.miniworld.parsing import is_said, say_the_same
 from ip2p.miniworld.retelling import retell
 from ip2p.options import refuse_outside
 
@@ -49,7 +53,7 @@ def finetune(model, tokenizer, triplets: list[dict], **options) -> list[float]:
     return local.finetune(model, tokenizer, pairs, **options)
 
 
-EPOCHS = 3  # of all lessons, hand-written or its own, each time about another scene in the miniature world
+EPOCHS = 3  # of all lessons, each time about another scene in the miniature world
 
 
 def load_finetuned(
@@ -57,20 +61,17 @@ def load_finetuned(
     triplets: list[dict] | None = None,
     device: str = "cpu",
     world: bool = True,
-    own: Iterable[dict] = (),
     dtype: str = "auto",
 ):
     """(model, tokenizer) that know the authors' format. A folder is taken as it is; another model ("smollm2",
     a .gguf file or one of the hub) is fine-tuned on `triplets` and kept in ~/.cache/ip2p (270 MB) for the
     next such call. One that was killed meanwhile goes on, and one that another process is at is waited for.
-    `world`: they are about the miniature world, so each epoch retells them (see `retell`). `own`: answers of
-    an earlier model that passed every check, to be learned from as well. `dtype`: in which format the
-    fine-tuning computes, see `finetuning_dtype`; the model's weights are float32."""
+    `world`: they are about the miniature world, so each epoch retells them (see `retell`). `dtype`: in which
+    format the fine-tuning computes, see `finetuning_dtype`; the model's weights are float32."""
     name = name or local.BUNDLED
     if Path(name).is_dir():
         return local.load(name, device)
-    written = read_triplets(SEED_TRIPLETS) if triplets is None else triplets
-    triplets = [*written, *own]
+    triplets = read_triplets(SEED_TRIPLETS) if triplets is None else triplets
     # The defaults are the learning rate and so on: where they change, no earlier model is taken for this one.
     recipe = [str(name), triplets, world, EPOCHS, local.finetune.__defaults__]
     if dtype != "auto":
@@ -206,7 +207,7 @@ class Generation:
         """The next (caption, seed), as long as `n` triplets are neither held nor waited for."""
         while self.to_ask and self.held + len(self.asked) < self.n:
             caption, attempt = self.to_ask.popleft()
-            if self.world and not parses(caption):
+            if self.world and not is_said(caption):
                 self.counts["out-of-world caption"] += 1
                 continue
             self.asked[caption] = attempt
@@ -283,16 +284,6 @@ def distinct(captions: Iterable[str]) -> list[str]:
     return list(unique.values())
 
 
-def parses(caption: str) -> bool:
-    """Whether the miniature world can paint a caption."""
-    from ip2p.miniworld import parse
-
-    try:
-        return bool(parse(caption))
-    except ValueError:
-        return False
-
-
 # ---------------------------------------------------------------------------- `ip2p instructions`
 
 
@@ -307,16 +298,14 @@ def run(
     world: bool = True,
     device: str = "auto",
     shard: tuple[int, int] = (0, 1),
-    own: str | Path | None = None,
     dtype: str = "auto",
     **options,
 ) -> Counter:
     """`ip2p instructions`: captions in, triplets out. `seed` and the counts are those of `generate_triplets`.
 
     backend "local": `model` as in `load_finetuned`, "smollm2" if None; `device` as in `choose_device`;
-    `dtype`, in which it answers, as in `choose_dtype`; `own` is a file of its own earlier answers, to learn
-    from, too. backend "openai", or "batch" for OpenAI's Batch
-    API: `model` is the name the server knows, and `options` are the fields of
+    `dtype`, in which it answers, as in `choose_dtype`. backend "openai", or "batch" for OpenAI's Batch API:
+    `model` is the name the server knows, and `options` are the fields of
     `ip2p.backends.openai.ServerOptions` and `shots`, how many of `triplets`, evenly spread, are its examples
     (8; 0 for a model that was fine-tuned on them). `shard` (i, of): every `of`-th distinct caption from the
     i-th on, for one of many workers, each with an `out` of its own.
@@ -337,7 +326,7 @@ def run(
     if backend == "local":
         if options:
             raise ValueError(f"{', '.join(options)}: only for a server; choose the backend openai or batch")
-        worker = local_backend(model, lessons, own, out, device, dtype, world)
+        worker = local_backend(model, lessons, device, dtype, world)
     elif backend in ("openai", "batch"):
         worker = server_backend(backend, model, lessons, out, **options)
     else:
@@ -363,26 +352,35 @@ def refuse_unwritable(out: Path) -> None:
             resume_triplets(out)
 
 
-def local_backend(
-    model: str | None,
-    lessons: list[dict],
-    own: str | Path | None,
-    out: Path,
-    device: str,
-    dtype: str,
-    world: bool,
-) -> Backend:
-    """A model in this process that was fine-tuned on the lessons, and on its `own` earlier answers; it
-    answers in `dtype`."""
+def local_backend(model: str | None, lessons: list[dict], device: str, dtype: str, world: bool) -> Backend:
+    """A model in this process that was fine-tuned on the lessons and answers in `dtype`. In the miniature
+    world it reads its answers once more, see `reread`."""
     from ip2p.common.devices import choose_device, choose_dtype
 
     where = choose_device(device)
     number_format = choose_dtype(dtype, where)
-    if own and Path(own).resolve() == out.resolve():  # it cannot learn from what it is about to write
-        own = None
-    earlier = read_triplets(own) if own else []
-    tuned, tokenizer = load_finetuned(model, lessons, where, world, earlier)
-    return local.LocalBackend(tuned.to(number_format), tokenizer)
+    tuned, tokenizer = load_finetuned(model, lessons, where, world)
+    tuned = tuned.to(number_format)
+    return local.LocalBackend(tuned, tokenizer, review=partial(reread, tuned, tokenizer) if world else None)
+
+
+def reread(model, tokenizer, captions: list[str], answers: list[str]) -> list[str]:
+    """A round trip that finds instructions which do not say what was done: the model writes each edited
+    caption once more, of its caption and its own instruction and without chance. Where it comes to another
+    meaning in the miniature world, the Objection "misread" takes the answer's place. Answers that are
+    rejected anyway stay as they are."""
+    checked = list(answers)
+    triplets = {}
+    for row, (caption, answer) in enumerate(zip(captions, answers, strict=True)):
+        triplet, reason = check_answer(caption, answer, world=True)
+        if reason is None:
+            triplets[row] = triplet
+    prompts = [to_prompt(triplet["input"]) + triplet["edit"] + DELIMITER for triplet in triplets.values()]
+    again = local.complete(model, tokenizer, prompts, STOP, temperature=0.0)
+    for (row, triplet), text in zip(triplets.items(), again, strict=True):
+        if not say_the_same(text.partition(STOP)[0], triplet["output"]):
+            checked[row] = Objection("misread")
+    return checked
 
 
 def server_backend(

@@ -27,7 +27,6 @@ class Profile:
     language_model: str  # "smollm2" (bundled), a .gguf file, a hub name or a folder
     captions: str  # a text file, one caption a line
     triplets: str  # hand-written triplets, JSON lines
-    own_triplets: str | None  # the language model's own checked answers, from which it learns as well
     pairs: str  # a folder of pair shards to learn from
     resolution: int  # px, of the synthesised pairs and of training
     batch: int  # pairs in one denoising batch
@@ -83,7 +82,6 @@ SD15 = Profile(
     language_model="smollm2",
     captions=str(DATA / "captions" / "open.txt"),
     triplets=str(DATA / "triplets" / "open.jsonl"),
-    own_triplets=None,
     pairs="out/pairs-sd15",
     resolution=512,
     batch=4,
@@ -99,25 +97,24 @@ MINI = Profile(
     language_model="smollm2",
     captions=str(DATA / "captions" / "mini.txt"),
     triplets=str(DATA / "triplets" / "mini.jsonl"),
-    own_triplets=str(DATA / "triplets" / "answers.jsonl"),
     pairs=str(DATA / "pairs"),
-    resolution=64,
+    resolution=128,
     batch=24,
     in_world=True,
-    paint_guidance=3.0,
+    paint_guidance=1.5,
     candidates=6,
     per_seed=3,
     pair_steps=12,
     attention="both",
     share=(0.1, 0.9),
-    pair_guidance=(2.0, 4.0),
-    min_image=0.57,
-    min_caption=0.89,
-    min_direction=0.53,
+    pair_guidance=(1.5, 3.0),
+    min_image=0.8,
+    min_caption=0.62,
+    min_direction=0.36,
     keep=2,
     train_batch=32,
     train_lr=1e-3,
-    train_steps=3_200,
+    train_steps=2_000,
     muon=True,
     guidance_scale=4.0,
     image_guidance_scale=1.5,

@@ -4,8 +4,9 @@ The UNet's first convolution gets extra input channels for the latent of the inp
 
     L = E || eps - eps_theta(z_t, t, E(c_I), c_T) ||^2
 
-on the pairs, where z_t is the noisy latent of the *edited* image. By default each timestep's term is weighted
-by min(SNR(t), gamma) / SNR(t), which the paper does not do.
+on the pairs, where z_t is the noisy latent of the *edited* image. A model that predicts the velocity v
+instead of the noise eps learns the same with v and v_theta. By default each timestep's term is weighted by
+its signal-to-noise ratio (see `diffusion_loss`), which the paper does not do.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import nn
 
 from ip2p.common.checkpoints import checkpoints
 from ip2p.common.devices import choose_device, choose_training_dtype, mixed_precision
-from ip2p.common.diffusion import add_noise, embed, min_snr_loss, stratified_timesteps
+from ip2p.common.diffusion import add_noise, diffusion_loss, embed, stratified_timesteps
 from ip2p.common.durable import locked, name_of_model, read_json, write_atomically
 from ip2p.common.images import as_tensor
 from ip2p.common.train_loop import LoopOptions, train_loop
@@ -34,11 +35,12 @@ from ip2p.profiles import Profile, get_profile, load_edit_pipeline, load_text_to
 # ------------------------------------------------------------------------------------ the model
 
 
-def widen_input(unet, extra: int = 4):
-    """Give `conv_in` `extra` zero-initialised input channels; weight *and* bias are kept, so that at step 0
-    the UNet gives exactly the base model's output whatever the conditioning image. Changes `unet` and returns
-    it."""
+def widen_input(unet):
+    """Give `conv_in` as many zero-initialised input channels more as a latent has; weight *and* bias are
+    kept, so that at step 0 the UNet gives exactly the base model's output whatever the conditioning image.
+    Changes `unet`, one of a text-to-image model, and returns it."""
     old = unet.conv_in
+    extra = unet.config.out_channels  # what it predicts is as large as a latent: 4 channels in SD 1.5
     new = nn.Conv2d(old.in_channels + extra, old.out_channels, old.kernel_size, old.stride, old.padding)
     new = new.to(old.weight.device, old.weight.dtype)
     with torch.no_grad():
@@ -118,7 +120,7 @@ class Draws(NamedTuple):
 
 def edit_loss(
     unet,
-    alpha_bar: torch.Tensor,
+    scheduler,
     source: torch.Tensor,
     target: torch.Tensor,
     text: torch.Tensor,
@@ -130,10 +132,12 @@ def edit_loss(
 
         E [ min(SNR(t), gamma) / SNR(t) * mean((eps - eps_theta(z_t, t, E(c_I), c_T))^2) ]
 
-    with SNR(t) = alpha_bar(t) / (1 - alpha_bar(t)) (min-SNR, arXiv 2303.09556). The paper's loss is that of
-    gamma = inf, where all weights are 1. source: E(c_I) unscaled, target: scaled latents, (B, c, h, w); text:
-    (B, T, d); empty: (1, T, d), the features of "". draws: what was drawn, or a generator to draw it. Returns
-    a scalar."""
+    with SNR(t) = alpha_bar(t) / (1 - alpha_bar(t)) (min-SNR, arXiv 2303.09556), or the like with v and
+    v_theta where the scheduler says that the model predicts that (see `diffusion_loss`). The paper's loss is
+    that of gamma = inf, where all weights are 1. scheduler: its noise schedule and prediction_type count;
+    source: E(c_I) unscaled, target: scaled latents, (B, c, h, w); text: (B, T, d); empty: (1, T, d), the
+    features of "". draws: what was drawn, or a generator to draw it. Returns a scalar."""
+    alpha_bar = scheduler.alphas_cumprod.float()  # (timesteps,)
     if isinstance(draws, torch.Generator):
         draws = Draws.sample(target.shape, draws, len(alpha_bar))
     drop_text, drop_image, t, noise = (x.to(target.device) for x in draws)
@@ -141,8 +145,9 @@ def edit_loss(
     source = torch.where(drop_image[:, None, None, None], torch.zeros_like(source), source)
     a = alpha_bar.to(target.device)[t]
     z_t = add_noise(target, noise, a)
-    eps = unet(torch.cat([z_t, source], 1), t, text).sample
-    return min_snr_loss(eps.float(), noise, a, gamma)
+    prediction = unet(torch.cat([z_t, source], 1), t, text).sample
+    kind = scheduler.config.prediction_type
+    return diffusion_loss(prediction.float(), target, noise, a, kind, gamma)
 
 
 # ------------------------------------------------------------------------------------ the training
@@ -291,13 +296,11 @@ def same_run(work: Path, settings: dict, done: Path) -> None:
 
 def load_pupil(profile: Profile, options: TrainOptions):
     """The pipeline to train; only what is to learn requires gradients. Raises ValueError for a model that
-    does not predict noise, for the loss teaches that."""
+    predicts neither noise nor velocity, for the loss teaches those."""
     pipe = new_editor(profile) if options.start is None else load_edit_pipeline(str(options.start))
     kind = pipe.scheduler.config.prediction_type
-    if kind != "epsilon":
-        raise ValueError(
-            f"the model to start from predicts {kind}; only one that predicts noise can be trained"
-        )
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(f"the model to start from predicts {kind}; only noise or velocity can be taught")
     pipe.vae.requires_grad_(False)
     pipe.text_encoder.requires_grad_(False)
     if options.checkpointing:
@@ -318,7 +321,7 @@ def step_losses(lessons: Lessons, options: TrainOptions, accelerator, dtype: tor
     What is drawn is drawn for all processes alike."""
     pipe = lessons.pipe
     empty = embed(pipe, [""])
-    alpha_bar = pipe.scheduler.alphas_cumprod.float().cpu()
+    timesteps = len(pipe.scheduler.alphas_cumprod)
     side = lessons.size // pipe.vae_scale_factor
     shape = (options.batch, pipe.vae.config.latent_channels, side, side)
     parts = accelerator.num_processes * options.accumulate
@@ -329,12 +332,13 @@ def step_losses(lessons: Lessons, options: TrainOptions, accelerator, dtype: tor
                 return model(*inputs)
 
         numbers = torch.randint(len(lessons.pairs), (options.batch,), generator=generator).tolist()
-        draws = Draws.sample(shape, generator, len(alpha_bar), options.dropout)
+        draws = Draws.sample(shape, generator, timesteps, options.dropout)
         seeds = torch.randint(2**62, (options.batch,), generator=generator).tolist()
         for part in range(accelerator.process_index, parts, accelerator.num_processes):
             own = slice(part, None, parts)
             source, target, text = lessons.batch(numbers[own], seeds[own])
-            loss = edit_loss(predict, alpha_bar, source, target, text, empty, draws.part(own), options.gamma)
+            own_draws = draws.part(own)
+            loss = edit_loss(predict, pipe.scheduler, source, target, text, empty, own_draws, options.gamma)
             yield loss / options.accumulate
 
     return losses

@@ -21,6 +21,8 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
                 an_answer_that_was_cut an_answer_that_holds_the_key
                 """,
             "test_triplets.py": "malformed_answers words_are_words",
+            "test_instructions.py": "read_otherwise rejected_anyway breaks_off_is_read",
+            "test_captions.py": "examples_of_the_rules",
         },
     ),
     "replies of a server": (
@@ -85,7 +87,7 @@ KINDS: dict[str, tuple[str, dict[str, str]]] = {
             "test_triplets.py": """
                 wrong_line_is_named captions_plain a_caption_that_is in_a_table
                 look_like_a_table surrogate_pair no_text_is_refused whichever_editor
-                checker_names
+                checker_names checker_finds
                 """,
             "test_instructions.py": "a_foreign_file after_a_cut too_long_is_given_up long_captions",
         },

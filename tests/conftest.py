@@ -39,6 +39,61 @@ def page():
 
 
 @pytest.fixture(scope="session")
+def tiny_judge():
+    """An untrained judge: what it says means nothing, and always the same."""
+    from ip2p.miniworld.judging import Judge
+
+    torch.manual_seed(0)
+    return Judge(channels=(8, 8), squeeze=4, width=8, size=32).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_pipe, tmp_path_factory):
+    """A folder with an untrained CLIP, as open_clip loads it."""
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
+    from ip2p.models.clip import model_config, preprocess_config
+    from ip2p.models.files import write_json
+
+    folder = tmp_path_factory.mktemp("clip")
+    config = model_config(tiny_pipe.tokenizer, size=32)
+    config["vision_cfg"] |= {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+    config["text_cfg"] |= {"width": 16, "heads": 2, "layers": 1}
+    config["embed_dim"] = 16
+    write_json(
+        folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess_config(32)}
+    )
+    tiny_pipe.tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    save_file(CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_profile(tiny_pipe, tiny_clip, tmp_path_factory):
+    """The profile mini with tiny models of 32 px, and few steps."""
+    from dataclasses import replace
+
+    from ip2p.profiles import MINI
+    from ip2p.training import new_editor
+
+    folder = tmp_path_factory.mktemp("tiny-models")
+    tiny_pipe.save_pretrained(folder / "sd")
+    profile = replace(
+        MINI,
+        text_to_image=str(folder / "sd"),
+        editor=str(folder / "editor"),
+        clip=str(tiny_clip),
+        resolution=32,
+        steps=2,
+        pair_steps=2,
+    )
+    new_editor(profile).save_pretrained(folder / "editor")
+    return profile
+
+
+@pytest.fixture(scope="session")
 def tiny_pipe():
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel

@@ -27,7 +27,7 @@ def test_stock_diffusers_paints_with_it(name, cls, image):
     out = pipe(
         "a red cat at night", num_inference_steps=2, generator=torch.Generator().manual_seed(0), **given
     )
-    assert out.images[0].size == (64, 64) and np.asarray(out.images[0]).std() > 5
+    assert out.images[0].size == (128, 128) and np.asarray(out.images[0]).std() > 5
 
 
 def test_the_editor_reads_with_the_painters_text_encoder():

@@ -93,6 +93,17 @@ TRIPLET = {
         (["notebooks", "--only", "77", "--out", "new"], "77"),
         (["evaluate", "--out", "good.png", "--only", "filter"], "good.png"),
         (["evaluate", "--n", "0"], "n is 0; it must be a whole number, 1 or more"),
+        (["benchmark", "--model", "mini", "--n", "0"], "n is 0; it must be a whole number, from 1 to 400"),
+        (["benchmark", "--model", "folder"], "it has no model_index.json"),
+        (["benchmark", "--model", "mini", "--device", "gpu"], "there is no device 'gpu'"),
+        (["benchmark", "--model", "mini", "--options", "steps"], "'steps' is no option; write NAME=VALUE"),
+        (["benchmark", "--model", "mini", "--write"], "on the leaderboard: --name NAME"),
+        (["benchmark", "--command", "cp {image} {out}"], "the command has no {instruction}; write it like"),
+        (["benchmark", "--answers", "none"], "there is no folder none; give one with a picture ID.png"),
+        (["benchmark", "--answers", "folder"], "folder lacks 400 of 400 pictures, such as 000.png; put them"),
+        (["benchmark", "--export", "good.png"], "good.png is a file; choose a folder"),
+        (["benchmark", "--model", "mini", "--photos", "folder"], "folder is no set of MagicBrush"),
+        (["benchmark", "--export", "new", "--photos", "folder"], "leave out --photos"),
         (["bench", "fast", "--n", "-1"], "n is -1; it must be a whole number, 1 or more"),
         (["pairs", "--triplets", "t.jsonl", "--out", "good.png"], "good.png"),
         (["instructions", "--captions", "captions.txt", "--out", "wrong.jsonl"], "wrong.jsonl, line 1"),
@@ -152,6 +163,7 @@ def test_a_shard_is_said_as_a_fraction(capsys, shard):
         (["train", "--pairs", "p", "--out", "o"], True),
         (["evaluate", "--out", "o"], True),
         (["evaluate"], False),
+        (["benchmark", "--model", "m"], True),
         (["hero", "--out", "h.png"], False),
     ],
 )
@@ -159,8 +171,13 @@ def test_a_stopped_command_promises_to_go_on_only_if_it_does(monkeypatch, capsys
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    for place in ("ip2p.training.train", "ip2p.study.evaluate.evaluate", "ip2p.teaching.hero.hero"):
-        monkeypatch.setattr(place, stop)
+    for place in (
+        "training.train",
+        "study.evaluate.evaluate",
+        "study.benchmark.benchmark",
+        "teaching.hero.hero",
+    ):
+        monkeypatch.setattr(f"ip2p.{place}", stop)
     assert main(arguments) == 130
     promise = "; what is done is kept, and the same command goes on" if goes_on else ""
     assert capsys.readouterr().err == f"ip2p: stopped{promise}\n"

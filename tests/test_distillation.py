@@ -109,6 +109,14 @@ def test_a_new_student_says_what_its_teacher_says_whatever_the_scales(profile):
         assert_close(student(z, 7, text, timestep_cond=cond).sample, unet(z, 7, text).sample)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_teacher_without_noise_still_says_what_it_predicts(profile, kind):
+    teacher = load_editor(profile, "cpu")
+    pipe = teacher.pipe
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
+    assert noiseless(teacher).pipe.scheduler.config.prediction_type == kind
+
+
 def test_other_scales_have_other_features():
     s_t = torch.tensor([1.0, 4.0, 8.0, 4.0])
     s_i = torch.tensor([1.5, 1.5, 1.5, 2.0])

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from ip2p.common.durable import digest
+from ip2p.common.markdown import pages_of
 from ip2p.paths import ROOT
 from ip2p.profiles import MINI
 from ip2p.teaching.docs import in_words, renew
@@ -17,7 +18,8 @@ FILES = ("data/triplets/mini.jsonl", "data/triplets/open.jsonl", "data/captions/
 @pytest.fixture
 def copy(tmp_path):
     """Our pages, and a few of the files of which they tell."""
-    for name in (*PAGES, *FILES, "README.md"):
+    of_all = [path.relative_to(ROOT) for path in pages_of(ROOT)]
+    for name in (*of_all, "data/README.md", *FILES):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path

@@ -74,3 +74,13 @@ def test_the_unet(model, words, pictures):
     for channels in config.block_out_channels:
         assert said.count(str(channels)) >= 2, "on the way down and up"
     assert said.count(f"× {config.in_channels}") == 3, "noisy latent, the picture's, predicted noise"
+
+
+@pytest.mark.parametrize(
+    "predicts, words", [("epsilon", "noise"), ("v_prediction", "velocity"), ("sample", "latent")]
+)
+def test_the_unet_answers_what_its_scheduler_says(predicts, words, pictures):
+    figure = unet(config_of(MODELS["more channels"]), pictures[0], WORDS["short"][-1], predicts)
+    check_places(figure)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert any(text.startswith(words) and "\\theta" in text for text in texts)

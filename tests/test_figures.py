@@ -1,6 +1,7 @@
-"""The figures' own pairs and edits: they are what they are called, and the README says what came out."""
+"""The figures' own pairs and edits: they are what they are called, and the pages say what came out."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,33 +10,36 @@ from PIL import Image
 from ip2p.common.markdown import pages_of
 from ip2p.dataset.shards import IMAGES, TEXT
 from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
-from ip2p.miniworld import COLOURS, SIZES, caption, edit_kind, edit_success, judge, parse
+from ip2p.miniworld import COLOURS, SIZES, agrees, asked, edit_kind, edit_success, judge, judging, parse
+from ip2p.paths import ROOT
 from ip2p.profiles import MINI
-from ip2p.study import figures, limits, plots
-from ip2p.study.figures import make_figures, mentioned_scene, outcomes, short_caption
+from ip2p.study import figures, limits, plots, points
+from ip2p.study.figures import make_figures, outcomes, short_caption, unedited
 from ip2p.study.limits import (
     BALANCED,
     CAMERA,
+    INTO_A_HOUSE,
     LIMITS,
     SKEWED,
+    about_houses,
     hard_edits,
     house_edits,
     house_pairs,
     house_triplets,
+    rows_of_lessons,
     true_pairs,
 )
 from ip2p.study.plots import save_comparison
-from ip2p.study.points import held_out_cases
+from ip2p.study.points import Point, held_out_cases
 
 
 def test_a_short_caption_says_object_place_and_edit_only():
     for case in held_out_cases(MINI, 22):
-        scene = mentioned_scene(case.truth)
-        assert short_caption(case.truth) == caption(scene)
-        assert parse(caption(scene)) == parse(caption(scene, 1))
-        assert len(caption(scene)) <= len(case.after)
-        after = case.truth.after
-        assert (scene.kind, scene.colour, scene.place) == (after.kind, after.colour, after.place)
+        said = parse(short_caption(case.truth))
+        short = {"kind", "count", "colour", "place"}
+        assert set(said) <= short | set(asked(case.truth.before, case.truth.after)) and short <= set(said)
+        assert agrees(short_caption(case.truth), case.truth.after.attributes())
+        assert len(short_caption(case.truth)) <= len(case.after)
 
 
 def test_hard_edits_are_what_they_are_called():
@@ -45,8 +49,8 @@ def test_hard_edits_are_what_they_are_called():
         for e in edits:
             assert edit_kind(e.before, e.after) == ("size" if kind == "viewpoint" else kind)
     taught = {t["edit"].casefold() for t in read_triplets(GENERATED_TRIPLETS)}
-    asked = {e.instruction for e in hard_edits("viewpoint", 40, 0)}
-    assert asked == {words for some in CAMERA.values() for words in some} and not asked & taught
+    told = {e.instruction for e in hard_edits("viewpoint", 40, 0)}
+    assert told == {words for some in CAMERA.values() for words in some} and not told & taught
     for e in hard_edits("viewpoint", 10, 0):
         nearer = SIZES.index(e.after.size) > SIZES.index(e.before.size)
         assert e.instruction in CAMERA[nearer]
@@ -55,22 +59,41 @@ def test_hard_edits_are_what_they_are_called():
 def test_true_pairs_are_lessons_as_training_reads_them():
     rows = true_pairs(1)
     assert len(rows) == len(LIMITS) and {*TEXT, *IMAGES} <= rows[0].keys()
-    for r in rows:
-        before, after = parse(r["original_prompt"]), parse(r["edited_prompt"])
-        (seen,) = judge([r["edited_image"]])
-        assert edit_kind(before, after) == "swap" or edit_success(
-            before, after, seen
-        )  # weak on second objects
+    for row, kind in zip(rows, LIMITS, strict=True):
+        before, after = parse(row["original_prompt"]), parse(row["edited_prompt"])
+        assert edit_kind(before, after) == ("size" if kind == "viewpoint" else kind)
+
+
+def test_true_pairs_show_what_they_say():
+    for row in true_pairs(1):
+        before, after = parse(row["original_prompt"]), parse(row["edited_prompt"])
+        (seen,) = judge([row["edited_image"]])
+        assert edit_success(before, after, seen)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.95])
 def test_houses_are_red_as_often_as_asked_and_nobody_asks_for_it(share):
     triplets = house_triplets(share)
+    before = [parse(t["input"]) for t in triplets]
     after = [parse(t["output"]) for t in triplets]
-    assert all(s.kind == "house" for s in after)
+    assert all(said["kind"] == "house" for said in after)
     by_chance = (1 - share) / len(COLOURS)
-    assert abs(np.mean([s.colour == "red" for s in after]) - share - by_chance) < 0.06
-    assert not any("red" in t["edit"].lower().split() for t in triplets if parse(t["input"]).colour != "red")
+    assert abs(np.mean([said["colour"] == "red" for said in after]) - share - by_chance) < 0.06
+    for triplet, old, new in zip(triplets, before, after, strict=True):
+        assert old["colour"] == "red" or "red" not in triplet["edit"].lower().split()
+        assert {**old, "kind": "house", "colour": new["colour"]} == new, "all else stays, said or unsaid"
+    assert np.mean([len(said) for said in before]) < 8, "captions say a part"
+
+
+def test_lessons_about_houses_are_told_from_others_and_counted():
+    pairs = [
+        {"original_prompt": "a blue cat", "edited_prompt": "a red house"},
+        {"original_prompt": "a house", "edited_prompt": "a house at night"},  # of whatever colour
+        {"original_prompt": "a cat", "edited_prompt": "a red dog"},
+    ]
+    assert [about_houses(pair) for pair in pairs] == [True, True, False]
+    rows = rows_of_lessons("some", pairs[:2])
+    assert [row["red"] for row in rows] == [True, False]
 
 
 def test_held_out_houses_keep_their_colour():
@@ -112,10 +135,70 @@ def test_an_unknown_figure_is_refused_before_anything_is_measured():
         make_figures(["figure9"])
 
 
-def test_the_pages_say_what_the_figures_say():
-    pages = "".join(path.read_text(encoding="utf-8") for path in pages_of(figures.ROOT))
+# ------------------------------------------------------------------------------------- what the pages say
+
+CONDITIONS = ("100% of the data", "10% of the data", "1% of the data", "no CLIP filter")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Figures are looked for in this folder, where none was measured."""
+    for module in (figures, plots, points):
+        monkeypatch.setattr(module, "DATA", tmp_path)
+    for name in ("eval", "images"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def rows_of(method: str, kind: str, setting: float, **measures: float) -> dict:
+    return {"method": method, "setting": setting, "kind": kind} | measures
+
+
+def some_figures() -> dict[str, list[dict]]:
+    """What three figures could have measured, of one edit each."""
+    less = []
+    for k, method in enumerate(CONDITIONS):
+        less.append(rows_of(method, "time", 1.6, image=0.6 - k / 10, direction=0.5 - k / 10))
+    hard = []
+    for kind in ("count", "position", "swap", "viewpoint"):
+        hard.append(rows_of("InstructPix2Pix", kind, 0, valid=kind == "count"))
+    red = [rows_of(name, INTO_A_HOUSE, 0, red=name == SKEWED) for name in (SKEWED, BALANCED)]
+    return {"figure10": less, "limits": hard, "bias": red}
+
+
+def test_what_was_measured_is_told_and_of_the_rest_the_command(elsewhere):
     said = outcomes()
-    assert said
-    for name, text in said.items():
-        parts = re.findall(f"<!-- figures:{name} -->(.*?)<!-- /figures -->", pages)
-        assert parts and set(parts) == {text}, f"{name}: run ip2p figures"
+    assert said["curves"] == "`ip2p figures figure8 figure10` measures them"
+    assert said["limits"] == "`ip2p figures limits` measures it"
+    assert said["less_data"] == said["no_filter"] == "`ip2p figures figure10` measures it"
+    for name, rows in some_figures().items():
+        points.write_csv(name, rows, {"command": "none"})
+    said = outcomes()
+    assert said["less_data"] == "likeness 0.60, 0.50, 0.40; direction 0.50, 0.40, 0.30"
+    assert said["no_filter"] == "likeness 0.30 instead of 0.60"
+    assert said["limits"] == "count 1.00, position 0.00, swap 0.00, viewpoint 0.00"
+    assert said["bias"] == "1.00 of the outputs red, unasked; balanced: 0.00"
+    assert re.fullmatch(r"!\[Trained on all.*\]\(\.\./data/images/figure10\.png\)", said["curves"])
+
+
+def test_a_figure_is_written_with_its_picture_and_into_the_pages(
+    elsewhere, monkeypatch, tmp_path, tiny_profile, tiny_judge
+):
+    monkeypatch.setattr(judging, "load_judge", lambda path=None: tiny_judge)
+    monkeypatch.setattr(points, "OUT", tmp_path / "out")
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    small = figures.FIGURES["figure8"]._replace(content=lambda profile: [Point("unedited", 0, unedited)])
+    monkeypatch.setitem(figures.FIGURES, "figure8", small)
+    (tmp_path / "docs").mkdir()
+    for path in pages_of(ROOT):
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    make_figures(["figure8"], tiny_profile, n=2)
+    assert (tmp_path / "eval" / "figure8.csv").is_file() and (tmp_path / "images" / "figure8.png").is_file()
+    assert "(../data/images/figure8.png)" in (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_say_what_the_figures_say():
+    pages = "".join(path.read_text(encoding="utf-8") for path in pages_of(ROOT))
+    for name, text in outcomes().items():
+        parts = re.findall(f"<!-- figures:{name} -->(.*?)<!-- /figures -->", pages, re.DOTALL)
+        assert parts and {part.strip() for part in parts} == {text}, f"{name}: run ip2p figures"

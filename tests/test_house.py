@@ -37,11 +37,17 @@ FLOORS = (
 )
 # The stages cannot run without all that they import. No stage imports the factory: stage 4 reads pairs from
 # the disk, whoever made them. But who follows the data from caption to edit reads `factory.pairs`, too, so it
-# counts. Not needed: the world that the profile mini is about, and what only takes the place of
-# something else (a server that of the local language model, a Ray cluster that of this process, a
-# distilled UNet that of the three predictions).
+# counts. Not needed: the world that the profile mini is about, and what only
+# takes the place of something else (a server that of the local language model, a Ray cluster that of this
+# process, a distilled UNet that of the three predictions).
 NEEDED = (*STAGES, "factory.pairs")
-NOT_NEEDED = ("miniworld", "backends.openai", "backends.batch", "factory.on_ray", "fast")
+NOT_NEEDED = (
+    "miniworld",
+    "backends.openai",
+    "backends.batch",
+    "factory.on_ray",
+    "fast",
+)
 
 
 def import_graph() -> grimp.ImportGraph:

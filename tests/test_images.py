@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from ip2p.common.grids import as_array
 from ip2p.common.images import (
-    as_array,
     as_tensor,
     as_uint8,
     decode_image,

@@ -66,7 +66,7 @@ def test_loop_counts_reasons_retries_and_skips(tmp_path):
         "malformed": 1,
         "no-op": 1,
         "out-of-world": 4,
-        "inconsistent": 1,
+        "unsaid": 1,
         "given up": 1,
         "duplicate": 2,
         "out-of-world caption": 1,
@@ -149,7 +149,7 @@ def test_another_model_or_seed_is_refused_by_name(tmp_path):
 
 def test_shards_share_the_captions_out(tmp_path, monkeypatch):
     monkeypatch.setattr(instructions, "load_finetuned", lambda *_: (torch.nn.Identity(), None))
-    monkeypatch.setattr(local, "LocalBackend", lambda *_: Scripted(night))
+    monkeypatch.setattr(local, "LocalBackend", lambda *_, **__: Scripted(night))
     (tmp_path / "c.txt").write_text("\n".join([*CAPTIONS, CAPTIONS[0].upper()]))
     for i in range(3):
         run(tmp_path / "c.txt", tmp_path / f"{i}.jsonl", shard=(i, 3))
@@ -236,6 +236,108 @@ def new_tiny(**changes):
         )
     )
     return model.eval(), PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<end>")
+
+
+# ---------------------------------------------------------------------------- the round trip
+
+CAT = "a red cat in a meadow"
+
+
+def answer(edit: str, output: str) -> str:
+    return to_completion({"edit": edit, "output": output})
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """Scripted readings: prompt -> what the model writes after it; notes how it is asked."""
+    asked = []
+
+    def install(script):
+        def complete(model, tokenizer, prompts, stop, **options):
+            asked.append((prompts, stop, options))
+            return [script(prompt) for prompt in prompts]
+
+        monkeypatch.setattr(local, "complete", complete)
+        return asked
+
+    return install
+
+
+def test_an_instruction_that_is_read_otherwise_is_misread(reader):
+    """The reader sees the caption and the instruction only, and answers without chance."""
+    answers = {
+        CAT: answer("make it night", "a red cat in a meadow at night"),
+        "a blue dog": answer("paint the dog green", "a green dog"),
+        "an owl": answer("a balloon for it", "an owl with a balloon"),
+    }
+    readings = {
+        CAT: "after dark, a crimson kitten in the grass\nEND",  # in other words, the same
+        "a blue dog": "a green cat\nEND",
+        "an owl": "an owl on a dragon\nEND",  # not of this world
+    }
+    asked = reader(lambda prompt: readings[prompt.split("\n")[0]])
+    checked = instructions.reread(None, None, list(answers), list(answers.values()))
+    assert checked == [answers[CAT], "misread", "misread"]
+    assert [isinstance(text, Objection) for text in checked] == [False, True, True]
+    ((prompts, stop, options),) = asked
+    assert prompts[0] == "a red cat in a meadow\n##\nmake it night\n%%\n"
+    assert stop == "\nEND" and options == {"temperature": 0.0}
+
+
+def test_answers_that_are_rejected_anyway_are_not_read_again(reader):
+    """Malformed ones, no-ops, lies and dragons pass through as they are."""
+    asked = reader(lambda prompt: "a dragon\nEND")
+    bad = [
+        "",
+        "no answer",
+        answer("make it night", CAT),
+        answer("make it blue", f"{CAT} at night"),
+        answer("make it a dragon", "a red dragon in a meadow"),
+        answer("a dog too", "a red dog in a meadow"),
+    ]
+    checked = instructions.reread(None, None, [CAT] * len(bad), bad)
+    assert checked == bad and not any(isinstance(text, Objection) for text in checked)
+    assert [prompts for prompts, *_ in asked] == [[]]
+    assert instructions.reread(None, None, [], []) == []
+
+
+def test_an_answer_that_breaks_off_is_read_up_to_its_stop(reader):
+    reader(lambda prompt: "a red cat in a meadow at night")  # no END within the tokens allowed
+    good = answer("make it night", f"{CAT} at night")
+    assert instructions.reread(None, None, [CAT], [good]) == [good]
+
+
+def test_what_is_misread_is_counted_and_asked_again(tiny, tmp_path, monkeypatch):
+    """A review that objects to the first answer of each caption; the model's words are scripted."""
+    captions = CAPTIONS[:3]
+    monkeypatch.setattr(local, "generate", lambda m, t, captions, **_: [night(c) for c in captions])
+    reviewed = []
+
+    def review(captions, answers):
+        reviewed.extend(captions)
+        return [
+            Objection("misread") if reviewed.count(caption) == 1 else text
+            for caption, text in zip(captions, answers, strict=True)
+        ]
+
+    backend = local.LocalBackend(*tiny, review=review)
+    counts = generate_triplets(captions, backend, tmp_path / "t.jsonl")
+    assert counts == {"accepted": 3, "misread": 3} and sorted(lines(tmp_path / "t.jsonl")) == sorted(captions)
+    assert all(reviewed.count(caption) == 2 for caption in captions)
+
+
+def test_what_is_always_misread_is_given_up(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "generate", lambda m, t, captions, **_: [night(c) for c in captions])
+    backend = local.LocalBackend(*tiny, review=lambda _, answers: [Objection("misread")] * len(answers))
+    counts = generate_triplets([CAT], backend, tmp_path / "t.jsonl", retries=2)
+    assert counts == {"misread": 3, "given up": 1} and lines(tmp_path / "t.jsonl") == []
+
+
+def test_only_the_miniature_world_is_read_again(tiny, monkeypatch):
+    monkeypatch.setattr(instructions, "load_finetuned", lambda *_: tiny)
+    for world in (True, False):
+        backend = instructions.local_backend(None, [], "cpu", "float32", world)
+        assert (backend.review is not None) == world
 
 
 def test_answers_do_not_depend_on_the_batch(tiny):
@@ -329,7 +431,7 @@ def test_finetune_learns_and_the_saved_model_runs_the_stage(tiny, tmp_path):
     assert counts["accepted"] == 2 and read_triplets(tmp_path / "t.jsonl") == [NIGHT, BLUE]
 
     tuned = str(tmp_path / "tuned")
-    rough = instructions.local_backend(tuned, [], None, tmp_path / "x.jsonl", "cpu", "bfloat16", True)
+    rough = instructions.local_backend(tuned, [], "cpu", "bfloat16", True)
     assert rough.model.dtype == torch.bfloat16
     questions = iter([(NIGHT["input"], 0)])
     ((caption, answer),) = rough.answers(lambda: next(questions, None))

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from ip2p.miniworld import (
     edit,
     edit_success,
     judge,
+    parse,
     preservation,
     random_edit,
     random_scene,
@@ -25,6 +25,7 @@ from ip2p.miniworld import (
     valid_pair,
 )
 from ip2p.miniworld.judging import FOLDER, Judge, asked, load_judge, outside_distance, pixels, readings
+from ip2p.models import judge as judge_model
 
 CAT = Scene("cat", "red", "beach", size="large", position="left", extras=("hat",), seed=3)
 PAIR = Scene("cat", "red", "beach", second=("dog", "blue"), seed=3)
@@ -37,7 +38,7 @@ def untrained() -> Judge:
 
 
 def test_one_head_an_attribute(untrained):
-    out = untrained(torch.zeros(2, 3, 64, 64))
+    out = untrained(torch.zeros(2, 3, 128, 128))
     assert list(out) == list(ATTRIBUTES)
     for name, values in ATTRIBUTES.items():
         assert out[name].shape == (2, len(values))
@@ -57,8 +58,17 @@ def test_takes_an_image_a_list_or_a_tensor(untrained):
 
 
 def test_other_sizes_and_modes_are_read_too(untrained):
-    assert pixels([Image.new("RGBA", (200, 100)), Image.new("L", (32, 32))]).shape == (2, 3, 64, 64)
-    assert pixels(torch.zeros(1, 3, 128, 128, dtype=torch.uint8)).shape == (1, 3, 64, 64)
+    assert pixels([Image.new("RGBA", (200, 100)), Image.new("L", (32, 32))]).shape == (2, 3, 128, 128)
+    assert pixels(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 3, 128, 128)
+
+
+def test_a_judge_of_another_size_reads_at_its_own(tiny_judge):
+    assert tiny_judge.size == tiny_judge.config["size"] == 32
+    picture = render(CAT, 32)
+    assert judge([picture], tiny_judge) == judge(
+        torch.from_numpy(np.asarray(picture).transpose(2, 0, 1)[None].copy()), tiny_judge
+    )
+    assert len(judge([render(CAT, 128), Image.new("L", (40, 20))], tiny_judge)) == 2
 
 
 def test_a_second_object_has_kind_and_colour_or_neither(untrained):
@@ -117,6 +127,45 @@ def test_valid_pair():
     assert valid_pair(CAT, night, seen_0 | wrong, seen_1 | wrong)  # kept, whatever it is
 
 
+def test_pairs_are_judged_by_what_captions_say_and_by_what_they_leave_open():
+    before, after = parse("a cat with a hat"), parse("a cat with a hat at night")
+    seen_0 = CAT.attributes()
+    seen_1 = seen_0 | {"time": "night"}
+    assert valid_pair(before, after, seen_0, seen_1)
+    assert not valid_pair(before, after, seen_0, seen_0)
+    unsaid = {"place": "city", "style": "comic"}
+    assert not valid_pair(before, after, seen_0, seen_1 | unsaid), "unsaid, but it has to stay"
+    gone = parse("a cat")
+    assert valid_pair(before, gone, seen_0, seen_0 | {"hat": False})
+
+
+def right_but_for(pictures, scenes, wrong: dict) -> list[dict]:
+    """Readings of the pictures of scenes; those of every second one have some `wrong` values."""
+    return [scene.attributes() | (wrong if k % 2 else {}) for k, scene in enumerate(scenes)]
+
+
+def test_second_objects_are_measured_on_scenes_that_have_one(monkeypatch, tiny_judge, tiny_pipe, tmp_path):
+    of_two = judge_model.scenes_of_two(6, 10**9)
+    assert len(of_two) == 6 and all(scene.second for scene in of_two)
+    assert of_two == judge_model.scenes_of_two(6, 10**9)
+    scenes = judge_model.cached_renders(tmp_path, 4, 10**9, size=32)[0]
+    wrong = {"second_colour": "none of them"}
+
+    def read(pictures, model):
+        return right_but_for(pictures, scenes if len(pictures) == 4 else of_two, wrong)
+
+    monkeypatch.setattr(judge_model, "judge", read)
+    figures = judge_model.measure(tiny_judge, tmp_path, tiny_pipe.vae, 4, 6)
+    assert (
+        figures["held_out"] == 4 and figures["renders"]["kind"] == figures["after_autoencoder"]["kind"] == 1
+    )
+    right = {"second_kind": 1, "second_colour": 0.5}
+    assert figures["seconds"] == {"n": 6, "renders": right, "after_autoencoder": right}
+    card = judge_model.model_card(figures, 7, [{"step": 50, "seconds": 60}], judge_model.SETS, "one core")
+    assert "Of 6 other held-out scenes" in card and "read right in 100.00% and its colour in 50.00%" in card
+    assert "plain" not in card
+
+
 def test_outside_distance():
     black, grey = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64), (51, 51, 51))
     mask = np.zeros((64, 64), bool)
@@ -148,8 +197,15 @@ def test_the_bundled_judge_reads_renders():
     assert np.mean(list(right.values())) > 0.95 and min(right.values()) > 0.9, right
 
 
+def test_the_bundled_judge_reads_second_objects():
+    of_two = judge_model.scenes_of_two(60, 10**7)
+    seen = judge([render(scene) for scene in of_two])
+    read = [(reading["second_kind"], reading["second_colour"]) for reading in seen]
+    assert np.mean([pair == scene.second for pair, scene in zip(read, of_two, strict=True)]) > 0.9
+
+
 def test_the_bundled_judge_knows_edited_renders_from_others():
-    scenes = [replace(random_scene(10**7 + i), second=None) for i in range(40)]
+    scenes = [random_scene(10**7 + i) for i in range(40)]
     edits = [random_edit(scene, i) for i, scene in enumerate(scenes)]
     seen_0, seen_1 = judge([render(s) for s in scenes]), judge([render(s) for s in edits])
     pairs = list(zip(scenes, edits, seen_0, seen_1, strict=True))

@@ -25,17 +25,24 @@ CAT = Scene(
 )
 
 
-@pytest.mark.parametrize("mix", ["plain", "even"])
+@pytest.mark.parametrize("mix", ["wild", "even"])
 def test_every_caption_is_understood(mix):
+    """One that says everything, and one that leaves things unsaid."""
     rng = random.Random(0)
     for _ in range(1000):
         scene = random_scene(rng, mix)
-        for text in (caption(scene), caption(scene, rng)):
-            assert parse(text) == replace(scene, seed=0), text
+        there = {name: value for name, value in scene.attributes().items() if value not in (None, False)}
+        assert parse(caption(scene)) == there
+        text = caption(scene, rng)
+        assert parse(text).items() <= there.items(), text
 
 
 def test_plain_caption():
-    assert caption(CAT) == "a watercolour of a red cat with a hat in a forest at night in the rain"
+    everything = (
+        "a watercolour of a medium-sized red cat with a hat in the middle in a forest at night in the rain"
+    )
+    assert caption(CAT) == everything
+    assert caption(CAT, say={"kind", "count", "colour", "hat"}) == "a red cat with a hat"
     assert caption(CAT, 7) == caption(CAT, random.Random(7))
 
 
@@ -45,34 +52,69 @@ def test_captions_vary():
 
 
 @pytest.mark.parametrize(
-    "text, scene",
+    "text, said",
     [
+        ("a cat", {"kind": "cat", "count": 1}),
         (
             "A tiny crimson kitty in the woods after dark.",
-            Scene("cat", "red", "forest", size="small", time="night"),
+            {"kind": "cat", "colour": "red", "size": "small", "count": 1, "place": "forest", "time": "night"},
         ),
         (
             "It's snowing. Three big violet bunnies on a farm!",
-            Scene("rabbit", "purple", "farm", size="large", count=3, weather="snow"),
+            {
+                "kind": "rabbit",
+                "colour": "purple",
+                "size": "large",
+                "count": 3,
+                "place": "farm",
+                "weather": "snow",
+            },
         ),
         (
             "by the seaside at dusk, an orange puppy wearing a hat",
-            Scene("dog", "orange", "beach", time="sunset", extras=("hat",)),
+            {
+                "kind": "dog",
+                "colour": "orange",
+                "count": 1,
+                "place": "beach",
+                "time": "sunset",
+                "hat": True,
+            },
         ),
-        ("a cat that is red, in the center of town", Scene("cat", "red", "city")),
         (
-            "a green tent to the right of a white owl in the mountains",
-            Scene("owl", "white", "mountains", second=("tent", "green")),
+            "a cat that is red, in the center of town",
+            {"kind": "cat", "colour": "red", "count": 1, "position": "centre", "place": "city"},
         ),
-        ("a sunny beach with a yellow parasol", Scene("umbrella", "yellow", "beach")),
+        (
+            "a green tent to the right of a white owl",
+            {
+                "kind": "owl",
+                "colour": "white",
+                "count": 1,
+                "second_kind": "tent",
+                "second_colour": "green",
+            },
+        ),
+        ("a tent and an owl", {"kind": "tent", "count": 1, "second_kind": "owl"}),
+        (
+            "a sunny beach with a yellow parasol",
+            {
+                "kind": "umbrella",
+                "colour": "yellow",
+                "count": 1,
+                "place": "beach",
+                "time": "day",
+                "weather": "clear",
+            },
+        ),
         (
             "a pink car on the right of the picture, in the desert",
-            Scene("car", "pink", "desert", position="right"),
+            {"kind": "car", "colour": "pink", "count": 1, "position": "right", "place": "desert"},
         ),
     ],
 )
-def test_other_peoples_wording(text, scene):
-    assert parse(text) == scene
+def test_other_peoples_wording(text, said):
+    assert parse(text) == said
 
 
 def test_what_is_said_holds_no_default():
@@ -102,8 +144,6 @@ def test_british_and_american_spelling(british, american):
         ("an oil painting of a red car on a beach", "'oil'"),
         ("", "no object"),
         ("red", "no object"),
-        ("a cat in the woods", "what colour is the cat"),
-        ("a red cat", "where is the cat"),
         ("a red cat in a forest on a beach", "both forest and beach"),
         ("a red cat on a farm at night at sunset", "both night and sunset"),
         ("a red and white cat on a farm", "both red and white"),
@@ -178,7 +218,7 @@ def test_an_unknown_kind_of_edit_is_refused():
 
 def test_no_change_is_an_error():
     assert not difference(CAT, replace(CAT, seed=1))
-    with pytest.raises(ValueError, match="nothing changes"):
+    with pytest.raises(ValueError, match="changes nothing"):
         instruction(CAT, replace(CAT, seed=1))
 
 

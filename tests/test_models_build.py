@@ -13,18 +13,19 @@ from ip2p.miniworld.judging import Judge, judge, load_judge
 from ip2p.models import text_to_image
 from ip2p.models.build import PARTS, build, forecast
 from ip2p.models.clip import model_config, preprocess_config
-from ip2p.models.files import filling, save_half
+from ip2p.models.files import CORES, filling, save_half
 from ip2p.profiles import MINI, load_edit_pipeline
 
-SETS = ((8, 1, "plain"), (6, 3, "even"))
+SETS = ((8, 1, "wild"), (6, 3, "even"))
 TINY = {
-    "autoencoder": {"steps": 1, "batch": 2, "sets": SETS},
+    "encoder": {"steps": 1, "batch": 2, "perceptual_steps": 1, "shown": 1, "sets": SETS},
+    "decoder": {"steps": 1, "batch": 2, "perceptual_steps": 1, "shown": 1, "sets": SETS},
     "text-encoder": {"steps": 2, "batch": 2, "texts": 200, "vocab_size": 600, "held_out": 4},
     "mini-sd": {"steps": 2, "batch": 2, "renders": 8, "shown": 2},
     "mini-clip": {"steps": 2, "batch": 8, "sets": SETS, "held_out": 8},
     "mini-judge": {"steps": 2, "batch": 8, "sets": SETS, "held_out": 8},
     "triplets": {"n": 2},
-    "pairs": {"candidates": 1},
+    "pairs": {"candidates": 1, "per_seed": 1},
     "mini-ip2p": {"steps": 2, "batch": 2},
 }
 # Everything passes the filter: what is painted after two steps of training looks like nothing.
@@ -43,7 +44,8 @@ def times(folder) -> dict:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A build that was stopped after the UNet's training, before mini-sd was written, and then went on."""
+    """A build whose painter was trained before the decoder, that was stopped before mini-sd was written, and
+    then went on."""
     out = tmp_path_factory.mktemp("build") / "models"
     written = out.parent / "triplets" / "generated.jsonl"  # as the language model would have left it
     written.parent.mkdir()
@@ -51,14 +53,13 @@ def built(tmp_path_factory):
     (out / "mini-sd" / "unet").mkdir(parents=True)
     (out / "mini-sd" / "unet" / "notes.txt").write_text("mine")
 
+    with pytest.raises(ValueError, match="mini-sd waits for its decoder"):
+        build(out, ["encoder", "text-encoder", "mini-sd"], device="cpu", profile=HASTY, settings=TINY)
+    assert not (out / "mini-sd" / "vae").exists() and not (out / "mini-sd" / "model_index.json").exists()
+
     def stop(*args):
         raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_to_image, "save", stop)
-        with pytest.raises(KeyboardInterrupt):
-            build(out, device="cpu", profile=HASTY, settings=TINY)
-    before = times(out)
     steps = []
 
     def counted(loss_fn, *args, **options):
@@ -70,6 +71,12 @@ def built(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_to_image, "train_loop", counted)
+        patch.setattr(text_to_image, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(out, device="cpu", profile=HASTY, settings=TINY)
+    before = times(out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_to_image, "train_loop", counted)
         build(out, device="cpu", profile=HASTY, settings=TINY)
     return out, before, steps
 
@@ -77,10 +84,12 @@ def built(tmp_path_factory):
 def test_every_part_is_made_and_loads(built):
     out, _, _ = built
     pipe = load_edit_pipeline(str(out / "mini-ip2p"))
-    assert pipe.unet.config.in_channels == 8
+    assert pipe.unet.config.in_channels == 32, "a latent's 16 channels, twice"
+    assert pipe.scheduler.config.prediction_type == "v_prediction" and pipe.vae.config.sample_size == 128
     model = load_judge(out / "mini-judge")
     assert len(judge(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), model)) == 2
-    assert len(read_pairs(out.parent / "pairs")) == 2
+    pairs = read_pairs(out.parent / "pairs")
+    assert len(pairs) == 2 and pairs[0]["original_image"].size == (128, 128)
     for name in ("mini-sd", "mini-clip", "mini-judge", "mini-ip2p"):
         card = (out / name / "README.md").read_text(encoding="utf-8")
         assert "2 steps" in card and "{" not in card
@@ -94,7 +103,9 @@ def test_a_stopped_build_goes_on(built):
         assert path.exists()
     assert vae in before and times(out)[vae] >= before[vae]
     after = times(out)
-    build(out, only=["autoencoder", "mini-sd", "mini-clip"], device="cpu", profile=HASTY, settings=TINY)
+    build(
+        out, only=["encoder", "decoder", "mini-sd", "mini-clip"], device="cpu", profile=HASTY, settings=TINY
+    )
     assert times(out) == after
 
 
@@ -140,8 +151,25 @@ def test_the_weights_that_ship_are_fp16_and_load_as_float32(tiny_pipe, tmp_path)
 
 
 def test_the_forecast_names_what_is_left():
-    assert "mini-sd 2.2" in forecast(list(PARTS)) and "mini-sd" not in forecast(["mini-clip"])
+    assert "mini-sd 11.0" in forecast(list(PARTS)) and "mini-sd" not in forecast(["mini-clip"])
     assert forecast([]) == "everything is there already"
+
+
+def test_mini_sds_card_tells_how_it_was_made(built):
+    card = (built[0] / "mini-sd" / "README.md").read_text(encoding="utf-8")
+    assert f"2 steps of 2 pictures in float32, about 0 minutes on {CORES}. Velocity" in card
+    assert "128 px, 16x16 latents" in card and "f = 8, 16 channels" in card
+    assert "8 renders at 128 px" in card and "guidance_scale=1.5" in card
+    assert "count 5 times" in card and "10% empty" in card
+    assert "Made by `ip2p models build`" in card
+
+
+def test_mini_ip2ps_card_tells_how_it_was_made(built):
+    card = (built[0] / "mini-ip2p" / "README.md").read_text(encoding="utf-8")
+    assert "the 2 pairs of data/pairs, of 2 captions" in card and "widened by 16 channels" in card
+    assert f"2 steps of 2 pictures in float32, about 0 minutes on {CORES}. Velocity" in card
+    assert "guidance_scale=4.0, image_guidance_scale=1.5" in card and "learning rate 0.001" in card
+    assert "Made by `ip2p train --pairs data/pairs`" in card
 
 
 def test_an_unknown_part_or_device_is_refused(tmp_path):
@@ -152,7 +180,7 @@ def test_an_unknown_part_or_device_is_refused(tmp_path):
 
 
 def test_models_of_larger_pictures(tmp_path):
-    """The next world is twice as wide: each size is a parameter."""
+    """Each size is a parameter."""
     model = Judge(size=128).eval()
     assert len(judge(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), model)) == 1
     assert Judge(**{k: v for k, v in model.config.items() if k != "attributes"}).size == 128

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from kills import results, survive
 
-from ip2p.miniworld import render
+from ip2p.miniworld import judging, parse, render
 from ip2p.profiles import MINI
 from ip2p.study import plots, points
 from ip2p.study.measures import interval
@@ -46,15 +46,22 @@ def small(monkeypatch, tmp_path):
     )
 
 
+@pytest.fixture
+def judged_by_nobody(monkeypatch, tiny_judge):
+    """An untrained judge instead of the bundled one."""
+    monkeypatch.setattr(judging, "load_judge", lambda path=None: tiny_judge)
+
+
 def test_bounds_are_what_they_must_be(small):
     measure_figure("small", small.points, MINI, 10)
     rows = read_csv("small")
-    names = ("success", "preservation", "outside", "l1", "image", "direction")
+    names = ("success", "preservation", "right", "outside", "l1", "image", "direction")
     same, true = (
         {name: row_of(rows, method, name) for name in names} for method in ("unedited", "true edit")
     )
     assert same["success"]["mean"] == 0 and same["preservation"]["mean"] == 1
     assert same["l1"]["mean"] == 0 and same["image"]["mean"] > 0.999
+    assert same["right"]["mean"] == 0 and true["right"]["mean"] > 0.8
     assert true["success"]["mean"] > 0.8 and true["outside"]["mean"] < 0.02
     assert true["direction"]["mean"] > same["direction"]["mean"] + 0.3
     assert same["image"]["n"] == 10 and true["image"]["n"] == 6
@@ -65,13 +72,13 @@ def test_bounds_are_what_they_must_be(small):
     assert len(curve(rows, "unedited", "success")) == 1 and {r["kind"] for r in rows} > {"all", "colour"}
 
 
-def test_a_killed_run_goes_on_without_losing_or_repeating(small, tmp_path):
-    measure_figure("small", small.points, MINI, 10)
+def test_a_killed_run_goes_on_without_losing_or_repeating(small, tmp_path, tiny_profile, judged_by_nobody):
+    measure_figure("small", small.points, tiny_profile, 10)
     whole, path = (tmp_path / "eval" / "small.csv").read_text(), tmp_path / "out" / "small.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:6]) + lines[6][:20])  # the first line says what made it
     small.asked.clear()
-    measure_figure("small", small.points, MINI, 10)
+    measure_figure("small", small.points, tiny_profile, 10)
     assert (tmp_path / "eval" / "small.csv").read_text() == whole
     assert small.asked[2:] == [5, 6, 7, 8, 9]  # after the two that are timed
     rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
@@ -79,7 +86,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating(small, tmp_path):
         [("unedited", k) for k in range(10)] + [("true edit", k) for k in range(6)]
     )
     small.asked.clear()
-    measure_figure("small", small.points, MINI, 10)
+    measure_figure("small", small.points, tiny_profile, 10)
     assert small.asked == []
 
 
@@ -114,28 +121,30 @@ def test_50_kills_of_a_figure_lose_and_repeat_no_edit(tmp_path):
         assert edits == [(method, k) for method in ("true edit", "unedited") for k in range(12)]
 
 
-def test_a_figure_says_what_made_it_and_other_models_are_refused(small, tmp_path, monkeypatch):
-    measure_figure("small", small.points, MINI, 4)
+def test_a_figure_says_what_made_it_and_other_models_are_refused(
+    small, tmp_path, monkeypatch, tiny_profile, judged_by_nobody
+):
+    measure_figure("small", small.points, tiny_profile, 4)
     head = (tmp_path / "eval" / "small.csv").read_text().splitlines()[:6]
     assert head[0] == "# command: ip2p figures small --profile mini --n 4"
-    assert any(line.startswith("# editor: mini-ip2p ") for line in head)
+    assert any(line.startswith("# editor: editor ") for line in head)
     monkeypatch.setattr(points, "model_checksums", lambda profile: {"editor": "another"})
     with pytest.raises(ValueError, match="begun with other editor"):
-        measure_figure("small", small.points, MINI, 4)
+        measure_figure("small", small.points, tiny_profile, 4)
 
 
-def test_a_file_of_others_is_refused_and_stays(small, tmp_path):
+def test_a_file_of_others_is_refused_and_stays(small, tmp_path, tiny_profile, judged_by_nobody):
     foreign = tmp_path / "out" / "small.jsonl"
     foreign.parent.mkdir()
     for text in ("shopping list\neggs", '["a", "list"]\n{"half'):
         foreign.write_text(text)
         with pytest.raises(ValueError, match="no list of measurements; move it away"):
-            measure_figure("small", small.points, MINI, 4)
+            measure_figure("small", small.points, tiny_profile, 4)
         assert foreign.read_text() == text
 
 
-def test_what_it_will_cost_is_said_first(small, capsys):
-    measure_figure("small", small.points, MINI, 4)
+def test_what_it_will_cost_is_said_first(small, capsys, tiny_profile, judged_by_nobody):
+    measure_figure("small", small.points, tiny_profile, 4)
     assert "unedited: 4 edits" in capsys.readouterr().out
 
 
@@ -155,12 +164,19 @@ def test_intervals_hold_the_mean_and_shrink():
     assert abs(low - 0.444) < 0.002 and abs(high - 0.556) < 0.002
 
 
-def test_measures_are_of_pictures_in_their_own_range():
+def test_clip_reads_captions_of_cases_that_say_everything():
+    for case in held_out_cases(MINI, 11):
+        for words, scene in ((case.before, case.truth.before), (case.after, case.truth.after)):
+            shown = {name: value for name, value in scene.attributes().items() if value not in (None, False)}
+            assert parse(words) == shown
+
+
+def test_measures_are_of_pictures_in_their_own_range(tiny_profile, judged_by_nobody):
     """The trap of the released metrics script, [-1, 1] where [0, 1] is due, would move every CLIP figure."""
     from ip2p.clip_filter import ClipSimilarity
 
-    cases = held_out_cases(MINI, 3)
-    clip = ClipSimilarity(MINI.clip)
+    cases = held_out_cases(tiny_profile, 3)
+    clip = ClipSimilarity(tiny_profile.clip)
     rows = measure_outputs(clip, cases, [c.image for c in cases])
     assert all(abs(r["image"] - 1) < 1e-5 and r["l2"] == 0 for r in rows)
     dark = [c.image.point(lambda x: x // 2) for c in cases]

@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ip2p.common.grids import grid
-from ip2p.common.images import as_array
+from ip2p.common.grids import as_array, grid
 from ip2p.teaching.exercises import check, differs
 
 

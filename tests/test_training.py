@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,16 +19,25 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from ip2p.common.diffusion import embed
+from ip2p.common.diffusion import add_noise, embed, from_x0
 from ip2p.common.images import as_tensor
 from ip2p.common.optimisers import orthogonal
 from ip2p.common.train_loop import train_loop
 from ip2p.dataset.lessons import SIDES, Cache, paired_augmentation, posteriors
 from ip2p.dataset.shards import IMAGES
 from ip2p.editing import load_editor
+from ip2p.models.text_to_image import new_unet
 from ip2p.profiles import get_profile, load_edit_pipeline
 from ip2p.study.validation import hold_out, validation
-from ip2p.training import cache_latents, conditioning_dropout, edit_loss, new_editor, train, widen_input
+from ip2p.training import (
+    Draws,
+    cache_latents,
+    conditioning_dropout,
+    edit_loss,
+    new_editor,
+    train,
+    widen_input,
+)
 
 
 def test_step_0_equals_the_base_model_for_any_conditioning_image(tiny_pipe):
@@ -38,6 +48,12 @@ def test_step_0_equals_the_base_model_for_any_conditioning_image(tiny_pipe):
     for image in (torch.zeros(3, 4, 8, 8), torch.randn(3, 4, 8, 8) * 50):
         assert_close(wide(torch.cat([z, image], 1), 7, text).sample, base(z, 7, text).sample)
     assert wide.config.in_channels == 8
+
+
+def test_the_input_grows_by_a_latents_channels():
+    wide = widen_input(new_unet(side=8, channels=16))
+    assert wide.config.in_channels == wide.conv_in.in_channels == 32
+    assert wide.conv_in.weight[:, 16:].abs().max() == 0 and wide.conv_in.weight[:, :16].abs().min() > 0
 
 
 def test_dropout_rates():
@@ -82,23 +98,54 @@ def test_the_cache_holds_what_the_encoders_say_and_goes_on_where_it_was_stopped(
     assert last.read_bytes() == saved and asked == [4, 4]  # two lessons, mirrored too, before and after
 
 
-def test_the_target_is_the_edited_image(tiny_pipe):
-    """A perfect prediction of the edited latent's noise has zero loss, whatever the source."""
+def scheduler_of(kind: str) -> DDPMScheduler:
+    return DDPMScheduler(prediction_type=kind)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_target_is_the_edited_image(tiny_pipe, kind):
+    """A perfect prediction of the edited latent's noise or velocity has zero loss, whatever the source."""
     unet = widen_input(copy.deepcopy(tiny_pipe.unet))
-    alpha_bar = torch.full((1000,), 0.5)
+    scheduler = scheduler_of(kind)
     seen = {}
 
     class Oracle(torch.nn.Module):
         def forward(self, x, t, text):
             seen["x"] = x
-            return type("Out", (), {"sample": (x[:, :4] - 0.5**0.5 * target) / 0.5**0.5})
+            said = []
+            for z_t, z0, a in zip(x[:, :4], target, scheduler.alphas_cumprod[t].tolist(), strict=True):
+                said.append(from_x0(z0, z_t, a, kind))
+            return type("Out", (), {"sample": torch.stack(said)})
 
     target, source = torch.randn(4, 4, 8, 8), torch.randn(4, 4, 8, 8)
     text = torch.randn(4, 7, 16)
     loss = edit_loss(
-        Oracle(), alpha_bar, source, target, text, torch.zeros(1, 7, 16), torch.Generator().manual_seed(0)
+        Oracle(), scheduler, source, target, text, torch.zeros(1, 7, 16), torch.Generator().manual_seed(0)
     )
     assert loss < 1e-9 and seen["x"].shape[1] == unet.config.in_channels
+
+
+@pytest.mark.parametrize("gamma", [5.0, math.inf])
+def test_the_loss_of_a_model_of_noise_is_to_the_bit_what_it_was(tiny_pipe, gamma):
+    """By hand, as it was before velocities were taught."""
+    unet = widen_input(copy.deepcopy(tiny_pipe.unet))
+    scheduler = scheduler_of("epsilon")
+    alpha_bar = scheduler.alphas_cumprod.float()
+    generator = torch.Generator().manual_seed(3)
+    target, source = (torch.randn(4, 4, 8, 8, generator=generator) for _ in range(2))
+    text, empty = torch.randn(4, 7, 16, generator=generator), torch.zeros(1, 7, 16)
+    draws = Draws.sample(target.shape, torch.Generator().manual_seed(0), dropout=0.25)
+    with torch.no_grad():
+        loss = edit_loss(unet, scheduler, source, target, text, empty, draws, gamma)
+        assert draws.drop_text.any() and draws.drop_image.any()
+        words = torch.where(draws.drop_text[:, None, None], empty, text)
+        image = torch.where(draws.drop_image[:, None, None, None], torch.zeros_like(source), source)
+        a = alpha_bar[draws.t]
+        z_t = add_noise(target, draws.noise, a)
+        eps = unet(torch.cat([z_t, image], 1), draws.t, words).sample
+        snr = a / (1 - a)
+        error = (eps - draws.noise).square().mean((1, 2, 3))
+        assert torch.equal(loss, (error * snr.clamp(max=gamma) / snr).mean())
 
 
 @pytest.mark.parametrize("muon", [False, True])
@@ -437,13 +484,32 @@ def test_broken_settings_are_named(tiny, tmp_path):
         train(rows, tmp_path, profile, steps=1, lr=1e-3)
 
 
-def test_a_base_that_does_not_predict_noise_is_refused(tiny, tmp_path):
-    profile, rows = tiny
+def painted_by(kind: str, profile, folder) -> str:
+    """The folder of an editor to start from whose model predicts that."""
     pipe = new_editor(profile)
-    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
-    pipe.save_pretrained(tmp_path / "v")
-    with pytest.raises(ValueError, match="predicts v_prediction; only one that predicts noise"):
-        train(rows, tmp_path / "out", profile, steps=1, lr=1e-3, start=str(tmp_path / "v"))
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
+    pipe.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_base_that_predicts_neither_noise_nor_velocity_is_refused(tiny, tmp_path):
+    profile, rows = tiny
+    start = painted_by("sample", profile, tmp_path / "sample")
+    with pytest.raises(ValueError, match="predicts sample; only noise or velocity can be taught"):
+        train(rows, tmp_path / "out", profile, steps=1, lr=1e-3, start=start)
+
+
+def test_an_editor_learns_what_its_base_predicts(tiny, tmp_path):
+    """The same weights on the same lessons: what is asked of them differs, and either is learned."""
+    profile, rows = tiny
+    losses = {}
+    for kind in ("epsilon", "v_prediction"):
+        start = painted_by(kind, profile, tmp_path / kind)
+        pipe, log = train(rows, tmp_path / f"from {kind}", profile, steps=30, lr=1e-2, start=start)
+        assert pipe.scheduler.config.prediction_type == kind
+        losses[kind] = [row["loss"] for row in log]
+        assert np.mean(losses[kind][-5:]) < 0.9 * np.mean(losses[kind][:5]), kind
+    assert losses["epsilon"][0] != losses["v_prediction"][0]
 
 
 @pytest.mark.parametrize("augment", [False, True])

@@ -163,10 +163,7 @@ def test_half_of_a_surrogate_pair_is_replaced_and_a_whole_one_is_read(tmp_path):
 
 
 def test_hand_written_triplets_are_all_good():
-    """But for a few whose instruction only hints at the change ("it's way past bedtime"), which nobody can
-    check."""
-    bad = [(check(t), t) for t in read_triplets(SEED_TRIPLETS) if check(t)]
-    assert not [row for row in bad if row[0] != "unsaid"] and len(bad) <= 26
+    assert [(check(t), t) for t in read_triplets(SEED_TRIPLETS) if check(t)] == []
 
 
 @pytest.mark.parametrize(
@@ -176,12 +173,17 @@ def test_hand_written_triplets_are_all_good():
         ("make it night", "a red cat with a hat in a meadow", "no-op"),
         ("give it a cap", "in a field, a red kitten wearing a hat.", "no-op"),
         ("make it a dragon", "a red dragon with a hat in a meadow", "out-of-world"),
-        ("move it", "a red cat with a hat", "out-of-world"),
-        ("make it blue", "a green cat with a hat in a meadow", "inconsistent"),
-        ("swap the cat for a dog", "a blue cat with a hat in a meadow", "inconsistent"),
+        ("move it", "a red cat with a hat", "forgotten"),
+        ("make it blue", "a green cat with a hat in a meadow", "unsaid"),
+        ("swap the cat for a dog", "a blue cat with a hat in a meadow", "unsaid"),
         ("make it night", "a blue cat with a hat in a meadow at night", "inconsistent"),
         ("make it a blue cat at night", "a blue cat with a hat in a meadow at night", None),
-        ("let it snow", "a red cat with a hat on the beach", "inconsistent"),
+        ("let it snow", "a red cat with a hat on the beach", "unsaid"),
+        ("let it snow", "a red cat with a hat on the beach in the snow", "inconsistent"),
+        ("make it night", "a cat with a hat in a meadow at night", "forgotten"),
+        ("a dog too", "a red cat with a hat and a dog in a meadow", None),
+        ("a blue dog too", "a red cat with a hat and a dog in a meadow", "inconsistent"),
+        ("a dog too", "a red dog with a hat in a meadow", "inconsistent"),
         ("take the red cat's hat off", "a red cat in a meadow", None),
         ("make the cat bigger", "a big red cat with a hat in a meadow", None),
         ("trade it for a computer", "a pencil sketch of a red cat with a hat in a meadow", "unsaid"),
@@ -288,7 +290,7 @@ def test_a_retold_lesson_is_the_same_instruction_about_another_scene():
     assert [check(t) for t in told] == [check(t) for t in lessons]
     assert sum(a != b for a, b in zip(told, lessons, strict=True)) > 0.7 * len(lessons)
     longer = [len(b["input"].split()) - len(a["input"].split()) for a, b in zip(lessons, told, strict=True)]
-    assert min(longer) >= 0 and sum(longer) > 1.5 * len(lessons)
+    assert min(longer) < 0 < max(longer), "captions of every length"
     girl = {"input": "a girl on a horse", "edit": "have her ride a dragon", "output": "a girl on a dragon"}
     assert retell(girl, rng) == girl, "another world's lesson stays as it is"
 
@@ -354,6 +356,36 @@ def test_the_checker_names_what_is_wrong(tmp_path, capsys):
     chat = json.loads((tmp_path / "chat.jsonl").read_text().splitlines()[-1])["messages"]
     assert [turn["role"] for turn in chat] == ["system", "user", "assistant"]
     assert from_completion(NIGHT["input"], chat[-1]["content"]) == NIGHT
+
+
+def test_the_checker_finds_lies_about_the_miniature_world(tmp_path, capsys):
+    """By itself, where all captions are of it; alike captions and common instructions are no fault there."""
+    lie = {
+        "input": "a white rabbit at night",
+        "edit": "daytime, and no rabbit",
+        "output": "a white rabbit by day",
+    }
+    silent = {"input": "a cat at night", "edit": "make it blue", "output": "a blue cat"}
+    foreign = {"input": "a red cat", "edit": "make it a dragon", "output": "a red dragon"}
+    good = [NIGHT, NIGHT | {"input": "a red dog in a field", "output": "a red dog in a field at night"}, BLUE]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(map(json_line, [*good, lie, silent, foreign, NIGHT])))
+    assert main(["triplets", "check", str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert "7 triplets, 4 kinds of edit: time 4" in printed
+    for sentence in (
+        "line 4: what shall go is still there: 'a white rabbit at night'",
+        "line 5: the edited caption forgets something",
+        "line 6: it is not of the miniature world",
+        "line 7: 'make it night' stands with the same caption in line 1 already",
+    ):
+        assert sentence in printed
+    assert "line 1:" not in printed and "line 2:" not in printed and "line 3:" not in printed
+    path.write_text("".join(map(json_line, good)))
+    assert main(["triplets", "check", str(path)]) == 0
+    path.write_text("".join(map(json_line, [lie, {"input": "a girl", "edit": "a boy", "output": "a boy"}])))
+    assert main(["triplets", "check", str(path)]) == 1
+    assert "still there" not in capsys.readouterr().out, "this file is about something else, too"
 
 
 def test_chats_are_one_a_line(tmp_path):

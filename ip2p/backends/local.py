@@ -29,18 +29,25 @@ MAKER = "ip2p finetune"  # whose folders may be filled again
 BUNDLED = "smollm2"
 LONGEST_CAPTION = 10_000  # letters
 PADDED_LETTERS = 128_000  # of all prompts of a batch: with 128 short ones, a long one would take gigabytes
+Review = Callable[[list[str], list[str]], list[str]]
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 class LocalBackend:
-    """Answers from a model in this process, `batch_size` at once. `options`: see `generate`."""
+    """Answers from a model in this process, `batch_size` at once. `options`: see `generate`.
+
+    review: takes captions and their answers, and returns the answers, or an Objection in the place of some.
+    """
 
     cost = 0.0
 
-    def __init__(self, model, tokenizer, batch_size: int = 128, **options) -> None:
+    def __init__(
+        self, model, tokenizer, batch_size: int = 128, review: Review | None = None, **options
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.review = review
         self.options = options
 
     def answers(self, ask: Ask) -> Iterator[tuple[str, str]]:
@@ -49,6 +56,8 @@ class LocalBackend:
             captions = [caption for caption, _ in short]
             seeds = [seed for _, seed in short]
             texts = generate(self.model, self.tokenizer, captions, seed=seeds, **self.options)
+            if self.review:
+                texts = self.review(captions, texts)
             yield from zip(captions, texts, strict=True)
             for caption, _ in questions:
                 if len(caption) > LONGEST_CAPTION:

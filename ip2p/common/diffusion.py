@@ -48,6 +48,7 @@ def cut_off(tokenizer, prompt: str) -> str:
     return tokenizer.decode(ids[tokenizer.model_max_length - 2 :])
 
 
+@torch.no_grad()
 def decode(pipe, z: torch.Tensor) -> torch.Tensor:
     """Scaled latents (n, c, h, w) -> pictures (n, 3, H, W), float32 in [0, 1]."""
     vae = pipe.vae
@@ -155,15 +156,50 @@ def add_noise(z: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> 
     return a.sqrt() * z + (1 - a).sqrt() * noise
 
 
-def min_snr_loss(
-    eps: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, gamma: float = 5.0
-) -> torch.Tensor:
-    """|eps - noise|^2, weighted by min(SNR, gamma) / SNR (Hang et al., arXiv 2303.09556). Returns a scalar.
+def velocity(z: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+    """v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) z (Salimans and Ho, arXiv 2202.00512, appendix D).
 
-    eps, noise: (B, c, h, w); alpha_bar: (B,). gamma infinite: not weighted.
-    """
+    z, noise: (B, c, h, w); alpha_bar: (B,). Returns the shape of z."""
+    a = alpha_bar[:, None, None, None]
+    return a.sqrt() * noise - (1 - a).sqrt() * z
+
+
+def diffusion_loss(
+    prediction: torch.Tensor,
+    z: torch.Tensor,
+    noise: torch.Tensor,
+    alpha_bar: torch.Tensor,
+    kind: str = "epsilon",
+    gamma: float = 5.0,
+    places: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean squared error of a prediction of `kind` (diffusers' prediction_type), each sample's weighted by
+
+        min(SNR, gamma) / SNR              for "epsilon" (min-SNR; Hang et al., arXiv 2303.09556)
+        min(SNR + 1, gamma) / (SNR + 1)    for "v_prediction"
+
+    with SNR = alpha_bar / (1 - alpha_bar). gamma infinite: not weighted.
+
+    Both cap at gamma what an error of the clean latent costs: an error of the noise is SNR times that one,
+    an error of v SNR + 1 times (Salimans and Ho, arXiv 2202.00512). The min-SNR paper's own weight for v,
+    min(SNR, gamma) / (SNR + 1), is its loss of the noise in other words; it is nearly 0 where nearly all is
+    noise, which is what v is here to be taught.
+
+    prediction, z, noise: (B, c, h, w), z the clean latents; alpha_bar: (B,). places: (B, 1, h, w), how much
+    each place counts beside the others of its picture; None: all alike. Returns a scalar. Raises ValueError
+    for another kind."""
     snr = alpha_bar / (1 - alpha_bar)
-    error = (eps - noise).square().mean((1, 2, 3))
+    if kind == "epsilon":
+        target = noise
+    elif kind == "v_prediction":
+        target = velocity(z, noise, alpha_bar)
+        snr = snr + 1
+    else:
+        raise ValueError(f"the loss of {kind} is not here; only those of epsilon and v_prediction are")
+    square = (prediction - target).square()
+    if places is not None:
+        square = square * places / places.mean((1, 2, 3), keepdim=True)
+    error = square.mean((1, 2, 3))
     return (error * snr.clamp(max=gamma) / snr).mean()
 
 

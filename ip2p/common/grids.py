@@ -5,12 +5,25 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from ip2p.common.images import as_array
+import numpy as np
+import torch
+from PIL import Image
+
+from ip2p.common.images import quantise, to_rgb
 
 TITLE_LINE = 0.17  # inches of a line above a cell
 HEADING_LINE = 0.19
 LETTER = 0.075  # inches of a letter of a row's label
 PLAIN = {"parse_math": False}  # people's words are no formulas, whatever stands between dollar signs
+
+
+def as_array(picture) -> np.ndarray:
+    """A PIL image, a tensor (3, H, W), float in [0, 1] or uint8, or an array (H, W, 3) -> (H, W, 3) uint8."""
+    if isinstance(picture, Image.Image):
+        return np.asarray(to_rgb(picture))
+    if isinstance(picture, torch.Tensor):
+        return quantise(picture.detach()).permute(1, 2, 0).cpu().numpy()
+    return np.asarray(picture)
 
 
 def grid(

@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ip2p.common.durable import temporary
-
 # ------------------------------------------------------------------------------------------- files
 
 # Named wherever a file is opened: Pillow knows more, and runs Ghostscript on EPS.
@@ -64,28 +62,10 @@ def known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def picture_format(path: Path) -> str:
-    """Pillow's name of the format of a picture that is to be saved. Raises ValueError, before any work, if
-    it cannot be."""
-    Image.init()
-    name = Image.registered_extensions().get(path.suffix.lower(), "")
-    if name not in Image.SAVE:
-        raise ValueError(f"{path} has no ending of a picture; call it {path.name}.png")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file; choose another name")
-    trial = temporary(path)
-    try:
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror}); choose another place") from None
-    return name
-
-
 def encode_image(image: torch.Tensor) -> dict:
     """(3, H, W), float in [0, 1] or uint8 -> {"bytes": WebP, "path": None}, a cell of a data set."""
     data = io.BytesIO()
-    to_pil(image).save(data, "WEBP", quality=92, method=6)
+    to_pil(image).save(data, "WEBP", quality=80, method=6)
     return {"bytes": data.getvalue(), "path": None}
 
 
@@ -181,15 +161,6 @@ def mask_tensor(masks: Sequence[Image.Image]) -> torch.Tensor:
     """Masks of mode L and one size -> (n, 1, H, W) in [0, 1]."""
     arrays = [np.asarray(mask) for mask in masks]
     return torch.from_numpy(np.stack(arrays))[:, None] / 255
-
-
-def as_array(picture) -> np.ndarray:
-    """A PIL image, a tensor (3, H, W), float in [0, 1] or uint8, or an array (H, W, 3) -> (H, W, 3) uint8."""
-    if isinstance(picture, Image.Image):
-        return np.asarray(to_rgb(picture))
-    if isinstance(picture, torch.Tensor):
-        return quantise(picture.detach()).permute(1, 2, 0).cpu().numpy()
-    return np.asarray(picture)
 
 
 # ------------------------------------------------------------------------------------------- tensors

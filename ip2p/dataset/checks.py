@@ -19,8 +19,8 @@ def words(text: str) -> list[str]:
 def check(triplet: dict, world: bool = True) -> str | None:
     """None for a good triplet, else why it is not: "malformed", "no-op" and, with `world` (captions of the
     miniature world), "out-of-world" (nobody can paint the edited caption), "inconsistent" (not the edit that
-    was asked for) or "unsaid" (the instruction asks for nothing that changes: it may be a subtle one, or
-    nonsense)."""
+    was asked for), "forgotten" (it leaves out what the caption says) or "unsaid" (the instruction asks for
+    nothing that changes: it may be a subtle one, or nonsense)."""
     before, edit, after = (" ".join(words(triplet[name])) for name in FIELDS)
     too_long = len(triplet["edit"]) > 200 or len(triplet["output"]) > len(triplet["input"]) + 1000
     if not (before and edit and after) or too_long or edit in (before, after):
@@ -28,14 +28,7 @@ def check(triplet: dict, world: bool = True) -> str | None:
     if before == after:
         return "no-op"
     if world:
-        from ip2p.miniworld.asking import disagreement
-        from ip2p.miniworld.parsing import parse
+        from ip2p.miniworld.lies import fault
 
-        try:
-            before, after = parse(triplet["input"]), parse(triplet["output"])
-        except ValueError:
-            return "out-of-world"
-        if before == after:
-            return "no-op"
-        return disagreement(triplet["edit"], before, after)
+        return fault(triplet["input"], triplet["edit"], triplet["output"])
     return None

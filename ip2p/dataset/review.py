@@ -1,5 +1,5 @@
-"""What is wrong with a whole file of triplets, of any domain: duplicates, no-ops, edits that do not
-follow."""
+"""What is wrong with a whole file of triplets: duplicates, no-ops, edits that do not follow, and, about the
+miniature world, instructions that do not name exactly the change."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ip2p.dataset.checks import check, words
 from ip2p.dataset.triplets import json_rows, read_triplets, write_chats
+from ip2p.miniworld.lies import explain
+from ip2p.miniworld.parsing import is_said, parse
+from ip2p.miniworld.scene import edit_kind
 
 NEAR = 0.6  # share of common words at which two captions count as near-duplicates
 
@@ -52,9 +55,35 @@ def near_duplicates(texts: list[str]) -> list[tuple[int, int, float]]:
     return found
 
 
+def of_the_world(triplets: list[dict]) -> bool:
+    """Whether triplets are about the miniature world: it can paint all their captions."""
+    return all(is_said(triplet["input"]) for triplet in triplets)
+
+
 def problems(path: str | Path) -> list[str]:
     """What is wrong with a file, a sentence each."""
     triplets = read_triplets(path)
+    return lies(triplets) if of_the_world(triplets) else faults(triplets)
+
+
+def lies(triplets: list[dict]) -> list[str]:
+    """What is wrong with triplets about the miniature world, in which captions and instructions are alike and
+    come again."""
+    found = []
+    first_line_of: dict[tuple[str, ...], int] = {}
+    for number, triplet in enumerate(triplets, 1):
+        caption, edit, edited = triplet["input"], triplet["edit"], triplet["output"]
+        reason = check(triplet, world=False) or explain(caption, edit, edited)
+        if reason:
+            found.append(f"line {number}: {reason}: {caption!r}, {edit!r} -> {edited!r}")
+        first = first_line_of.setdefault((*words(caption), "", *words(edit)), number)
+        if first != number:
+            found.append(f"line {number}: {edit!r} stands with the same caption in line {first} already")
+    return found
+
+
+def faults(triplets: list[dict]) -> list[str]:
+    """What is wrong with triplets about anything."""
     found = []
     first_line_of: dict[str, int] = {}  # instruction -> the line where it stands first
     for number, triplet in enumerate(triplets, 1):
@@ -78,8 +107,20 @@ def problems(path: str | Path) -> list[str]:
 
 
 def mix(path: str | Path) -> Counter:
-    """How many triplets of each kind of edit, by the column `kind`."""
-    return Counter(str(row.get("kind", "?")) for _, row in json_rows(path))
+    """How many triplets of each kind of edit, by the column `kind`; in the miniature world, by what
+    changes."""
+    kinds: Counter = Counter()
+    for _, row in json_rows(path):
+        kinds[str(row.get("kind") or change_kind(row))] += 1
+    return kinds
+
+
+def change_kind(row: dict) -> str:
+    """The kind of an edit of the miniature world (`edit_kind`); "?" where its captions do not say it."""
+    try:
+        return edit_kind(parse(row["input"]), parse(row["output"]))
+    except (ValueError, KeyError):
+        return "?"
 
 
 def report(path: str | Path, chat: str | Path | None = None) -> bool:

@@ -2,7 +2,9 @@
 
 from importlib import import_module
 
-from ip2p.miniworld.language import caption, instruction, parse
+from ip2p.miniworld.captions import caption, caption_pair
+from ip2p.miniworld.language import instruction
+from ip2p.miniworld.parsing import agrees, parse
 from ip2p.miniworld.render import render, render_mask
 from ip2p.miniworld.scene import (
     ATTRIBUTES,
@@ -18,7 +20,9 @@ from ip2p.miniworld.scene import (
     STYLES,
     TIMES,
     WEATHERS,
+    Said,
     Scene,
+    asked,
     difference,
     edit,
     edit_kind,
@@ -42,8 +46,12 @@ __all__ = [
     "STYLES",
     "TIMES",
     "WEATHERS",
+    "Said",
     "Scene",
+    "agrees",
+    "asked",
     "caption",
+    "caption_pair",
     "difference",
     "edit",
     "edit_kind",

@@ -2,8 +2,7 @@
 do.
 
 What a caption is silent about is *unknown*: "a cat at night" may be any cat, anywhere, in any style. Kind and
-number are always said, the rest now and then (`what_to_say`). `attributes_said` (in `parsing.py`) reads
-one back.
+number are always said, the rest now and then (`what_to_say`). `parse` (in `parsing.py`) reads one back.
 
 Wordings are templates: "(a|b|)" stands for one of its alternatives (the first one where nothing is
 random). Every part of a caption draws its wording from a seed of its own, so the two captions of an edit
@@ -12,6 +11,7 @@ random). Every part of a caption draws its wording from a seed of its own, so th
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 from ip2p.miniworld.language import (
     NICKNAMES,
@@ -29,7 +29,7 @@ from ip2p.miniworld.language import (
     extra_wording,
 )
 from ip2p.miniworld.parsing import plurals
-from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Scene, difference
+from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Scene, as_random, asked, edit_kind, random_scene
 
 # "a picture of" would leave the style open; here it is said.
 STYLE_FIRST = STYLE_OF | {"illustration": "(an illustration|a picture book illustration) of"}
@@ -86,7 +86,7 @@ def caption(
     as people do, or, without an `rng`, everything. rng: a `random.Random` or a seed; None takes the
     plain wording. wording: a seed for the wording alone. Raises ValueError for a name that is no
     attribute."""
-    rng = random.Random(rng) if isinstance(rng, int) else rng
+    rng = None if rng is None else as_random(rng)
     if say is None:
         say = what_to_say(scene, rng) if rng else set(ATTRIBUTES)
     if unknown := say - set(ATTRIBUTES):
@@ -99,16 +99,25 @@ def caption(
 def caption_pair(before: Scene, after: Scene, rng: random.Random) -> tuple[str, str]:
     """The captions of an edit, worded alike: the second says what the first one says, and all that changed.
 
-    What is taken away has been said before; what else changes may or may not. Both are partial (see
-    `what_to_say`).
+    What is taken away has been said before, and of two objects that change places each; what else changes
+    may or may not. Both are partial (see `what_to_say`).
     """
-    changed = set(difference(before, after))
-    if changed & {"count", "second_kind"}:
-        changed.discard("position")  # a row or a second object moves a single one to the middle: unsaid
+    changed = set(asked(before, after))
     taken_away = {name for name in changed if after.attributes()[name] in (None, False)}
+    if edit_kind(before, after) == "swap":
+        taken_away = changed
     say = what_to_say(before, rng) | taken_away
     wording = rng.randrange(2**62)
     return caption(before, say=say, wording=wording), caption(after, say=say | changed, wording=wording)
+
+
+def write_captions(path: str | Path, n: int = 3000, seed: int = 0) -> None:
+    """Write `n` distinct captions of random scenes, one a line (`data/captions/mini.txt` is made so)."""
+    rng = random.Random(seed)
+    captions: dict[str, None] = {}  # as keys: each once, in their order
+    while len(captions) < n:
+        captions[caption(random_scene(rng), rng)] = None
+    Path(path).write_text("\n".join(captions) + "\n", encoding="utf-8")
 
 
 class Words:

@@ -9,6 +9,7 @@ from itertools import count, cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from ip2p.miniworld.captions import caption_pair
 from ip2p.miniworld.language import instruction
 from ip2p.miniworld.scene import EDIT_KINDS, Scene, edit, edit_kind, random_edit, random_scene
 from ip2p.paths import DATA
@@ -27,7 +28,7 @@ class Edit(NamedTuple):
     kind: str  # one of EDIT_KINDS, "swap" or "several"
 
 
-def scenes(n: int, seed: int, mix: str = "plain") -> list[Scene]:
+def scenes(n: int, seed: int, mix: str = "wild") -> list[Scene]:
     """`n` random scenes of the mix `mix`; scene i depends on (seed, i) alone. Give HELD_OUT as the seed for
     scenes that are never trained on."""
     return [random_scene(random.Random(seed * 1_000_003 + i), mix) for i in range(n)]
@@ -70,6 +71,16 @@ def held_out_edits(n: int, kinds: tuple[str, ...] | None = None, seed: int = 0) 
     for before, after, kind, rng in islice(possible_edits(first_seed, kinds or EDIT_KINDS), n):
         edits.append(Edit(before, after, instruction(before, after, rng), kind))
     return edits
+
+
+def caption_pairs(edits: Sequence[Edit], seed: int = 0) -> list[tuple[str, str]]:
+    """The captions of each edit before and after, which say a part (`caption_pair`); pair i depends on (seed,
+    i) and its edit alone."""
+    pairs = []
+    for i, (before, after, *_) in enumerate(edits):
+        rng = random.Random(seed * 1_000_003 + i)
+        pairs.append(caption_pair(before, after, rng))
+    return pairs
 
 
 def reworded_edits(path: str | Path = REWORDED) -> list[Edit]:

@@ -20,12 +20,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ip2p.common.images import to_float, to_pil, to_rgb
-from ip2p.miniworld.scene import ATTRIBUTES, Scene, difference
+from ip2p.miniworld.scene import ATTRIBUTES, Said, Scene, asked, difference
 from ip2p.paths import DATA
 
 FOLDER = DATA / "models" / "mini-judge"
 
-SIZE = 64  # pixels a side of the pictures that the bundled judge reads
+SIZE = 128  # pixels a side of the pictures that the bundled judge reads
+
+FOLD = 4  # pixels a side that the judge first lays side by side as channels
 
 VALID = 0.9  # share of the attributes that a valid pair keeps
 
@@ -53,7 +55,7 @@ class Judge(nn.Module):
 
     channels: of the first convolution, and of the blocks at each further halving of the picture; squeeze:
     channels that keep where things are; width: features that all heads share; size: pixels a side of its
-    pictures, a multiple of 2 ** len(channels).
+    pictures, a multiple of FOLD * 2 ** (len(channels) - 1).
     """
 
     def __init__(
@@ -75,15 +77,15 @@ class Judge(nn.Module):
             self.config["size"] = size
         first, last = channels[0], channels[-1]
         layers = [
-            nn.PixelUnshuffle(2),  # (B, 3, size, size) -> (B, 12, size / 2, size / 2)
-            nn.Conv2d(12, first, 3, 1, 1, bias=False),
+            nn.PixelUnshuffle(FOLD),  # (B, 3, size, size) -> (B, 48, size / 4, size / 4)
+            nn.Conv2d(3 * FOLD**2, first, 3, 1, 1, bias=False),
             nn.BatchNorm2d(first),
             nn.ReLU(),
         ]
         for c_in, c_out in pairwise(channels):
             layers += [Block(c_in, c_out, 2), Block(c_out, c_out)]
         self.features = nn.Sequential(*layers)
-        side = size // 2 ** len(channels)  # of the last feature map: 4 at 64 px
+        side = size // FOLD // 2 ** (len(channels) - 1)  # of the last feature map: 4 at 128 px
         self.squeeze = nn.Conv2d(last, squeeze, 1)  # keeps where things are ...
         self.readout = nn.Linear(squeeze * side**2 + last, width)  # ... beside the average over all places
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(v)) for name, v in ATTRIBUTES.items()})
@@ -166,7 +168,7 @@ def judge(images, model: Judge | None = None, batch: int = 256) -> list[dict]:
     """What a picture shows: one dict an image, in the form of `Scene.attributes()`.
 
     `images`: a PIL image, a list of them, or a uint8 tensor (B, 3, h, w); any size, read at the judge's own
-    (64 px). `model`: None for the bundled judge.
+    (128 px). `model`: None for the bundled judge.
     """
     model = model or load_judge()
     device = next(model.parameters()).device
@@ -177,25 +179,24 @@ def judge(images, model: Judge | None = None, batch: int = 256) -> list[dict]:
     return out
 
 
-def asked(before: Scene, after: Scene) -> dict:
-    """What an edit asks for: {attribute: value}. That a row or a second object moves a single one to the
-    middle, and that an object taken away has no colour, goes without saying and is left out."""
-    wanted = difference(before, after)
-    if not wanted:
-        raise ValueError("this edit changes nothing")
-    if after.position == "centre" and ("count" in wanted or "second_kind" in wanted):
-        wanted.pop("position", None)
-    if after.second is None:
-        wanted.pop("second_colour", None)
-    return wanted
-
-
-def edit_success(before: Scene, after: Scene, reading: dict) -> bool:
-    """Whether every attribute that the edit asks for is read as asked in the output.
+def edit_success(before: Scene | Said, after: Scene | Said, reading: dict) -> bool:
+    """Whether every attribute that the edit asks for is read as asked in the output. An edit is two scenes,
+    or what two captions say.
 
     Raises ValueError for an edit that changes nothing.
     """
     return all(reading[name] == value for name, value in asked(before, after).items())
+
+
+def concerned(before: Scene | Said, after: Scene | Said) -> set[str]:
+    """The attributes that an edit changes, or may: a new object has some colour, a row stands in the
+    middle."""
+    names = set(difference(before, after))
+    if "second_kind" in names:
+        names.add("second_colour")
+    if "second_kind" in names or "count" in names:
+        names.add("position")
+    return names
 
 
 def preservation(before: dict | Scene, after: dict, changed: Iterable[str]) -> float:
@@ -207,11 +208,12 @@ def preservation(before: dict | Scene, after: dict, changed: Iterable[str]) -> f
     return sum(before[name] == after[name] for name in others) / len(others)
 
 
-def valid_pair(before: Scene, after: Scene, reading_0: dict, reading_1: dict) -> bool:
-    """The edit succeeded in the second picture, and at least 90% of the others are read the same in both."""
+def valid_pair(before: Scene | Said, after: Scene | Said, reading_0: dict, reading_1: dict) -> bool:
+    """The edit succeeded in the second picture, and at least 90% of what it does not concern is read the same
+    in both, whether the captions say it or not."""
     if not edit_success(before, after, reading_1):
         return False
-    return preservation(reading_0, reading_1, difference(before, after)) >= VALID
+    return preservation(reading_0, reading_1, concerned(before, after)) >= VALID
 
 
 def outside_distance(image_0: Image.Image, image_1: Image.Image, mask: np.ndarray) -> float:

@@ -1,5 +1,5 @@
-"""The miniature world in words: `caption` describes a scene, `instruction` asks for an edit as people type
-it; `parse` (in `parsing.py`) understands a caption.
+"""The miniature world in words: the wordings of captions (`captions.py` puts them together), and
+`instruction`, which asks for an edit as people type it.
 
 Wordings are templates: "(a|b|)" stands for one of its alternatives. Everywhere `rng` is a `random.Random`,
 which varies the wording, or None for the plain one: then the first alternative is taken, and nothing rare is
@@ -11,13 +11,10 @@ from __future__ import annotations
 import random
 import re
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
-from ip2p.miniworld.parsing import parse, plurals
-from ip2p.miniworld.scene import EXTRAS, SIZES, Scene, as_random, difference, edit_kind, random_scene
-
-__all__ = ["caption", "instruction", "parse", "write_captions"]
+from ip2p.miniworld.parsing import plurals
+from ip2p.miniworld.scene import EXTRAS, SIZES, Scene, as_random, asked, edit_kind
 
 # --- captions -----------------------------------------------------------------------------------------------
 
@@ -68,12 +65,6 @@ WEATHER_IN = {
     "snow": "(in the snow|in falling snow|under falling snow|while it snows|in snowy weather)",
 }
 
-WEATHER_CLAUSE = {
-    "clear": "the sky is clear",
-    "rain": "(it is raining|it's raining|rain is falling)",
-    "snow": "(it is snowing|it's snowing|snow is falling)",
-}
-
 STYLE_OF = {
     "illustration": "(an illustration|a picture) of",
     "pencil sketch": "a pencil (sketch|sketch|drawing) of",
@@ -94,14 +85,6 @@ POSITION_AT = {
     "left": "(on the left|on the left|on the left side|to the left|at the left)",
     "right": "(on the right|on the right|on the right side|to the right|at the right)",
     "centre": "in the (middle|centre|center)",
-}
-
-EXTRA_NAMES = {
-    "hat": "a hat",
-    "balloon": "a balloon",
-    "flag": "a flag",
-    "flowers": "flowers",
-    "birds": "birds",
 }
 
 
@@ -128,77 +111,6 @@ def _chance(rng: random.Random | None) -> float:
     return rng.random() if rng else 1.0
 
 
-def caption(scene: Scene, rng: random.Random | int | None = None) -> str:
-    """Words for all about the scene but its seed: `parse(caption(scene, rng))` is the scene with seed 0.
-
-    Kind, colour and place are always said; what is at its default (size medium, count 1, centre, day,
-    clear weather, illustration) mostly is not. `rng` (a `random.Random` or a seed) varies the wording;
-    None gives the plain one.
-    """
-    rng = _generator(rng)
-    if _chance(rng) < 0.06:
-        return choose_wording(_tags(scene, rng), rng)
-    company = [_extras(scene, rng), _second(scene)]
-    where, clause = _setting(scene, rng)
-    style_is_said = scene.style != "illustration" or _chance(rng) < 0.12
-    style_first = style_is_said and (rng is None or rng.random() < 0.6)
-    start = end = ""
-    if style_first:
-        start = f"{STYLE_OF[scene.style]} "
-    elif _chance(rng) < 0.2:
-        start = where.pop(rng.randrange(len(where))) + ", "
-    if scene.position != "centre" or _chance(rng) < 0.05:
-        before_place = rng is None or rng.random() < 0.7
-        where.insert(0 if before_place else len(where), POSITION_AT[scene.position])
-    if rng:
-        rng.shuffle(company)
-        if rng.random() < 0.2:
-            rng.shuffle(where)
-    if style_is_said and not style_first:
-        end = f", {STYLE_IN[scene.style]}"
-    objects = _objects(scene, rng)
-    things = " ".join(filter(None, company))
-    places = ("(|||,) " if rng else " ").join(where)
-    return choose_wording(f"{start}{objects} {things} {places}{clause}{end}", rng)
-
-
-def _objects(scene: Scene, rng: random.Random | None) -> str:
-    """ "three tiny blue owls"."""
-    noun = scene.kind
-    if noun in NICKNAMES and _chance(rng) < 0.1:
-        noun = rng.choice(NICKNAMES[noun].split("|"))
-    number = "a"
-    if scene.count > 1:
-        noun = plurals(noun)[-1]
-        number = NUMBERS[scene.count]
-    size = ""
-    if scene.size != "medium" or _chance(rng) < 0.06:
-        size = SIZE_WORDS[scene.size]
-    return f"{number} {size} {scene.colour} {noun}"
-
-
-def _second(scene: Scene) -> str:
-    """A template for the second object, if there is one."""
-    if scene.second is None:
-        return ""
-    kind, colour = scene.second
-    return f"(next to|beside|and|near|with) a {colour} {kind}"
-
-
-def _extras(scene: Scene, rng: random.Random | None) -> str:
-    """A template for all extras: "with a hat and holding a balloon", "with a hat, a balloon and birds"."""
-    if len(scene.extras) < 2:
-        return "".join(extra_wording(scene, extra) for extra in scene.extras)
-    one_by_one = _chance(rng) < 0.4
-    extras = list(scene.extras)
-    if rng:
-        extras = rng.sample(extras, len(extras))
-    if one_by_one:
-        return " and ".join(extra_wording(scene, extra) for extra in extras)
-    *first, last = (EXTRA_NAMES[extra] for extra in extras)
-    return f"with {', '.join(first)} and {last}"
-
-
 def extra_wording(scene: Scene, extra: str) -> str:
     """A template that says the extra after the object: "wearing a hat"."""
     hat, balloon = ("hats", "balloons") if scene.count > 1 else ("a hat", "a balloon")
@@ -212,58 +124,6 @@ def extra_wording(scene: Scene, extra: str) -> str:
     if scene.kind in ALIVE:
         templates["balloon"] = f"(with {balloon}|holding {balloon})"
     return templates[extra]
-
-
-def _setting(scene: Scene, rng: random.Random | None) -> tuple[list[str], str]:
-    """Templates for place, time and weather (merged: "on a rainy beach"), and a clause ", it is raining"."""
-    time = weather = adjective = clause = ""
-    if scene.time != "day" or _chance(rng) < 0.1:
-        time = TIME_AT[scene.time]
-    if scene.weather != "clear" or _chance(rng) < 0.08:
-        weather = WEATHER_IN[scene.weather]
-    if weather and time and _chance(rng) < 0.3:
-        time = f"on a {WEATHER_ADJECTIVE[scene.weather]} {TIME_NOUN[scene.time]}"
-        weather = ""
-    elif weather and scene.weather != "clear" and _chance(rng) < 0.35:
-        adjective = WEATHER_ADJECTIVE[scene.weather] + " "
-        weather = ""
-    elif scene.time == "night" and _chance(rng) < 0.3:
-        adjective = "moonlit "
-        time = ""
-    elif weather and _chance(rng) < 0.3:
-        clause = ", " + WEATHER_CLAUSE[scene.weather]
-        weather = ""
-    place = PLACE_AT[scene.place].replace("{}", adjective)
-    return [words for words in (place, time, weather) if words], clause
-
-
-def _tags(scene: Scene, rng: random.Random) -> str:
-    """ "red cat, forest, night, watercolour": a caption as a list."""
-    tags = []
-    if scene.style != "illustration":
-        tags.append("(watercolour|watercolor)" if scene.style == "watercolour" else scene.style)
-    tags += scene.extras
-    if scene.time != "day":
-        tags.append(scene.time)
-    if scene.weather != "clear":
-        tags.append(scene.weather)
-    if scene.position != "centre":
-        tags.append(f"on the {scene.position}")
-    rng.shuffle(tags)
-    objects = [_objects(scene, rng).removeprefix("a ")]
-    if scene.second:
-        kind, colour = scene.second
-        objects.append(f"{colour} {kind}")
-    return ", ".join([*objects, scene.place, *tags])
-
-
-def write_captions(path: str | Path, n: int = 3000, seed: int = 0) -> None:
-    """Write `n` distinct captions of random scenes, one a line (`data/captions/mini.txt` is made so)."""
-    rng = random.Random(seed)
-    captions = {}  # as keys: each once, in their order
-    while len(captions) < n:
-        captions[caption(random_scene(rng, "plain"), rng)] = None
-    Path(path).write_text("\n".join(captions) + "\n", encoding="utf-8")
 
 
 # --- instructions -------------------------------------------------------------------------------------------
@@ -571,10 +431,8 @@ class Change(NamedTuple):
 
 def _changes(before: Scene, after: Scene) -> list[Change]:
     """What an instruction has to say; what follows from something else by itself is left out."""
-    changed = difference(before, after)
-    if after.position == "centre" and ("count" in changed or "second_kind" in changed):
-        changed.pop("position", None)  # a row, or a second object, moves a single object to the middle
-    if before.second is None or after.second is None:
+    changed = asked(before, after)
+    if before.second is None:
         changed.pop("second_colour", None)  # said along with its kind
     return [_change(before, after, name) for name in changed]
 
@@ -756,8 +614,6 @@ def instruction(before: Scene, after: Scene, rng: random.Random | int | None = N
     """
     rng = _generator(rng)
     changes = _changes(before, after)
-    if not changes:
-        raise ValueError("nothing changes between these two scenes")
     if edit_kind(before, after) == "swap":
         text = choose_wording(SWAP.format(a=before.kind, b=before.second[0]), rng)
     elif len(changes) == 1:

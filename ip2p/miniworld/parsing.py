@@ -1,4 +1,4 @@
-"""What a caption says of the miniature world: `parse` turns words into a scene, or says why not.
+"""What a caption says of the miniature world, and no more: `parse`. What it is silent about is unknown.
 
 It goes in three steps. For "a tiny red cat and a blue dog on the beach":
 
@@ -6,7 +6,7 @@ It goes in three steps. For "a tiny red cat and a blue dog on the beach":
    "on", place beach.
 2. `what_is_said` puts them together from left to right (`CaptionReader`): a small red cat, a blue dog, a
    beach.
-3. `parse` makes a scene of it and fills in what nobody said: one of each, by day, in clear weather ...
+3. `parse` names each by its attribute: kind cat, colour red, size small, second_kind dog ...
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ip2p.miniworld.scene import ATTRIBUTES, COLOURS, KINDS, PLACES, Scene
+from ip2p.miniworld.scene import ATTRIBUTES, KINDS
 
 # slot -> value -> its names. `_lexicon` adds the plurals of kinds, `SPELLINGS` the American spelling.
 NAMES: dict[str, dict] = {
@@ -351,7 +351,7 @@ class CaptionReader:
 
 
 def what_is_said(text: str) -> Said:
-    """What a caption says of objects, setting and extras, without any default.
+    """What a caption says of objects, setting and extras, by object, setting and extra.
 
     Raises ValueError where a word is not of this world, where the caption contradicts itself, and where it
     puts one object into another.
@@ -366,7 +366,7 @@ def what_is_said(text: str) -> Said:
 # --- what is said, by attribute -----------------------------------------------------------------------------
 
 
-def attributes_said(text: str) -> dict[str, object]:
+def parse(text: str) -> dict[str, object]:
     """What a caption says, and no more: {attribute: value}, keyed like `ATTRIBUTES`. Silent means unknown.
 
     "kind" and "count" are always there (a noun in the singular is one object); an extra, or a second object,
@@ -390,7 +390,20 @@ def attributes_said(text: str) -> dict[str, object]:
 def agrees(caption: str, attributes: dict[str, object]) -> bool:
     """Whether a picture with these attributes (a scene's, or as the judge reads them) shows what a caption
     says."""
-    return all(attributes[name] == value for name, value in attributes_said(caption).items())
+    return all(attributes[name] == value for name, value in parse(caption).items())
+
+
+def is_said(text: str) -> bool:
+    """Whether a text is a caption of this world."""
+    try:
+        return bool(parse(text))
+    except ValueError:
+        return False
+
+
+def say_the_same(text: str, other: str) -> bool:
+    """Whether two texts are captions of this world, and say the same."""
+    return is_said(text) and is_said(other) and parse(text) == parse(other)
 
 
 def _check_objects_are_named(said: Said) -> None:
@@ -407,44 +420,6 @@ def _in_order(said: Said) -> tuple[dict, dict | None]:
     if not others:
         return first, None
     return (others[0], first) if said.first_is_right else (first, others[0])
-
-
-# --- what is said to a scene --------------------------------------------------------------------------------
-
-
-def parse(text: str) -> Scene:
-    """The scene (seed 0) that a caption describes. What it leaves unsaid is at its default.
-
-    Raises ValueError, in one sentence, where a word is not of this world, where the kind, colour or place is
-    missing, and where the caption contradicts itself or asks for what the world cannot hold.
-    """
-    return _scene(what_is_said(text))
-
-
-def _scene(said: Said) -> Scene:
-    """The scene of what is said: checked, and what is unsaid filled in by the defaults of `Scene`."""
-    _check_enough_is_said(said)
-    first, second = _in_order(said)
-    _check_the_world_holds(first, second, said.setting)
-    return Scene(
-        **first,
-        **said.setting,
-        extras=tuple(said.extras),
-        second=(second["kind"], second["colour"]) if second else None,
-    )
-
-
-def _check_enough_is_said(said: Said) -> None:
-    """One or two objects, a colour for each, and a place; else ValueError."""
-    if not said.objects:
-        raise ValueError(f"no object is named; say one of {', '.join(KINDS)}")
-    for thing in said.objects:
-        if "colour" not in thing:
-            raise ValueError(f"what colour is the {thing['kind']}? Say one of {', '.join(COLOURS)}")
-    if "place" not in said.setting:
-        raise ValueError(f"where is the {said.objects[0]['kind']}? Say one of {', '.join(PLACES)}")
-    if len(said.objects) > 2:
-        raise ValueError("more than two different objects; a scene holds at most two")
 
 
 def _check_the_world_holds(first: dict, second: dict | None, setting: dict) -> None:

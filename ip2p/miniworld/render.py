@@ -646,7 +646,7 @@ STYLE_DRAWING = {
 # --- the picture --------------------------------------------------------------------------------------------
 
 
-def render(scene: Scene, size: int = 64) -> Image.Image:
+def render(scene: Scene, size: int = 128) -> Image.Image:
     """The picture of a scene, RGB, size x size; the same bytes for the same scene."""
     light = Light(scene.time, scene.weather)
     style = STYLE_DRAWING[scene.style]
@@ -686,10 +686,20 @@ def paint_things(c: Canvas, scene: Scene, light: Light, style: Style):
         flowers(c, light, style, chance(scene, "flowers"))
 
 
-def render_mask(before: Scene, after: Scene, size: int = 64) -> np.ndarray:
+def render_mask(before: Scene, after: Scene, size: int = 128) -> np.ndarray:
     """(size, size) bool: the pixels that the edit visibly changes, grown by one pixel."""
     old = np.asarray(render(before, size), np.int16)
     new = np.asarray(render(after, size), np.int16)
     changed = np.abs(old - new).max(-1) > 20  # of 255, in any channel
     grown = Image.fromarray(changed.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(3))
     return np.asarray(grown) > 0
+
+
+def things_mask(scene: Scene, side: int = 16) -> np.ndarray:
+    """(side, side) bool: the squares of the picture, as many as a latent has places, in which some of an
+    object or an extra is. Shadows do not count."""
+    fine = 8 * side
+    c = Canvas(Image.new("RGB", (fine, fine)))
+    paint_things(c, scene, Light(scene.time, scene.weather), STYLE_DRAWING[scene.style])
+    there = np.asarray(c.labels) >= OBJECT_LABEL  # (fine, fine)
+    return there.reshape(side, 8, side, 8).any((1, 3))

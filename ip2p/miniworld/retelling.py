@@ -1,75 +1,96 @@
-"""The same triplet told of another scene."""
+"""The same instruction in other captions of the miniature world, so that a few hundred hand-written triplets
+teach a language model to copy captions of every length."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
+import random
 
-from ip2p.miniworld.asking import disagreement, mentions
-from ip2p.miniworld.language import STYLE_IN, STYLE_OF, TIME_AT, WEATHER_IN, choose_wording
+from ip2p.miniworld.captions import caption, what_to_say
+from ip2p.miniworld.lies import changes, lie, mentions
 from ip2p.miniworld.parsing import parse
-from ip2p.miniworld.scene import ATTRIBUTES, DEFAULTS, difference
+from ip2p.miniworld.scene import ATTRIBUTES, EXTRAS, Said, Scene, random_scene
+
+REDRAWN = 0.7  # how often a value that the instruction does not concern is another one ...
+KIND_REDRAWN = 0.35  # ... and the object, of which it may speak without its name ("row it over to the city")
+
+REDRAWABLE = ("kind", "colour", "size", "place", "time", "weather", "style")
+MAY_BE_UNSAID = ("colour", "place", "time", "weather", "style")
 
 
-def retell(triplet: dict, rng) -> dict:
-    """The same instruction in another scene of the miniature world: what neither changes nor is named
-    (colour, kind, time, weather, style) is drawn anew, in the same words in both captions. So a few hundred
-    hand-written instructions teach to copy captions of every length. `rng`: a `random.Random`."""
+def scene_with(said: Said, other: Scene) -> Scene:
+    """A scene of which a caption says `said`; what it leaves open is as in `other`. Raises ValueError if the
+    world holds no such scene."""
+    values = {}
+    for name in ATTRIBUTES:
+        if hasattr(other, name):
+            values[name] = said.get(name, getattr(other, name))
+    second = None
+    if "second_kind" in said:
+        second = (said["second_kind"], said.get("second_colour", "red"))
+    if values["count"] > 1 or second:
+        values["position"] = said.get("position", "centre")
+    extras = tuple(name for name in EXTRAS if name in said)
+    return Scene(**values, extras=extras, second=second)
+
+
+def retell(triplet: dict, rng: random.Random) -> dict:
+    """The triplet in other captions: what its edit neither changes nor names is drawn anew, said or left
+    unsaid at random. Returns the triplet as it was where that fails, as for captions that are not of
+    this world."""
     try:
-        before, after = parse(triplet["input"]), parse(triplet["output"])
-    except ValueError:  # not of this world
+        before = parse(triplet["input"])
+        after = parse(triplet["output"])
+    except ValueError:
         return triplet
-    reason = disagreement(triplet["edit"], before, after)
-    fixed = set(difference(before, after)) | {slot for slot, _ in mentions(triplet["edit"])}
-    texts = [triplet["input"], triplet["output"]]
-    texts, object_change = with_other_object(texts, before, after, fixed, rng)
-    texts, scene_change = with_other_surroundings(texts, before, fixed, rng)
-    change = object_change | scene_change
-    texts = [with_articles(text) for text in texts]
-    retold = triplet | {"input": texts[0], "output": texts[1]}
+    fixed = concerned(triplet["edit"], before, after)
+    other = random_scene(rng)
+    new_values = redrawn(before, after, fixed, other, rng)
+    told_before = before | new_values
+    told_after = after | new_values
+    say = what_to_say(other, rng)
+    for name in MAY_BE_UNSAID:
+        if name in fixed:
+            continue
+        if name in before and name not in say:
+            del told_before[name], told_after[name]
+        elif name not in before and name in say:
+            told_before[name] = told_after[name] = getattr(other, name)
+    wording = rng.randrange(2**62)
+    told = dict(triplet)
     try:
-        meant = [replace(scene, **change) for scene in (before, after)]
-        fits = [parse(text) for text in texts] == meant and disagreement(triplet["edit"], *meant) == reason
+        told["input"] = caption(scene_with(told_before, other), say=set(told_before), wording=wording)
+        told["output"] = caption(scene_with(told_after, other), say=set(told_after), wording=wording)
+        understood_before = parse(told["input"]) == told_before
+        understood_after = parse(told["output"]) == told_after
+        as_true = lie(triplet["edit"], told_before, told_after) == lie(triplet["edit"], before, after)
     except ValueError:  # there is no such scene, or no such sentence
-        fits = False
-    return retold if fits else triplet  # as it was written
+        return triplet
+    return told if understood_before and understood_after and as_true else triplet
 
 
-def with_other_object(texts: list[str], before, after, fixed: set[str], rng) -> tuple[list[str], dict]:
-    """Texts in which a single object mostly has another colour and kind, and these, unless they are
-    `fixed`."""
-    change = {}
-    taken = (before.second or ()) + (after.second or ())
-    for name in ("colour", "kind"):
-        old = getattr(before, name)
-        new = rng.choice(ATTRIBUTES[name])
-        if name in fixed or new in taken or before.count != 1 or after.count != 1:
-            continue
-        if rng.random() < 0.7:
-            change[name] = new
-            texts = [re.sub(rf"\b{old}\b", new, text, count=1) for text in texts]
-    return texts, change
-
-
-def with_other_surroundings(texts: list[str], before, fixed: set[str], rng) -> tuple[list[str], dict]:
-    """Texts that also say a time, weather and style, each half of the time, and these, unless they are
-    `fixed`."""
-    change = {}
-    for name, wordings in (("time", TIME_AT), ("weather", WEATHER_IN), ("style", STYLE_IN)):
-        if name in fixed or getattr(before, name) != DEFAULTS[name] or rng.random() < 0.5:
-            continue
-        value = rng.choice([value for value in ATTRIBUTES[name] if value != DEFAULTS[name]])
-        change[name] = value
-        said = choose_wording(wordings[value], rng)
-        in_front = rng.random() < 0.3
-        if name == "style":
-            start = choose_wording(STYLE_OF[value], rng)
-            texts = [f"{start} {text}" if in_front else f"{text}, {said}" for text in texts]
+def concerned(edit: str, before: Said, after: Said) -> set[str]:
+    """The attributes and extras that an edit changes, or of which its words speak."""
+    names = set(changes(before, after))
+    for mention in mentions(edit):
+        slot, value = mention.fact
+        if slot == "extra":
+            names.add(value)
         else:
-            texts = [f"{said}, {text}" if in_front else f"{text} {said}" for text in texts]
-    return texts, change
+            names |= {slot, f"second_{slot}"}
+    return names
 
 
-def with_articles(text: str) -> str:
-    """A text with "an" before vowels and "a" elsewhere."""
-    return re.sub(r"\b(a|an) (?=([aeiou])|.)", lambda match: "an " if match[2] else "a ", text)
+def redrawn(before: Said, after: Said, fixed: set[str], other: Scene, rng: random.Random) -> Said:
+    """New values, those of `other`, for some of the attributes that are said and not `fixed`."""
+    second_kinds = (before.get("second_kind"), after.get("second_kind"))
+    new_values = {}
+    for name in REDRAWABLE:
+        if name in fixed or name not in before:
+            continue
+        if rng.random() > (KIND_REDRAWN if name == "kind" else REDRAWN):
+            continue
+        value = getattr(other, name)
+        if name == "kind" and value in second_kinds:  # two of a kind are no first and second object
+            continue
+        new_values[name] = value
+    return new_values

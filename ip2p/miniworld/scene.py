@@ -138,14 +138,6 @@ class Scene:
         return {name: values[name] for name in ATTRIBUTES}
 
 
-# What a caption leaves unsaid; kind, colour and place are always said.
-DEFAULTS = {
-    name: value
-    for name, value in Scene("cat", "red", "meadow").attributes().items()
-    if name not in ("kind", "colour", "place")
-}
-
-
 class Mix(NamedTuple):
     """How often random scenes hold each rarer thing: weights in the order of the values, or a chance in [0,
     1]."""
@@ -161,17 +153,6 @@ class Mix(NamedTuple):
 
 
 MIXES = {
-    # What mini-sd learns to paint: mostly one object, as its small size can.
-    "plain": Mix(
-        size=(0.10, 0.50, 0.40),
-        count=(0.90, 0.05, 0.05),
-        time=(0.5, 0.25, 0.25),
-        weather=(0.7, 0.15, 0.15),
-        style=(0.56, 0.11, 0.11, 0.11, 0.11),
-        aside=0.2,
-        second=0.04,
-        extra=0.06,
-    ),
     # A fair share of everything: second objects, rows, extras, every style and weather.
     "wild": Mix(
         size=(0.20, 0.45, 0.35),
@@ -206,7 +187,7 @@ def _others(values: tuple, *taken) -> list:
     return [value for value in values if value not in taken]
 
 
-def random_scene(rng: random.Random | int, mix: str = "plain") -> Scene:
+def random_scene(rng: random.Random | int, mix: str = "wild") -> Scene:
     """A random scene. `rng` is a `random.Random` or a seed; `mix` a key of `MIXES`."""
     rng = as_random(rng)
     weights = MIXES[mix]
@@ -271,32 +252,76 @@ def edit(scene: Scene, *, add=None, remove: str | None = None, swap: bool = Fals
     return edited
 
 
-def difference(before: Scene, after: Scene) -> dict:
-    """Which attributes differ, as {name: value after}, in the order of ATTRIBUTES; the seed is no
-    attribute."""
-    old, new = before.attributes(), after.attributes()
-    return {name: new[name] for name in ATTRIBUTES if old[name] != new[name]}
+# What a caption says: {attribute: value}, and nothing of what it leaves unsaid (`ip2p.miniworld.parse`).
+Said = dict[str, object]
+
+# A thing that is not named is taken to be absent where two captions are compared.
+ABSENT: Said = {**dict.fromkeys(EXTRAS, False), "second_kind": None, "second_colour": None}
 
 
-def edit_kind(before: Scene, after: Scene) -> str:
+def attributes_of(told: Scene | Said) -> Said:
+    """The attributes of a scene, or of what a caption says; extras and second objects are there or not."""
+    return told.attributes() if isinstance(told, Scene) else ABSENT | told
+
+
+def difference(before: Scene | Said, after: Scene | Said) -> Said:
+    """Which attributes differ between two scenes, or between what two captions say, as {name: value after},
+    in the order of ATTRIBUTES; the seed is no attribute. None: the second caption does not say it."""
+    old, new = attributes_of(before), attributes_of(after)
+    return {name: new.get(name) for name in ATTRIBUTES if old.get(name) != new.get(name)}
+
+
+def asked(before: Scene | Said, after: Scene | Said) -> Said:
+    """What an edit asks for: {attribute: value}. That a row or a second object moves a single one to the
+    middle, and that an object taken away has no colour, goes without saying and is left out.
+
+    Raises ValueError if nothing changes.
+    """
+    wanted = difference(before, after)
+    if not wanted:
+        raise ValueError("this edit changes nothing")
+    if wanted.get("position") in ("centre", None) and ("count" in wanted or "second_kind" in wanted):
+        wanted.pop("position", None)
+    if wanted.get("second_kind", "same") is None:
+        wanted.pop("second_colour", None)
+    return wanted
+
+
+def edit_kind(before: Scene | Said, after: Scene | Said) -> str:
     """The edit's kind: one of `EDIT_KINDS`, "swap", or, if it changes more than one thing, "several".
 
     Raises ValueError if nothing changes.
     """
-    changed = difference(before, after)
-    if not changed:
-        raise ValueError("this edit changes nothing")
-    if before.second and replace(after, seed=before.seed) == edit(before, swap=True):
+    wanted = asked(before, after)
+    old, new = attributes_of(before), attributes_of(after)
+    if is_swap(old, new):
         return "swap"
-    kinds = set()
-    for name, value in changed.items():
-        if name in FIELDS:
-            kinds.add(name)
-        else:  # an extra or the second object
-            kinds.add("remove" if value in (False, None) else "add")
-    if "count" in kinds or "add" in kinds:  # these move a single object to the centre by themselves
-        kinds.discard("position")
+    kinds = {change_kind(name, old, new) for name in wanted}
+    if "second_kind" in wanted and "colour" in kinds and "colour" not in wanted:
+        kinds.discard("colour")  # the new object's own
     return kinds.pop() if len(kinds) == 1 else "several"
+
+
+def is_swap(old: Said, new: Said) -> bool:
+    """Whether the two objects change places, and nothing else does anything."""
+    if old["second_kind"] is None:
+        return False
+    mirrored = dict(old)
+    for name in ("kind", "colour"):
+        mirrored[name] = old[f"second_{name}"]
+        mirrored[f"second_{name}"] = old.get(name)
+    return all(mirrored.get(name) == new.get(name) for name in ATTRIBUTES)
+
+
+def change_kind(name: str, old: Said, new: Said) -> str:
+    """Of which of `EDIT_KINDS` the change of one attribute is."""
+    if name in FIELDS:
+        return name
+    if name == "second_colour":
+        return "colour"
+    if name == "second_kind" and None not in (old[name], new[name]):
+        return "kind"
+    return "add" if new[name] else "remove"
 
 
 def fitting_kinds(scene: Scene) -> list[str]:

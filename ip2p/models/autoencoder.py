@@ -1,9 +1,11 @@
-"""The autoencoder of mini-sd: diffusers' AutoencoderKL, 128 px -> 8 x 16 x 16 latents of unit variance a
+"""The autoencoder of mini-sd: diffusers' AutoencoderKL, 128 px -> 16 x 16 x 16 latents of unit variance a
 channel.
 
-It is trained in three phases, as Stable Diffusion's was (Rombach et al., arXiv 2112.10752, appendix G):
-pixels and their differences first; then a perceptual distance too; from half-way on an adversarial term,
-for crisp outlines."""
+It is trained with the losses of Stable Diffusion's (Rombach et al., arXiv 2112.10752, appendix G), in two
+parts. First encoder and decoder learn together, by pixels, their differences and a perceptual distance
+(`learn_to_encode`). Then the encoder is frozen, and the decoder learns on with an adversarial term besides,
+for crisp outlines (`learn_to_decode`). A painter learns latents, which the second part leaves as they are; so
+its training may begin after the first."""
 
 from __future__ import annotations
 
@@ -17,33 +19,35 @@ from torch import nn
 from ip2p.common.durable import append_line
 from ip2p.common.images import to_float, to_uint8
 from ip2p.common.train_loop import train_loop
+from ip2p.miniworld import Scene
 from ip2p.miniworld.held_out import HELD_OUT, scenes
 from ip2p.models.perceptual import Critic, PerceptualNet, build_perceptual, hinge
 from ip2p.models.renders import cached_renders, draw, save_sheet
 
+SIZE = 128  # pixels a side
 # That of Stable Diffusion 1.5, so "scaled" and "unscaled" stay different things here too.
 SCALING_FACTOR = 0.18215
-# By size in pixels: channels of the blocks (a block more at 128 px, so latents are 16 x 16 in both) and
-# of the latents.
-CHANNELS = {64: (16, 32, 64), 128: (16, 24, 48, 96)}
-LATENT_CHANNELS = {64: 4, 128: 8}
-PERCEPTUAL_WEIGHT, KL_WEIGHT = 0.2, 1e-3  # first guesses; no others were tried
+CHANNELS = (16, 24, 48, 96)  # of the blocks: three times the sides are halved
+LATENT_CHANNELS = 16
+PERCEPTUAL_WEIGHT = 0.2  # a first guess; no other was tried
+KL_WEIGHT = 1e-4
 ADVERSARIAL_WEIGHT = 0.5  # that of Stable Diffusion's
-SETS = ((5000, 1, "plain"), (5000, 3, "even"))  # (renders, seed, mix) to learn from
+WARM_UP = 0.02  # share of the decoder's steps in which its critic learns and is not yet listened to
+SETS = ((5000, 1, "wild"), (5000, 3, "even"))  # (renders, seed, mix) to learn from
 
 
-def new_autoencoder(size: int = 128, latent_channels: int | None = None):
-    """An untrained AutoencoderKL for pictures `size` pixels wide (64 or 128)."""
+def new_autoencoder(size: int = SIZE):
+    """An untrained AutoencoderKL. size: of the pictures in pixels, which the config notes; the weights fit
+    any."""
     from diffusers import AutoencoderKL
 
-    channels = CHANNELS[size]
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(channels),
-        up_block_types=("UpDecoderBlock2D",) * len(channels),
-        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(CHANNELS),
+        up_block_types=("UpDecoderBlock2D",) * len(CHANNELS),
+        block_out_channels=CHANNELS,
         layers_per_block=1,
         norm_num_groups=8,
-        latent_channels=latent_channels or LATENT_CHANNELS[size],
+        latent_channels=LATENT_CHANNELS,
         sample_size=size,
         scaling_factor=SCALING_FACTOR,
         mid_block_add_attention=False,  # every part sees its surroundings only: cheap, and fast to learn
@@ -51,7 +55,8 @@ def new_autoencoder(size: int = 128, latent_channels: int | None = None):
 
 
 class Contest(nn.Module):
-    """The autoencoder and its critic: one module, so that one loop trains, averages and saves both."""
+    """The autoencoder and the critic of its decoder: one module, so that one loop trains, averages and saves
+    both."""
 
     def __init__(self, vae, critic: Critic):
         super().__init__()
@@ -63,42 +68,54 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def distance(y: torch.Tensor, x: torch.Tensor, perceptual: PerceptualNet | None = None) -> torch.Tensor:
+def distance(y: torch.Tensor, x: torch.Tensor, perceptual: PerceptualNet) -> torch.Tensor:
     """How far reconstructions `y` are from pictures `x`: L1 on pixels and on their differences, and the
-    perceptual distance if a network for it is given."""
+    perceptual distance."""
     crisp = sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x), strict=True))
     pixels = F.l1_loss(y, x) + 0.5 * crisp
-    return pixels + PERCEPTUAL_WEIGHT * perceptual.distance(y, x) if perceptual else pixels
+    return pixels + PERCEPTUAL_WEIGHT * perceptual.distance(y, x)
 
 
-def losses(
+def encoding_loss(
+    vae, x: torch.Tensor, generator: torch.Generator, perceptual: PerceptualNet
+) -> torch.Tensor:
+    """How far pictures x (B, 3, h, w) in [-1, 1] are from what comes back of a sample of their latents, and
+    KL_WEIGHT times the latents' divergence from N(0, 1), which keeps them smooth. Returns a scalar."""
+    posterior = vae.encode(x).latent_dist
+    y = vae.decode(sample_of(posterior, generator)).sample
+    kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+    return distance(y, x, perceptual) + KL_WEIGHT * kl
+
+
+def decoding_losses(
     contest: Contest,
     x: torch.Tensor,
     generator: torch.Generator,
-    perceptual: PerceptualNet | None = None,
-    adversarial: float | None = None,
+    perceptual: PerceptualNet,
+    adversarial: float,
 ) -> Iterator[torch.Tensor]:
-    """The parts of one step's loss on pictures x (B, 3, h, w) in [-1, 1].
+    """The two parts of one step's loss on pictures x (B, 3, h, w) in [-1, 1], after a frozen encoder.
 
-    First the autoencoder's: the distance, a small KL term (keeps latents smooth) and, if `adversarial`
-    is a number, the critic's displeasure, `adversarial` times as strong as the distance. Then the
+    First the decoder's: the distance, and the critic's displeasure, `adversarial` times as strong. Then the
     critic's own."""
     vae, critic = contest.vae, contest.critic
-    posterior = vae.encode(x).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
-    y = vae.decode(posterior.mean + posterior.std * noise).sample
-    kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-    if adversarial is None:
-        yield distance(y, x, perceptual) + KL_WEIGHT * kl
-        return
+    with torch.no_grad():
+        z = sample_of(vae.encode(x).latent_dist, generator)
+    y = vae.decode(z).sample
     critic.requires_grad_(False)
-    yield adversarial_loss(vae, critic, y, x, perceptual, adversarial) + KL_WEIGHT * kl
+    yield adversarial_loss(vae, critic, y, x, perceptual, adversarial)
     critic.requires_grad_(True)
     yield hinge(critic, x, y.detach())
 
 
+def sample_of(posterior, generator: torch.Generator) -> torch.Tensor:
+    """A sample of the latents' distribution, (B, c, h, w); the noise is drawn on the CPU."""
+    noise = torch.randn(posterior.mean.shape, generator=generator)
+    return posterior.mean + posterior.std * noise.to(posterior.mean.device)
+
+
 def adversarial_loss(
-    vae, critic: Critic, y: torch.Tensor, x: torch.Tensor, perceptual: PerceptualNet | None, strength: float
+    vae, critic: Critic, y: torch.Tensor, x: torch.Tensor, perceptual: PerceptualNet, strength: float
 ) -> torch.Tensor:
     """The distance of `y` to `x` minus the critic's logits, these weighted so that their gradient at the
     decoder's last weights is `strength` times as long as the distance's (LDM's adaptive weight; VQGAN,
@@ -126,7 +143,7 @@ def normalise_latents(vae, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.
 
     Returns the mean and standard deviation that were folded away, (latent channels,) each.
     """
-    z = torch.cat([vae.encode(to_float(p)).latent_dist.mean for p in pictures.split(64)])
+    z = encode(vae, pictures).to(vae.device)
     mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3)) * SCALING_FACTOR
     q, p, c = vae.quant_conv, vae.post_quant_conv, len(mean)
     q.bias[:c] -= mean  # the posterior's mean ...
@@ -172,18 +189,9 @@ def sharpness(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def held_out_psnr(vae, n: int = 500) -> float:
-    """On `n` renders of the mix "plain" that were never trained on, dB."""
+    """On `n` renders of the mix "wild" that were never trained on, dB."""
     pictures = torch.from_numpy(draw(scenes(n, HELD_OUT), vae.config.sample_size, desc="held-out renders"))
     return psnr(decode(vae, encode(vae, pictures)), pictures)
-
-
-def measure(vae, work: Path, n: int = 250) -> dict[str, float]:
-    """PSNR in dB and sharpness on `n` renders each of the mixes "plain" and "even" that were never
-    trained on."""
-    size = vae.config.sample_size
-    pictures = torch.cat([cached_renders(work, n, HELD_OUT, mix, size)[1] for mix in ("plain", "even")])
-    again = decode(vae, encode(vae, pictures))
-    return {"psnr": round(psnr(again, pictures), 2), "sharpness": round(sharpness(again, pictures), 3)}
 
 
 def report(vae, pictures: torch.Tensor, folder: Path, step: int) -> None:
@@ -197,76 +205,122 @@ def report(vae, pictures: torch.Tensor, folder: Path, step: int) -> None:
     }
     print(row, flush=True)
     append_line(folder / "measures.jsonl", row)
-    middle = slice(len(pictures) // 2 - 12, len(pictures) // 2 + 12)  # half of them plain, half even
+    half = len(pictures) // 2
+    middle = slice(max(0, half - 12), half + 12)  # half of them wild, half even
     pairs = torch.stack([pictures[middle], again[middle]], 1).flatten(0, 1)
     save_sheet(pairs, folder / f"sheet-{step:06d}.png", zoom=3)
 
 
-def adversarial_strength(share: float, start: float) -> float | None:
-    """Of the adversarial term once a `share` of the steps is done: None before `start`; 0 for 2% of the
-    steps, in which the critic learns and is not yet listened to; then the full weight."""
-    if share < start:
-        return None
-    return ADVERSARIAL_WEIGHT if share >= start + 0.02 else 0.0
+def adversarial_strength(step: int, steps: int) -> float:
+    """Of the adversarial term at a step of the decoder's training: 0 for the first WARM_UP, then the full
+    weight."""
+    return 0.0 if step < WARM_UP * steps else ADVERSARIAL_WEIGHT
 
 
-def build(
-    work: Path,
-    *,
-    size: int = 128,
-    latent_channels: int | None = None,
-    device: str = "cpu",
-    steps: int = 14_000,
-    batch: int = 4,
-    lr: float = 1.5e-3,
-    muon: bool = True,
-    perceptual_from: float = 0.2,
-    adversarial_from: float = 0.5,
-    perceptual_steps: int = 1000,
-    seed: int = 0,
-    sets=SETS,
-    stop_after: int | None = None,
-    sample_minutes: float = 15,
-    name: str = "autoencoder",
-):
-    """Train from nothing (or from the checkpoint in `work`/`name`) and normalise. Returns the AutoencoderKL.
+def some_renders(work: Path, sets) -> tuple[list[Scene], torch.Tensor]:
+    """The scenes of `sets` and their pictures (n, 3, SIZE, SIZE) uint8."""
+    todo: list[Scene] = []
+    pictures = []
+    for n, seed, mix in sets:
+        of_set, drawn = cached_renders(work, n, seed, mix, SIZE)
+        todo += of_set
+        pictures.append(drawn)
+    return todo, torch.cat(pictures)
 
-    The perceptual and the adversarial term join in at a share of the steps. Beside the loss,
-    `measures.jsonl` has the PSNR and the sharpness of held-out pictures now and then."""
-    torch.manual_seed(seed)
-    contest = Contest(new_autoencoder(size, latent_channels), Critic()).to(device)
-    drawn = [cached_renders(work, n, first, mix, size) for n, first, mix in sets]
-    pictures = torch.cat([some for _, some in drawn])
-    test = torch.cat([cached_renders(work, 32, HELD_OUT, mix, size)[1] for mix in ("plain", "even")])
-    perceptual = None  # made when it is first needed
 
-    def step_loss(model, generator, step):
-        nonlocal perceptual
-        rows = torch.randint(len(pictures), (batch,), generator=generator)
-        x = to_float(pictures[rows].to(device))
-        share = step / steps
-        if share >= perceptual_from and perceptual is None:
-            told = [scene for some, _ in drawn for scene in some]
-            perceptual = build_perceptual(
-                work, told, pictures, device=device, steps=perceptual_steps, seed=seed
-            )
-        return losses(model, x, generator, perceptual, adversarial_strength(share, adversarial_from))
-
+def learn(step_loss, model: nn.Module, vae, work: Path, name: str, shown: int, **options) -> None:
+    """One of the two parts: `train_loop`, with what comes back of held-out pictures reported now and then.
+    Its checkpoints lie in `work`/`name`."""
+    _, test = some_renders(work, ((shown, HELD_OUT, "wild"), (shown, HELD_OUT, "even")))
     train_loop(
         step_loss,
-        contest,
+        model,
         work / name,
-        steps=steps,
-        lr=lr,
-        seed=seed,
         ema_decay=0.998,
-        sample=lambda step: report(contest.vae, test, work / name, step),
-        sample_minutes=sample_minutes,
+        sample=lambda step: report(vae, test, work / name, step),
+        sample_minutes=15,
         desc=name,
         weight_decay=0.0,
         decay=0.7,
-        muon=muon,
-        stop_after=stop_after,
+        muon=True,
+        **options,
     )
-    normalise_latents(contest.vae, pictures[:: -(-len(pictures) // 2048)])  # of every set
-    return contest.vae
+
+
+def learn_to_encode(
+    work: Path,
+    *,
+    device: str | torch.device = "cpu",
+    steps: int = 4500,
+    batch: int = 16,
+    lr: float = 1.5e-3,
+    perceptual_steps: int = 1000,
+    seed: int = 0,
+    sets=SETS,
+    shown: int = 32,
+    stop_after: int | None = None,
+):
+    """Train encoder and decoder from nothing (or from the checkpoint in `work`/encoder) and normalise the
+    latents. Returns the AutoencoderKL.
+
+    batch: renders a step; perceptual_steps: of the network of the perceptual distance, which is trained
+    before; shown: held-out pictures of each mix whose PSNR and sharpness `measures.jsonl` has now and
+    then."""
+    todo, pictures = some_renders(work, sets)
+    perceptual = build_perceptual(work, todo, pictures, device=device, steps=perceptual_steps, seed=seed)
+    torch.manual_seed(seed)
+    vae = new_autoencoder().to(device)
+
+    def step_loss(model, generator, step):
+        x = some_pictures(pictures, batch, generator).to(device)
+        return encoding_loss(model, to_float(x), generator, perceptual)
+
+    options = {"shown": shown, "steps": steps, "lr": lr, "seed": seed, "stop_after": stop_after}
+    learn(step_loss, vae, vae, work, "encoder", **options)
+    normalise_latents(vae, pictures[:: -(-len(pictures) // 2048)])  # of every set
+    return vae
+
+
+def learn_to_decode(
+    work: Path,
+    vae,
+    *,
+    device: str | torch.device = "cpu",
+    steps: int = 3000,
+    batch: int = 16,
+    lr: float = 1e-3,
+    perceptual_steps: int = 1000,
+    seed: int = 0,
+    sets=SETS,
+    shown: int = 32,
+    stop_after: int | None = None,
+):
+    """Train the decoder of `vae`, which `learn_to_encode` made, on (or from the checkpoint in
+    `work`/decoder), now against a critic besides. The latents stay as they are. Returns `vae`.
+
+    The other arguments are those of `learn_to_encode`."""
+    todo, pictures = some_renders(work, sets)
+    perceptual = build_perceptual(work, todo, pictures, device=device, steps=perceptual_steps, seed=seed)
+    torch.manual_seed(seed)
+    contest = Contest(vae, Critic()).to(device)
+    freeze_encoder(vae)
+
+    def step_loss(model, generator, step):
+        x = some_pictures(pictures, batch, generator).to(device)
+        strength = adversarial_strength(step, steps)
+        return decoding_losses(model, to_float(x), generator, perceptual, strength)
+
+    options = {"shown": shown, "steps": steps, "lr": lr, "seed": seed, "stop_after": stop_after}
+    learn(step_loss, contest, vae, work, "decoder", **options)
+    return vae
+
+
+def freeze_encoder(vae) -> None:
+    """What makes latents of pictures learns no more."""
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+
+
+def some_pictures(pictures: torch.Tensor, n: int, generator: torch.Generator) -> torch.Tensor:
+    """n of them at random, each as likely."""
+    return pictures[torch.randint(len(pictures), (n,), generator=generator)]

@@ -20,22 +20,23 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ip2p import instructions
 from ip2p.common.devices import choose_device, choose_training_dtype
 from ip2p.common.grids import grid
+from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import read_triplets
 from ip2p.editing import Editor
 from ip2p.factory.pairs import make_pairs
 from ip2p.miniworld import EDIT_KINDS, render
 from ip2p.miniworld.held_out import held_out_edits
 from ip2p.models import autoencoder, clip, judge, text_encoder, text_to_image
-from ip2p.models.files import CORES, filling, minutes, save_half, write_log
+from ip2p.models.files import filling, hardware, minutes, save_half, write_log
 from ip2p.profiles import MINI, Profile
 from ip2p.training import train
 
 FOLDERS = {"work", "mini-sd", "mini-clip", "mini-judge", "mini-ip2p"}  # one of them tells that OUT is ours
 
-# The autoencoder's loss weighs two gradients by their lengths, and takes small differences of large sums.
-FLOAT32_ALWAYS = {"autoencoder"}
+# The decoder's loss weighs two gradients by their lengths, and both take small differences of large sums.
+FLOAT32_ALWAYS = {"encoder", "decoder"}
 
-TRIPLETS = 1536  # that the language model writes: 24 shards of pairs
+TRIPLETS = 1984  # that the language model writes and pairs are painted of: 31 shards
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,21 @@ class Build:
         return self.out / "mini-sd"
 
     @property
+    def first_vae(self) -> Path:
+        """The autoencoder whose encoder has learned all and whose decoder has not, float32."""
+        return self.work / "first-vae"
+
+    @property
     def triplets(self) -> Path:
         """Those that stage 1 writes."""
         return self.out.parent / "triplets" / "generated.jsonl"
 
     @property
     def profile(self) -> Profile:
-        """The base profile with the models and pairs of this build."""
+        """The base profile with the models and pairs of this build, and pictures as wide as those."""
         return replace(
             self.base,
+            resolution=autoencoder.SIZE,
             text_to_image=str(self.mini_sd),
             editor=str(self.out / "mini-ip2p"),
             clip=str(self.out / "mini-clip"),
@@ -82,14 +89,26 @@ class Build:
         """As it lies on the disk: before mini-sd is written in float32, afterwards rounded to fp16."""
         return AutoencoderKL.from_pretrained(self.mini_sd / "vae", dtype=torch.float32).eval()
 
+    def load_encoder(self) -> AutoencoderKL:
+        """One that encodes as `load_vae`, though its decoder may not have learned all."""
+        if is_done(self, PARTS["decoder"]):
+            return self.load_vae()
+        return AutoencoderKL.from_pretrained(self.first_vae, dtype=torch.float32)
+
     def load_text(self) -> tuple[CLIPTokenizer, CLIPTextModel]:
         tokenizer = CLIPTokenizer.from_pretrained(self.mini_sd / "tokenizer")
         encoder = CLIPTextModel.from_pretrained(self.mini_sd / "text_encoder", dtype=torch.float32)
         return tokenizer, encoder.eval()
 
 
-def make_autoencoder(build: Build) -> None:
-    vae = autoencoder.build(build.work, size=build.profile.resolution, **build.of("autoencoder"))
+def make_encoder(build: Build) -> None:
+    vae = autoencoder.learn_to_encode(build.work, **build.of("encoder"))
+    with filling(build.first_vae, last="config.json") as tmp:
+        vae.save_pretrained(tmp)
+
+
+def make_decoder(build: Build) -> None:
+    vae = autoencoder.learn_to_decode(build.work, build.load_encoder(), **build.of("decoder"))
     with filling(build.mini_sd / "vae", last="config.json") as tmp:
         vae.save_pretrained(tmp)
 
@@ -103,11 +122,15 @@ def make_text_encoder(build: Build) -> None:
 
 
 def make_mini_sd(build: Build) -> None:
-    vae = build.load_vae()
+    """The UNet learns the latents of an encoder that the decoder's training leaves as it is, so the decoder
+    may still be in the making; ValueError if it is not there once the UNet is."""
     tokenizer, encoder = build.load_text()
-    size = build.base.resolution
-    unet, log = text_to_image.build(build.work, vae, tokenizer, encoder, size=size, **build.of("mini-sd"))
-    card = SD_CARD.format(run=run_in_words(log), size=size)
+    settings = build.of("mini-sd")
+    unet, log = text_to_image.build(build.work, build.load_encoder(), tokenizer, encoder, **settings)
+    if not is_done(build, PARTS["decoder"]):
+        raise ValueError("mini-sd waits for its decoder; make that part, decoder, and then mini-sd again")
+    vae = build.load_vae()
+    card = sd_card(build, log, vae, unet)
     text_to_image.save(vae, tokenizer, encoder, unet, log, build.mini_sd, card)
 
 
@@ -115,20 +138,23 @@ def make_mini_clip(build: Build) -> None:
     vae = build.load_vae()
     tokenizer, _ = build.load_text()
     settings = build.of("mini-clip")
-    model, log = clip.build(build.work, tokenizer, vae, size=build.base.resolution, **settings)
-    clip.save(model, tokenizer, log, build.out / "mini-clip", build.work, vae, **of_the_card(settings))
+    model, log = clip.build(build.work, tokenizer, vae, size=autoencoder.SIZE, **settings)
+    about = of_the_card(build, settings)
+    clip.save(model, tokenizer, log, build.out / "mini-clip", build.work, vae, **about)
 
 
 def make_mini_judge(build: Build) -> None:
     vae = build.load_vae()
     settings = build.of("mini-judge")
-    model, log = judge.build(build.work, vae, size=build.base.resolution, **settings)
-    judge.save(model, log, build.out / "mini-judge", build.work, vae, **of_the_card(settings))
+    model, log = judge.build(build.work, vae, size=autoencoder.SIZE, **settings)
+    about = of_the_card(build, settings)
+    judge.save(model, log, build.out / "mini-judge", build.work, vae, **about)
 
 
-def of_the_card(settings: dict) -> dict:
-    """What a card tells of the settings of a training."""
-    return {name: settings[name] for name in ("sets", "held_out") if name in settings}
+def of_the_card(build: Build, settings: dict) -> dict:
+    """What a card tells of a training and its settings."""
+    told = {name: settings[name] for name in ("sets", "held_out") if name in settings}
+    return told | {"hardware": hardware(build.device)}
 
 
 def make_triplets(build: Build) -> None:
@@ -139,10 +165,10 @@ def make_triplets(build: Build) -> None:
 
 
 def make_triplet_pairs(build: Build) -> None:
-    # four candidates of a triplet, each of its own seed: so the shipped pairs were made
-    settings = {"candidates": 4, "per_seed": 1, "seed": build.seed, "device": str(build.device)}
+    settings = {"seed": build.seed, "device": str(build.device), "dtype": "bfloat16"}
     settings |= build.settings.get("pairs", {})
-    counts = make_pairs(read_triplets(build.triplets), build.profile.pairs, build.profile, **settings)
+    triplets = read_triplets(build.triplets)[:TRIPLETS]  # of the shipped ones, which are more
+    counts = make_pairs(triplets, build.profile.pairs, build.profile, **settings)
     print("pairs:", dict(counts))
 
 
@@ -163,33 +189,74 @@ def make_mini_ip2p(build: Build) -> None:
     pipe, log = train(profile.pairs, work, profile, sample=save_samples, **settings)
     folder.mkdir(parents=True, exist_ok=True)
     write_log(folder, log)
-    (folder / "README.md").write_text(IP2P_CARD.format(run=run_in_words(log)), encoding="utf-8")
+    batch = build.settings.get("mini-ip2p", {}).get("batch", profile.train_batch)
+    card = ip2p_card(pipe, read_pairs(profile.pairs), run_in_words(build, log, batch), profile)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     save_half(pipe, folder)
 
 
-def run_in_words(log: list[dict]) -> str:
-    """Steps, time and hardware of a training run, for a card."""
-    return f"{log[-1]['step']:,} steps, about {minutes(log):.0f} minutes on {CORES}"
+def run_in_words(build: Build, log: list[dict], batch: int) -> str:
+    """Steps, number format, time and hardware of a training run, for a card. batch: what a step learns
+    from."""
+    dtype = str(choose_training_dtype(build.dtype)).removeprefix("torch.")
+    spent = f"about {minutes(log):.0f} minutes on {hardware(build.device)}"
+    return f"{log[-1]['step']:,} steps of {batch} pictures in {dtype}, {spent}"
+
+
+def sd_card(build: Build, log: list[dict], vae, unet) -> str:
+    """The text of mini-sd's README.md."""
+    settings = {"batch": text_to_image.BATCH, "renders": text_to_image.RENDERS}
+    settings |= build.settings.get("mini-sd", {})
+    kind = text_to_image.new_scheduler().config.prediction_type
+    return SD_CARD.format(
+        run=run_in_words(build, log, settings["batch"]),
+        size=vae.config.sample_size,
+        side=unet.config.sample_size,
+        channels=vae.config.latent_channels,
+        renders=settings["renders"],
+        prediction={"epsilon": "Noise", "v_prediction": "Velocity"}[kind],
+        guidance=build.base.paint_guidance,
+        things=text_to_image.THINGS_COUNT,
+        company=text_to_image.COMPANY_COUNT,
+        empty=text_to_image.EMPTY_SHARE,
+    )
+
+
+def ip2p_card(pipe, pairs: list[dict], run: str, profile: Profile) -> str:
+    """The text of mini-ip2p's README.md. pairs: those that it learned from; run: of `run_in_words`."""
+    return IP2P_CARD.format(
+        run=run,
+        size=pipe.vae.config.sample_size,
+        side=pipe.unet.config.sample_size,
+        channels=pipe.vae.config.latent_channels,
+        pairs=len(pairs),
+        captions=len({pair["original_prompt"] for pair in pairs}),
+        s_t=profile.guidance_scale,
+        s_i=profile.image_guidance_scale,
+        steps=profile.steps,
+        lr=profile.train_lr,
+    )
 
 
 class Part(NamedTuple):
     """One thing to make."""
 
     make: Callable[[Build], None]
-    done: str | None  # the file in OUT that is written last; None: `make` itself sees what is left to do
-    # on two CPU cores: from the cards, but guessed for autoencoder, text-encoder, triplets and pairs
+    done: tuple[str, ...]  # files in OUT, any of which tells that; none: `make` sees what is left to do
+    # on two CPU cores: from the cards, but guessed for encoder to mini-sd, triplets and pairs
     hours: float
 
 
 PARTS = {
-    "autoencoder": Part(make_autoencoder, "mini-sd/vae/config.json", 4.0),
-    "text-encoder": Part(make_text_encoder, "mini-sd/text_encoder/config.json", 0.3),
-    "mini-sd": Part(make_mini_sd, "mini-sd/model_index.json", 2.2),
-    "mini-clip": Part(make_mini_clip, "mini-clip/README.md", 0.4),
-    "mini-judge": Part(make_mini_judge, "mini-judge/README.md", 0.7),
-    "triplets": Part(make_triplets, None, 0.5),
-    "pairs": Part(make_triplet_pairs, None, 0.6),
-    "mini-ip2p": Part(make_mini_ip2p, "mini-ip2p/model_index.json", 0.7),
+    "encoder": Part(make_encoder, ("work/first-vae/config.json", "mini-sd/vae/config.json"), 3.0),
+    "text-encoder": Part(make_text_encoder, ("mini-sd/text_encoder/config.json",), 0.3),
+    "decoder": Part(make_decoder, ("mini-sd/vae/config.json",), 3.0),
+    "mini-sd": Part(make_mini_sd, ("mini-sd/model_index.json",), 11.0),
+    "mini-clip": Part(make_mini_clip, ("mini-clip/README.md",), 0.4),
+    "mini-judge": Part(make_mini_judge, ("mini-judge/README.md",), 0.7),
+    "triplets": Part(make_triplets, (), 0.5),
+    "pairs": Part(make_triplet_pairs, (), 0.6),
+    "mini-ip2p": Part(make_mini_ip2p, ("mini-ip2p/model_index.json",), 0.7),
 }
 
 
@@ -236,7 +303,7 @@ def refuse_foreign(out: Path) -> None:
 
 
 def is_done(build: Build, part: Part) -> bool:
-    return part.done is not None and (build.out / part.done).exists()
+    return any((build.out / path).exists() for path in part.done)
 
 
 def forecast(names: list[str]) -> str:
@@ -250,24 +317,30 @@ def forecast(names: list[str]) -> str:
 
 SD_CARD = """# mini-sd
 
-A small Stable Diffusion for pictures of the miniature world ({size} px, 16x16 latents): autoencoder, text
-encoder and UNet, trained from nothing. Stock diffusers loads it:
+A small Stable Diffusion for pictures of the miniature world ({size} px, {side}x{side} latents): autoencoder,
+text encoder and UNet, trained from nothing. Stock diffusers loads it:
 
     from diffusers import StableDiffusionPipeline
     pipe = StableDiffusionPipeline.from_pretrained("data/models/mini-sd")
-    pipe("a red cat on the beach at night", guidance_scale=3, num_inference_steps=25).images[0]
+    pipe("a red cat on the beach at night", guidance_scale={guidance}, num_inference_steps=25).images[0]
 
-- Data: renders and captions by `ip2p.miniworld`, of the mix "plain": mostly one object, and plain
-  illustrations more often than the other styles. Two objects, rows of two or three and extras are rare in it,
-  so they come out worse.
-- Autoencoder: every latent channel is normalised to a standard deviation of 1 / 0.18215, folded into the 1x1
-  quant convolutions, so that stock pipelines, which multiply by the scaling factor 0.18215, feed the UNet
-  unit variance.
-- Text encoder: a CLIP text transformer, trained before the UNet to fill in a form with all attributes from a
-  caption, and, with another head, what an instruction asks to change and to what. So it knows instructions as
-  people type them before any editor is trained; it is frozen from then on, and the same in mini-ip2p.
-- UNet: {run}. Epsilon prediction, min-SNR weights, 10% empty captions; Muon for the weights of hidden layers
-  and AdamW for the rest; averaged weights (EMA). The loss is in training_log.jsonl.
+- Data: {renders:,} renders at {size} px, of the mix "wild", and captions worded anew at each step, by
+  `ip2p.miniworld`. A caption names the object and, of everything else, a random part: what it leaves open is
+  painted one way or another.
+- Autoencoder (f = 8, {channels} channels): the encoder learns with pixels, their differences and the features
+  of a small network of its own; the decoder learns on with a patch critic besides, which makes outlines
+  crisp. Every latent channel is normalised to a standard deviation of 1 / 0.18215, folded into the 1x1 quant
+  convolutions, so that stock pipelines, which multiply by the scaling factor 0.18215, feed the UNet unit
+  variance.
+- Text encoder: a CLIP text transformer, trained before the UNet to fill in a form with all attributes that a
+  caption says or leaves unsaid, and, with another head, what an instruction asks to change and to what. So it
+  knows instructions as people type them before any editor is trained; it is frozen from then on, and the same
+  in mini-ip2p.
+- UNet: {run}. {prediction}
+  prediction; log-normal noise levels; objects and extras count {things:g} times as much as their background,
+  and scenes with a second object come {company:g} times as often, for small things are learnt last;
+  {empty:.0%} empty captions; Muon for the weights of hidden layers and AdamW for the rest; averaged weights
+  (EMA). The loss is in training_log.jsonl.
 - Made by `ip2p models build`; public domain (CC0), like all files here.
 
 ## What it reaches
@@ -279,15 +352,26 @@ Written by `ip2p evaluate`: held-out captions, read by the judge.
 
 IP2P_CARD = """# mini-ip2p
 
-Edits pictures of the miniature world as a sentence says: mini-sd, its UNet's first convolution widened for
-the input picture, trained by this project's stage 4 on the pairs in data/pairs, which its stages 1 to 3 made.
-It has seen no rendered truth. Stock diffusers loads it:
+Edits pictures of the miniature world ({size} px, {side}x{side} latents) as a sentence says: mini-sd, its
+UNet's first convolution widened by {channels} channels for the input picture, trained by this project's
+stage 4. Stock diffusers loads it:
 
     from diffusers import StableDiffusionInstructPix2PixPipeline
     pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained("data/models/mini-ip2p")
+    scales = dict(guidance_scale={s_t}, image_guidance_scale={s_i})
+    pipe("make it night", image, num_inference_steps={steps}, **scales).images[0]
 
-- Training: {run}; the loss is in training_log.jsonl.
-- Made by `ip2p models build --only mini-ip2p`; public domain (CC0), like all files here.
+- Lessons: the {pairs:,} pairs of data/pairs, of {captions:,} captions, which stages 1 to 3 made: a language
+  model wrote the instructions, mini-sd painted both pictures, mini-clip chose. No lesson is a render. The
+  captions say a part of a scene and leave the rest open; of all texts the editor reads the instruction alone.
+- Training: {run}. Velocity
+  prediction, as mini-sd's, with min-SNR weights; text, picture or both left out in 5% of the lessons each; a
+  lesson is mirrored half of the time, unless it speaks of left or right; Muon for the weights of hidden
+  layers and AdamW for the rest, learning rate {lr:g}, which falls to 0 over the second half; averaged weights
+  (EMA). The loss is in training_log.jsonl.
+- Autoencoder, tokenizer and text encoder: those of mini-sd, frozen.
+- Made by `ip2p train --pairs data/pairs`, or `ip2p models build --only mini-ip2p`, which trains alike; public
+  domain (CC0), like all files here.
 
 ## What it reaches
 

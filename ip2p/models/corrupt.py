@@ -18,7 +18,9 @@ from ip2p.models.autoencoder import SCALING_FACTOR, decode, encode
 from ip2p.models.renders import cached_edits, cached_renders
 
 
-def training_pairs(work: Path, sets: tuple, size: int = 64) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
+def training_pairs(
+    work: Path, sets: tuple, size: int = 128
+) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
     """Scenes, their pictures (n, 3, size, size) uint8, and whether each is of the mix "even", (n,) bool.
 
     `sets`: (n, seed, mix) each. Scene 2i + 1 is a random edit of scene 2i. The pictures are kept in `work`.
@@ -81,7 +83,7 @@ def corrupt(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (x + sigma * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
 
 
-def shift(x: torch.Tensor, generator: torch.Generator, most: int = 2) -> torch.Tensor:
+def shift(x: torch.Tensor, generator: torch.Generator, most: int = 4) -> torch.Tensor:
     """Each picture by up to `most` pixels, down and across; its border is repeated. Same shape."""
     n, _, h, w = x.shape
     padded = F.pad(x, (most,) * 4, mode="replicate")

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from ip2p.common.folders import temporary_folder
 
-CORES = f"{os.cpu_count()} CPU cores"
+THREADS = torch.get_num_threads()
+CORES = "one CPU core" if THREADS == 1 else f"{THREADS} CPU cores"  # that PyTorch computes on
 
 # The parts of a diffusers pipeline that hold weights, and the names of their files.
 WEIGHTS = {
@@ -22,6 +23,13 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
 }
+
+
+def hardware(device: torch.device) -> str:
+    """What a training on this device runs on, in words for a card."""
+    if device.type == "cuda":
+        return f"one {torch.cuda.get_device_name(device)}"
+    return "Apple's GPU" if device.type == "mps" else CORES
 
 
 @contextmanager

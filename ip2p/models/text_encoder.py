@@ -4,9 +4,9 @@ a picture.
 Why so: InstructPix2Pix hands *instructions* to a text encoder that Stable Diffusion only ever fed *captions*;
 CLIP ViT-L/14 can do that because it has read 400 million texts. A small encoder trained on captions alone
 would not know what "make it" means. So ours first reads both kinds of text and fills in a form: for a caption
-every attribute of its scene, for an instruction every attribute that it changes (or "unchanged"). One learned
-query an attribute attends to the token features, just as the UNet's cross-attention will. Then it is frozen,
-the same in both models.
+every attribute that it says (or "unsaid"), for an instruction every attribute that it changes (or
+"unchanged"). One learned query an attribute attends to the token features, just as the UNet's cross-attention
+will. Then it is frozen, the same in both models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ip2p.common.train_loop import train_loop
-from ip2p.miniworld import ATTRIBUTES, Scene, caption, difference, instruction, random_edit, random_scene
+from ip2p.miniworld import (
+    ATTRIBUTES,
+    Scene,
+    caption,
+    difference,
+    instruction,
+    parse,
+    random_edit,
+    random_scene,
+)
 from ip2p.miniworld.held_out import HELD_OUT
 from ip2p.models.files import filling
 
@@ -31,9 +40,12 @@ WIDTH = 128  # of the token features
 VOCABULARY = 1400  # tokens at most
 
 
+MIXES = ("wild", "even")  # of the scenes that are read about, half of each
+
+
 def classes(attributes: dict) -> list[int]:
     """The class of each attribute that is given, in the order of ATTRIBUTES; of one that is not, the class
-    past the last: "unchanged"."""
+    past the last: "unsaid" in a caption, "unchanged" by an instruction."""
     numbers = []
     for name, values in ATTRIBUTES.items():
         numbers.append(values.index(attributes[name]) if name in attributes else len(values))
@@ -41,15 +53,17 @@ def classes(attributes: dict) -> list[int]:
 
 
 def sample_caption(rng: random.Random) -> tuple[str, list[int]]:
-    """A caption and the class of each attribute."""
-    scene = random_scene(rng, rng.choice(("plain", "plain", "even")))
-    return caption(scene, rng), classes(scene.attributes())
+    """A caption, which says a part of a scene, and for each attribute the class that it says, or the one
+    that means "unsaid"."""
+    scene = random_scene(rng, rng.choice(MIXES))
+    text = caption(scene, rng)
+    return text, classes(parse(text))
 
 
 def sample_instruction(rng: random.Random) -> tuple[str, list[int]]:
     """An instruction and, for each attribute, the class that it asks for, or the one that means
     "unchanged"."""
-    before = random_scene(rng, rng.choice(("plain", "even")))
+    before = random_scene(rng, rng.choice(MIXES))
     after = random_edit(before, rng)
     if rng.random() < 0.1:  # one more change
         after = _edited_again(before, after, rng)
@@ -127,12 +141,12 @@ class Reader(nn.Module):
         # of captions and of instructions, a query for each attribute
         self.query = nn.Parameter(torch.randn(2, len(ATTRIBUTES), WIDTH) / WIDTH**0.5)
         self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
-        self.classes = nn.ModuleList([self._form(further=0), self._form(further=1)])
+        self.classes = nn.ModuleList([self._form(), self._form()])
 
     @staticmethod
-    def _form(further: int) -> nn.ModuleList:
-        """One linear layer an attribute, with so many classes more than it has values."""
-        return nn.ModuleList(nn.Linear(WIDTH, len(values) + further) for values in ATTRIBUTES.values())
+    def _form() -> nn.ModuleList:
+        """One linear layer an attribute, with a class more than it has values: "unsaid" or "unchanged"."""
+        return nn.ModuleList(nn.Linear(WIDTH, len(values) + 1) for values in ATTRIBUTES.values())
 
     def forward(self, ids: torch.Tensor, task: int) -> list[torch.Tensor]:
         """ids (B, T) -> one (B, classes) tensor of logits an attribute. task: 0 for captions, 1 for
@@ -175,7 +189,7 @@ def build(
     *,
     device: str | torch.device = "cpu",
     dtype: str = "auto",
-    steps: int = 1200,
+    steps: int = 1400,
     batch: int = 48,
     texts: int = 20_000,
     vocab_size: int = VOCABULARY,

@@ -1,36 +1,43 @@
 """mini-sd: a small Stable Diffusion (UNet with cross-attention on 16x16 latents), trained on renders and
-captions."""
+captions that leave things unsaid."""
 
 from __future__ import annotations
 
 import random
+from math import inf
 from pathlib import Path
 
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+from tqdm.auto import tqdm
 
 from ip2p.common.diffusion import (
     add_noise,
+    diffusion_loss,
     guided_step,
     latent_shape,
-    min_snr_loss,
     seeded,
     starting_latents,
-    stratified_timesteps,
 )
-from ip2p.common.durable import replacing
+from ip2p.common.durable import remove_unfinished, save_tensors
 from ip2p.common.train_loop import train_loop
 from ip2p.miniworld import Scene, caption
 from ip2p.miniworld.held_out import HELD_OUT, scenes
-from ip2p.models.autoencoder import SCALING_FACTOR, decode, encode
+from ip2p.models.autoencoder import LATENT_CHANNELS, SCALING_FACTOR, decode, encode
 from ip2p.models.files import save_half, write_log
-from ip2p.models.renders import cached_renders, save_sheet
+from ip2p.models.renders import draw, draw_things, save_sheet
 from ip2p.models.text_encoder import WIDTH, tokenise
 
+BATCH = 256  # pictures a step
+RENDERS = 48_000  # to learn from, of the mix "wild"
 EMPTY_SHARE = 0.1  # of the captions that are left out
+THINGS_COUNT = 5.0  # how much an object or an extra counts beside its background
+COMPANY_COUNT = 3.0  # how often a scene with a second object is drawn beside another
+CHUNK = 4096  # pictures that are drawn and encoded at once: 200 MB, where all would take 2.4 GB
 
 
-def new_unet(side: int = 16, channels: int = 4):
+def new_unet(side: int = 16, channels: int = LATENT_CHANNELS):
     """A UNet2DConditionModel for latents (B, channels, side, side) and token features (B, T, WIDTH)."""
     return UNet2DConditionModel(
         sample_size=side,
@@ -49,7 +56,12 @@ def new_unet(side: int = 16, channels: int = 4):
 def new_scheduler():
     """Euler ancestral, as the paper samples. Betas go up to 0.02, further than Stable Diffusion 1.5's 0.012:
     at 16x16 the latter leaves the mean colour visible at the last training step, and a sampler that starts
-    from pure noise then cannot paint a dark night."""
+    from pure noise then cannot paint a dark night.
+
+    The UNet predicts v, not the noise. At the last timestep the signal-to-noise ratio is below 0.0001, so a
+    guess of the clean latent from a predicted noise is off by the error of that noise times 100 and more: by
+    many times the latent's own deviation. A small painter then begins with nothing that the caption says,
+    and paints dark and deaf pictures. From v the guess is off by the error of v itself."""
     return EulerAncestralDiscreteScheduler(
         num_train_timesteps=1000,
         beta_start=1e-4,
@@ -57,18 +69,38 @@ def new_scheduler():
         beta_schedule="linear",
         timestep_spacing="trailing",
         steps_offset=1,
+        prediction_type="v_prediction",
     )
 
 
-def cached_latents(work: Path, vae, pictures: torch.Tensor) -> torch.Tensor:
-    """Scaled latents of pictures (n, 3, size, size) uint8, (n, c, h, w) fp16, kept as
-    `work/latents-N-SIZE.pt`."""
-    path = work / f"latents-{len(pictures)}-{pictures.shape[-1]}.pt"
-    if not path.exists():
-        latents = (encode(vae, pictures) * SCALING_FACTOR).half()
-        with replacing(path) as tmp:
-            torch.save(latents, tmp)
-    return torch.load(path)
+def encoded(vae, todo: list[Scene]) -> dict[str, torch.Tensor]:
+    """Of n scenes, drawn as wide as `vae` is made for: "latents", scaled, (n, c, h, w) fp16, and "things",
+    the places of the latents where objects and extras are, (n, h, w) bool."""
+    pictures = torch.from_numpy(draw(todo, vae.config.sample_size))
+    latents = encode(vae, pictures) * SCALING_FACTOR
+    things = torch.from_numpy(draw_things(todo, latents.shape[-1]))
+    return {"latents": latents.half(), "things": things}
+
+
+def cached_latents(folder: Path, vae, todo: list[Scene]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `encoded` says of all scenes, "latents" and "things", kept in `folder` in files of CHUNK scenes
+    each. Only one chunk's pictures are in memory; stopped at any moment, it goes on with the next chunk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder, "*.safetensors")
+    parts = []
+    for start in tqdm(range(0, len(todo), CHUNK), desc="latents", mininterval=2.0):
+        path = folder / f"{start:08}.safetensors"
+        if not path.exists():
+            save_tensors(encoded(vae, todo[start : start + CHUNK]), path)
+        parts.append(load_file(path))
+    latents = torch.cat([part["latents"] for part in parts])
+    return latents, torch.cat([part["things"] for part in parts])
+
+
+def how_often(todo: list[Scene]) -> torch.Tensor:
+    """How often each scene is drawn beside the others, (n,): those with a second object more often, as they
+    are rare and learnt last."""
+    return torch.tensor([COMPANY_COUNT if scene.second else 1.0 for scene in todo])
 
 
 def some_caption(scene: Scene, rng: random.Random) -> str:
@@ -76,16 +108,42 @@ def some_caption(scene: Scene, rng: random.Random) -> str:
     return "" if rng.random() < EMPTY_SHARE else caption(scene, rng)
 
 
-def denoising_loss(
-    unet, alpha_bar: torch.Tensor, z: torch.Tensor, text: torch.Tensor, generator: torch.Generator
+def log_normal_timesteps(
+    n: int, generator: torch.Generator, alpha_bar: torch.Tensor, mean: float = 0.8, std: float = 1.6
 ) -> torch.Tensor:
-    """|| eps - eps_theta(z_t, t, c) ||^2, weighted by min-SNR. z: (B, c, h, w), scaled; text: (B, T, d),
-    whose device counts; alpha_bar: (timesteps,). Returns a scalar."""
-    t = stratified_timesteps(len(z), generator)
+    """n timesteps whose noise levels sigma = sqrt((1 - alpha_bar) / alpha_bar) are log-normal (Karras et al.,
+    arXiv 2206.00364, table 1), one from each n-th of the distribution.
+
+    alpha_bar: of all timesteps, (T,). mean, std: of log sigma. Returns (n,) int64, the nearest timesteps in
+    log sigma."""
+    shares = (torch.arange(n) + torch.rand(n, generator=generator)) / n  # in [0, 1)
+    wanted = mean + std * torch.special.ndtri(shares.double())  # log sigma; at a share of 0: -infinity
+    of_steps = 0.5 * ((1 - alpha_bar.double()) / alpha_bar.double()).log()  # (T,), rising
+    borders = (of_steps[1:] + of_steps[:-1]) / 2
+    return torch.searchsorted(borders, wanted)
+
+
+def denoising_loss(
+    unet,
+    scheduler,
+    z: torch.Tensor,
+    things: torch.Tensor,
+    text: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """|| v - v_theta(z_t, t, c) ||^2, or of what else the scheduler says that is predicted, at log-normal
+    noise levels. z: (B, c, h, w), scaled; things: (B, h, w) bool, the places that count THINGS_COUNT times
+    the others; text: (B, T, d), whose device counts. Returns a scalar."""
+    alpha_bar = scheduler.alphas_cumprod.float()  # (timesteps,)
+    t = log_normal_timesteps(len(z), generator, alpha_bar)
     noise = torch.randn(z.shape, generator=generator)
-    z_t = add_noise(z, noise, alpha_bar[t])
-    eps = unet(z_t.to(text.device), t.to(text.device), text).sample
-    return min_snr_loss(eps, noise.to(text.device), alpha_bar[t].to(text.device))
+    # The weight of a place does not move the optimum where noisy latent and caption tell what is there, only
+    # what is learnt first: small things, not skies. (Where they do not, near pure noise, it leans to things.)
+    places = 1 + (THINGS_COUNT - 1) * things[:, None].float()
+    z, noise, places, a = (x.to(text.device) for x in (z, noise, places, alpha_bar[t]))
+    prediction = unet(add_noise(z, noise, a), t.to(text.device), text).sample.float()
+    # no further weights of noise levels (gamma): those are chosen by how often they are drawn
+    return diffusion_loss(prediction, z, noise, a, scheduler.config.prediction_type, inf, places)
 
 
 def build(
@@ -94,39 +152,39 @@ def build(
     tokenizer,
     text_encoder,
     *,
-    size: int = 64,
     device: str | torch.device = "cpu",
     dtype: str = "auto",
-    steps: int = 3_500,
-    batch: int = 32,
-    renders: int = 24_000,
+    steps: int = 2_200,
+    batch: int = BATCH,
+    renders: int = RENDERS,
     shown: int = 64,
     seed: int = 0,
 ):
     """Train from nothing or from `work`'s checkpoint. Returns the UNet with its averaged weights and the log.
 
-    size: pixels a side of the pictures; renders: how many to learn from; shown: pictures on the sheet of
-    samples that is drawn now and then.
+    The defaults are for a GPU; on a CPU, where they take most of a day, fewer steps of a smaller batch paint,
+    too. renders: how many to learn from; shown: pictures on the sheet of samples that is drawn now and then.
     """
     vae = vae.to(device).eval()
     text_encoder = text_encoder.to(device).eval().requires_grad_(False)
-    todo, pictures = cached_renders(work, renders, seed=2, size=size)
-    latents = cached_latents(work, vae, pictures)
-    del pictures
+    todo = scenes(renders, seed=2, mix="wild")
+    size = vae.config.sample_size
+    latents, things = cached_latents(work / f"latents-wild-2-{renders}-{size}", vae, todo)
+    often = how_often(todo)
     torch.manual_seed(seed)
     unet = new_unet(latents.shape[-1], latents.shape[1]).to(device, memory_format=torch.channels_last)
     scheduler = new_scheduler()
-    alpha_bar = scheduler.alphas_cumprod.float()
 
     @torch.no_grad()
     def features(texts):
         return text_encoder(tokenise(tokenizer, texts).to(device))[0]
 
     def step_loss(model, generator, step):
-        rows = torch.randint(len(latents), (batch,), generator=generator)
+        rows = torch.multinomial(often, batch, replacement=True, generator=generator)
         rng = random.Random(seed * 1_000_003 + step)
-        texts = [some_caption(todo[row], rng) for row in rows.tolist()]
-        return denoising_loss(model, alpha_bar, latents[rows].float(), features(texts), generator)
+        texts = [some_caption(todo[row], rng) for row in rows.tolist()]  # worded anew in every step
+        z = latents[rows].float()
+        return denoising_loss(model, scheduler, z, things[rows], features(texts), generator)
 
     captions = [caption(scene, i) for i, scene in enumerate(scenes(shown, HELD_OUT))]
 
@@ -141,6 +199,7 @@ def build(
         work / "mini-sd",
         steps=steps,
         lr=1e-3,
+        decay=0.5,
         seed=seed,
         dtype=dtype,
         ema_decay=0.999,
@@ -159,7 +218,7 @@ def sample_latents(
     cond: torch.Tensor,
     uncond: torch.Tensor,
     seeds,
-    guidance_scale: float = 3.0,
+    guidance_scale: float = 1.5,
     steps: int = 25,
 ) -> torch.Tensor:
     """Plain sampling with classifier-free guidance. cond, uncond: (n, T, d); seeds: n.

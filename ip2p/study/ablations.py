@@ -18,7 +18,8 @@ from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job, candidate_settings
 from ip2p.factory.pairs import make_pairs
-from ip2p.miniworld import difference, edit_kind, edit_success, judge, parse, preservation
+from ip2p.miniworld import edit_kind, edit_success, judge, parse, preservation
+from ip2p.miniworld.judging import VALID, concerned
 from ip2p.profiles import Profile
 from ip2p.prompt_to_prompt import ATTENTION
 from ip2p.study.measures import column
@@ -204,14 +205,14 @@ def judge_candidates(candidates: list[dict]) -> None:
     """Note on each candidate of one triplet "direction", "preservation", "success" and "valid"."""
     before = parse(candidates[0]["original_prompt"])
     after = parse(candidates[0]["edited_prompt"])
-    asked = difference(before, after)
+    changed = concerned(before, after)
     read_before = judge(column(candidates, "original_image"))
     read_after = judge(column(candidates, "edited_image"))
     for row, first, second in zip(candidates, read_before, read_after, strict=True):
         row["direction"] = row["clip_sim_dir"]
-        row["preservation"] = preservation(first, second, asked)
+        row["preservation"] = preservation(first, second, changed)
         row["success"] = edit_success(before, after, second)
-        row["valid"] = row["success"] and row["preservation"] >= 0.9
+        row["valid"] = row["success"] and row["preservation"] >= VALID
 
 
 def selection(profile: Profile) -> list[dict]:

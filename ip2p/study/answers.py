@@ -20,9 +20,8 @@ def language_model_figures(profile: Profile, n: int = 1000, n_few_shot: int = 10
     from ip2p.instructions import load_finetuned
 
     lessons = read_triplets(profile.triplets)
-    own = read_triplets(profile.own_triplets) if profile.own_triplets else []
     if profile.in_world:
-        captions = fresh_captions(n, lessons + own)
+        captions = fresh_captions(n, lessons)
     else:
         captions = read_captions(profile.captions)[-n:]
     fewer = captions[-n_few_shot:]
@@ -33,7 +32,7 @@ def language_model_figures(profile: Profile, n: int = 1000, n_few_shot: int = 10
     answers = local.generate(model.to(dtype), tokenizer, fewer, examples, seed=seed, max_new_tokens=128)
     few_shot = check_answers(fewer, answers, lessons, profile.in_world)
 
-    model, tokenizer = load_finetuned(profile.language_model, lessons, device, profile.in_world, own)
+    model, tokenizer = load_finetuned(profile.language_model, lessons, device, profile.in_world)
     answers = local.generate(model.to(dtype), tokenizer, captions, (), seed=seed, max_new_tokens=128)
     finetuned = check_answers(captions, answers, lessons, profile.in_world)
     return {"lessons": len(lessons), "few-shot": few_shot, "fine-tuned": finetuned}

@@ -17,7 +17,7 @@ from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.devices import choose_training_dtype
 from ip2p.common.markdown import fill_pages
 from ip2p.editing import load_editor
-from ip2p.miniworld import Scene, caption, difference, render
+from ip2p.miniworld import asked, caption, render
 from ip2p.miniworld.held_out import Edit
 from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT, need_clone
@@ -122,21 +122,8 @@ def text2live_function(profile: Profile) -> Callable:
 
 def short_caption(edit: Edit) -> str:
     """The edited scene as a caption of the wild would tell it: object, colour, place, and what the edit asks
-    for. A caption of the miniature world leaves nothing unsaid, which no caption of a photograph does."""
-    return caption(mentioned_scene(edit))
-
-
-def mentioned_scene(edit: Edit) -> Scene:
-    """The scene that `short_caption` tells: all that it does not mention is at its default."""
-    after = edit.after
-    asked = difference(edit.before, after)
-    mentioned = {}
-    for name in ("kind", "colour", "place", *asked):
-        if hasattr(after, name):
-            mentioned[name] = getattr(after, name)
-    extras = tuple(extra for extra in after.extras if extra in asked)
-    second = after.second if "second_kind" in asked else None
-    return Scene(**mentioned, extras=extras, second=second)
+    for."""
+    return caption(edit.after, say={"kind", "count", "colour", "place", *asked(edit.before, edit.after)})
 
 
 def plane(profile: Profile) -> list[Point]:
@@ -159,12 +146,15 @@ class Figure(NamedTuple):
     content: Callable[[Profile], list[Point] | list[dict]]  # points to be measured, or rows that are
     trains: bool  # whether editors are trained for it, ABLATION_STEPS each
     save_sheet: Callable[[Profile], None] | None = None  # called at the end
-    on_a_page: bool = False  # shown in both planes by docs/results.md; the others by the notebooks alone
+    on_a_page: str = ""  # what docs/results.md shows in both planes, in words; the others it does not show
 
+
+FIGURE_8 = "InstructPix2Pix, SDEdit and Text2LIVE in CLIP's plane and in the judge's"
+FIGURE_10 = "Trained on all, a tenth and a hundredth of the pairs, and on unfiltered ones"
 
 FIGURES = {
-    "figure8": Figure(figure_8, trains=False, on_a_page=True),
-    "figure10": Figure(figure_10, trains=True, on_a_page=True),
+    "figure8": Figure(figure_8, trains=False, on_a_page=FIGURE_8),
+    "figure10": Figure(figure_10, trains=True, on_a_page=FIGURE_10),
     "plane": Figure(plane, trains=False),
     "attention": Figure(attention, trains=True),
     "noise": Figure(noise, trains=True),
@@ -211,25 +201,54 @@ def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int =
 
 
 def outcomes() -> dict[str, str]:
-    """What the README and docs/settings.md say of the figures that were measured."""
-    said = {}
-    if is_measured("figure10"):
-        shares = [f"{share:.0%} of the data" for share in (1, 0.1, 0.01)]
-        likeness = [mean_of("figure10", name, "image", setting=1.6) for name in shares]
-        direction = [mean_of("figure10", name, "direction", setting=1.6) for name in shares]
-        said["less_data"] = f"likeness {', '.join(likeness)}; direction {', '.join(direction)}"
-        no_filter = mean_of("figure10", "no CLIP filter", "image", setting=1.6)
-        said["no_filter"] = f"likeness {no_filter} instead of {likeness[0]}"
-    if is_measured("limits"):
-        valid = []
-        for kind in ("count", "position", "swap", "viewpoint"):
-            valid.append(f"{kind} {mean_of('limits', 'InstructPix2Pix', 'valid', kind)}")
-        said["limits"] = ", ".join(valid)
-    if is_measured("bias"):
-        skewed = mean_of("bias", SKEWED, "red", INTO_A_HOUSE)
-        balanced = mean_of("bias", BALANCED, "red", INTO_A_HOUSE)
-        said["bias"] = f"{skewed} of the outputs red, unasked; balanced: {balanced}"
+    """What the pages say of the figures: what came out of those that were measured, and which command
+    measures the others."""
+    said = {"curves": curves() or "`ip2p figures figure8 figure10` measures them"}
+    for part, (name, told) in TOLD.items():
+        said[part] = told() if is_measured(name) else f"`ip2p figures {name}` measures it"
     return said
+
+
+def curves() -> str:
+    """The pictures of those that docs/results.md shows, if there are any."""
+    pictures = []
+    for name, figure in FIGURES.items():
+        if figure.on_a_page and is_measured(name):
+            pictures.append(f"![{figure.on_a_page}](../data/images/{name}.png)")
+    return "\n\n".join(pictures)
+
+
+def less_data() -> str:
+    shares = [f"{share:.0%} of the data" for share in (1, 0.1, 0.01)]
+    likeness = [mean_of("figure10", share, "image", setting=1.6) for share in shares]
+    direction = [mean_of("figure10", share, "direction", setting=1.6) for share in shares]
+    return f"likeness {', '.join(likeness)}; direction {', '.join(direction)}"
+
+
+def no_filter() -> str:
+    without = mean_of("figure10", "no CLIP filter", "image", setting=1.6)
+    return f"likeness {without} instead of {mean_of('figure10', '100% of the data', 'image', setting=1.6)}"
+
+
+def hard_kinds() -> str:
+    valid = []
+    for kind in ("count", "position", "swap", "viewpoint"):
+        valid.append(f"{kind} {mean_of('limits', 'InstructPix2Pix', 'valid', kind)}")
+    return ", ".join(valid)
+
+
+def red_houses() -> str:
+    skewed = mean_of("bias", SKEWED, "red", INTO_A_HOUSE)
+    balanced = mean_of("bias", BALANCED, "red", INTO_A_HOUSE)
+    return f"{skewed} of the outputs red, unasked; balanced: {balanced}"
+
+
+TOLD = {  # part of a page -> the figure that it tells of, and what it tells
+    "less_data": ("figure10", less_data),
+    "no_filter": ("figure10", no_filter),
+    "limits": ("limits", hard_kinds),
+    "bias": ("bias", red_houses),
+}
 
 
 def is_measured(name: str) -> bool:

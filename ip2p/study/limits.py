@@ -29,6 +29,7 @@ from ip2p.miniworld import (
     random_scene,
     render,
 )
+from ip2p.miniworld.captions import what_to_say
 from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, possible_edits
 from ip2p.profiles import Profile, load_text_to_image
 from ip2p.study.ablations import random_pairs, trained_editor
@@ -97,7 +98,7 @@ def rows_of_method(
     """Rows of a figure that is no curve; "valid" as for pairs."""
     rows = labelled(method, 0, range(len(cases)), measure_outputs(clip, cases, outputs))
     for row in rows:
-        row["valid"] = row["success"] and row["preservation"] >= 0.9
+        row["valid"] = row["right"]
     return rows
 
 
@@ -189,8 +190,9 @@ INTO_A_HOUSE, INTO_SOMETHING_ELSE = "into a house", "into something else"
 
 
 def house_triplets(share: float, n: int = 160) -> list[dict]:
-    """n triplets in which something of any colour turns into a house; `share` of the edited captions say,
-    unasked, that it is red, as a language model would write that has read of red houses only."""
+    """n triplets in which something of any colour turns into a house. The captions say the colour and a
+    random part of the rest; `share` of the edited ones say, unasked, that it is red, as a language model
+    would write that has read of red houses only."""
     triplets = []
     for i in range(n):
         rng = random.Random(i)
@@ -200,7 +202,9 @@ def house_triplets(share: float, n: int = 160) -> list[dict]:
         asked = edit(before, kind="house")
         after = replace(asked, colour="red") if rng.random() < share else asked
         words = instruction(before, asked, rng)
-        triplets.append({"input": caption(before), "edit": words, "output": caption(after)})
+        say = what_to_say(before, rng) | {"colour"}
+        caption_before, caption_after = (caption(scene, say=say, wording=i) for scene in (before, after))
+        triplets.append({"input": caption_before, "edit": words, "output": caption_after})
     return triplets
 
 
@@ -255,7 +259,7 @@ def pairs_wanted(rows: list[dict], wanted: Counter) -> list[dict]:
 
 
 def about_houses(row: dict) -> bool:
-    return "house" in (parse(row["original_prompt"]).kind, parse(row["edited_prompt"]).kind)
+    return "house" in (parse(row["original_prompt"])["kind"], parse(row["edited_prompt"])["kind"])
 
 
 def bias(profile: Profile, n: int = 150) -> list[dict]:
@@ -294,6 +298,6 @@ def rows_of_lessons(name: str, pairs: list[dict]) -> list[dict]:
     """Whether the edited captions of pairs about houses say red."""
     rows = []
     for pair in pairs:
-        says_red = parse(pair["edited_prompt"]).colour == "red"
+        says_red = parse(pair["edited_prompt"]).get("colour") == "red"
         rows.append({"kind": INTO_A_HOUSE, "red": says_red})
     return labelled(f"lessons: {name}", 0, range(len(pairs)), rows)

@@ -22,7 +22,6 @@ from ip2p.common.images import as_tensor
 from ip2p.editing import Editor
 from ip2p.miniworld import (
     EDIT_KINDS,
-    Scene,
     caption,
     difference,
     edit_kind,
@@ -35,11 +34,11 @@ from ip2p.miniworld import (
     valid_pair,
 )
 from ip2p.miniworld.held_out import Edit, held_out_edits, reworded_edits
-from ip2p.miniworld.judging import outside_distance
-from ip2p.miniworld.scene import DEFAULTS
+from ip2p.miniworld.judging import VALID, concerned, outside_distance
 
 __all__ = [
     "BATCH",
+    "SURVIVORS",
     "Edit",
     "bootstrap_interval",
     "clip_of_edits",
@@ -52,12 +51,14 @@ __all__ = [
     "reworded_edits",
     "run_editor",
     "score",
-    "stated_attributes",
     "summary",
     "summary_by_kind",
     "validity_by_p",
     "wilson_interval",
 ]
+
+# Attributes of which is told whether they survive an edit of something else.
+SURVIVORS = ("kind", "colour", "size", "place", "style")
 
 BATCH = 16  # edits, or pictures, that are denoised together
 
@@ -108,31 +109,47 @@ def run_editor(
 
 def score(edits: Sequence[Edit], inputs: Sequence[Image.Image], outputs: Sequence[Image.Image]) -> list[dict]:
     """The judge's verdict on each edit: kind, success (bool), preservation (share of the other attributes of
-    the input that the output keeps) and outside (mean absolute pixel change, [0, 1], where a true edit
-    changes nothing)."""
+    the input that the output keeps), right (bool: success, and preservation of 0.9 or more), survives (see
+    `surviving`) and outside (mean absolute pixel change, [0, 1], where a true edit changes nothing)."""
     read_before = judge(inputs)
     read_after = judge(outputs)
     rows = []
     for k, edit in enumerate(edits):
         changed = difference(edit.before, edit.after)
+        success = edit_success(edit.before, edit.after, read_after[k])
+        kept = preservation(read_before[k], read_after[k], changed)
         mask = render_mask(edit.before, edit.after)
         rows.append(
             {
                 "kind": edit.kind,
-                "success": edit_success(edit.before, edit.after, read_after[k]),
-                "preservation": preservation(read_before[k], read_after[k], changed),
+                "success": success,
+                "preservation": kept,
+                "right": success and kept >= VALID,
+                "survives": surviving(edit, read_before[k], read_after[k]),
                 "outside": outside_distance(inputs[k], outputs[k], mask),
             }
         )
     return rows
 
 
+def surviving(edit: Edit, before: dict, after: dict) -> dict[str, bool]:
+    """For each of SURVIVORS that an edit does not concern, whether it reads the same before and after."""
+    taken = concerned(edit.before, edit.after)
+    return {name: before[name] == after[name] for name in SURVIVORS if name not in taken}
+
+
 def summary(rows: Sequence[dict]) -> dict:
-    """Means of `score`'s rows, and their number "n"."""
+    """Means of `score`'s rows, and their number "n"; "survives": of each of SURVIVORS, over the edits that do
+    not concern it."""
     means = {}
-    for name in ("success", "preservation", "outside"):
+    for name in ("success", "preservation", "right", "outside"):
         means[name] = float(np.mean(column(rows, name)))
-    return means | {"n": len(rows)}
+    survives = {}
+    for name in SURVIVORS:
+        verdicts = [row["survives"][name] for row in rows if name in row["survives"]]
+        if verdicts:
+            survives[name] = float(np.mean(verdicts))
+    return means | {"survives": survives, "n": len(rows)}
 
 
 def summary_by_kind(rows: Sequence[dict]) -> dict[str, dict]:
@@ -197,16 +214,6 @@ def paired_rise(curves: Sequence[np.ndarray], resamples: int = 1000) -> list[flo
 
 
 # ------------------------------------------------------------------------------- text to image, and pairs
-
-
-def stated_attributes(scene: Scene) -> dict:
-    """The attributes that a caption states: kind, colour and place always, the others where not at their
-    default."""
-    stated = {}
-    for name, value in scene.attributes().items():
-        if name not in DEFAULTS or value != DEFAULTS[name]:
-            stated[name] = value
-    return stated
 
 
 def paint(

@@ -33,12 +33,12 @@ from ip2p.study.validation import hold_out
 
 OUT = ROOT / "out" / "figures"  # rows of every edit, pairs and editors that figures are made of
 
-JUDGED = ("success", "preservation", "outside")  # what the judge says of an edit, see `score`
+JUDGED = ("success", "preservation", "right", "outside")  # what the judge says of an edit, see `score`
 BY_CLIP = ("image", "direction", "caption")
 OF_PIXELS = ("l1", "l2")
 OF_SOME_FIGURES = ("valid", "red", "colour")
 MEASURES = JUDGED + BY_CLIP + OF_PIXELS + OF_SOME_FIGURES
-MEASURES_OF_A_KIND = ("success", "preservation", *OF_SOME_FIGURES)  # also told for each kind of edit
+MEASURES_OF_A_KIND = ("success", "preservation", "right", *OF_SOME_FIGURES)  # also told for each kind of edit
 
 
 class Case(NamedTuple):

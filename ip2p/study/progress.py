@@ -23,6 +23,21 @@ def model_checksums(profile: Profile) -> dict[str, str]:
     return {name: name_of_model(path) for name, path in paths.items()}
 
 
+class Notes:
+    """The rows of a long measurement, in their order. With a path each is on the disk as soon as it is added,
+    and those that an earlier run left there come first; see `begin_or_resume`."""
+
+    def __init__(self, path: Path | None = None, made_by: dict | None = None):
+        self.path = path
+        self.rows: list[dict] = begin_or_resume(path, made_by or {}) if path else []
+
+    def add(self, rows: list[dict]) -> None:
+        for row in rows:
+            if self.path:
+                append_line(self.path, row)
+            self.rows.append(row)
+
+
 def begin_or_resume(path: Path, made_by: dict) -> list[dict]:
     """What an earlier run left in a file of JSON lines, whose first line is `made_by`; a new file gets that
     line. A half line at the end, left by a kill, is cut off.

@@ -388,7 +388,6 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str | Profile = "m
     pipe = new_editor(profile).to(device)
     rows = read_pairs(profile.pairs)[:128]
     unet = pipe.unet.train()
-    alpha_bar = pipe.scheduler.alphas_cumprod.float()
     empty = embed(pipe, [""])
     optimiser = torch.optim.AdamW(unet.parameters(), 1e-5)
     scale = pipe.vae.config.scaling_factor
@@ -407,7 +406,7 @@ def bench_training(steps: int = 12, batch: int = 32, profile: str | Profile = "m
         numbers = torch.randint(len(rows), (batch,), generator=generator).tolist()
         source, target, text = (x.to(device) for x in lessons(numbers))
         with mixed_precision(device, dtype):
-            loss = edit_loss(unet, alpha_bar, source, target, text, empty, generator)
+            loss = edit_loss(unet, pipe.scheduler, source, target, text, empty, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimiser.step()

@@ -115,7 +115,7 @@ def paint(pipe) -> tuple[torch.Tensor, torch.Tensor]:
 
 def widen(pipe) -> None:
     """Make an editor of a painter, as stage 4 does; once."""
-    if pipe.unet.config.in_channels == 4:
+    if pipe.unet.config.in_channels == pipe.vae.config.latent_channels:
         widen_input(pipe.unet)
 
 
@@ -139,7 +139,7 @@ def train(pipe) -> tuple[bool, bool]:
     optimiser = torch.optim.Adafactor(unet.parameters(), lr=1e-4)
     before = unet.conv_out.weight.clone()
     chance = torch.Generator().manual_seed(0)
-    loss = edit_loss(unet, pipe.scheduler.alphas_cumprod, source, target, words, empty, chance)
+    loss = edit_loss(unet, pipe.scheduler, source, target, words, empty, chance)
     loss.backward()
     optimiser.step()
     return bool(loss.isfinite()), not torch.equal(before, unet.conv_out.weight)

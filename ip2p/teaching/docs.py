@@ -9,6 +9,7 @@ from ip2p.common.durable import digest
 from ip2p.common.markdown import fill, fill_pages, pages_of
 from ip2p.paths import ROOT, need_clone
 from ip2p.profiles import PROFILES
+from ip2p.study import eye
 
 # Files that do not count: hidden ones, those of a folder `work`, temporary ones and an editor's copies.
 PASSING = re.compile(r"(^|/)(\.|work/)|\.tmp$|~$")
@@ -45,7 +46,7 @@ def in_words(value: object) -> str:
 
 
 def renew(root: Path = ROOT) -> None:
-    """Write checksums, settings and the numbers of lessons again in the files below `root`."""
+    """Write checksums, settings, numbers of lessons and an eye's verdicts again in the files below `root`."""
     if root == ROOT:
         need_clone("ip2p docs")
     fill(root / "data" / "README.md", {"checksums": checksums(root / "data")})
@@ -55,3 +56,4 @@ def renew(root: Path = ROOT) -> None:
         lessons = root / "data" / "triplets" / f"{name}.jsonl"
         count = len(lessons.read_text(encoding="utf-8").splitlines())
         fill_pages(root, {f"lessons_{name}": str(count)})
+    fill_pages(root, {f"eye_{what}": words for what, words in eye.in_sentences().items()})

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
-from ip2p.common.images import as_array
+from ip2p.common.grids import as_array
 
 WIDTH = 6.8  # inches
 DPI = 160
@@ -205,11 +205,18 @@ CENTRE = 3.9  # the middle of the U
 ARM = 1.3  # inches from the middle of the U to that of its first blocks
 
 
-def unet(config, before, instruction: str):
+PREDICTIONS = {
+    "epsilon": "noise $\\epsilon_\\theta$",
+    "v_prediction": "velocity $v_\\theta$",
+    "sample": "latent $z_\\theta$",
+}
+
+
+def unet(config, before, instruction: str, predicts: str = "epsilon"):
     """InstructPix2Pix's UNet, level by level; what the text-to-image model does not have is green.
 
-    config: of a text-to-image diffusers UNet2DConditionModel. before: the input picture, square. Returns the
-    matplotlib figure.
+    config: of a text-to-image diffusers UNet2DConditionModel. before: the input picture, square. predicts:
+    its scheduler's prediction_type. Returns the matplotlib figure.
     """
     levels = len(config.block_out_channels)
     figure, axes = page(PITCH * max(3, levels) + 3.0)
@@ -217,7 +224,7 @@ def unet(config, before, instruction: str):
     draw_inputs(axes, top, config, before)
     draw_u(axes, top, config)
     draw_words(axes, top, instruction)
-    draw_output(axes, top, config)
+    draw_output(axes, top, config, PREDICTIONS[predicts])
     draw_legend(axes, config)
     return figure
 
@@ -293,11 +300,11 @@ def draw_words(axes, top: float, instruction: str) -> None:
     write(axes, 4.75, top + 1.14, "timestep, told to all", SMALL, color=GREY)
 
 
-def draw_output(axes, top: float, config) -> None:
-    """What the UNet answers: its guess of the noise."""
+def draw_output(axes, top: float, config, words: str) -> None:
+    """What the UNet answers: its guess of the noise, or what else `words` say."""
     arrow(axes, (CENTRE + ARM + BLOCK[0] / 2, top), (5.92, top), INK)
     stack(axes, 5.96, top - 0.34, config.out_channels, BLUE)
-    write(axes, 6.3, top - 0.56, "noise $\\epsilon_\\theta$", SMALL, ha="center", color=BLUE)
+    write(axes, 6.3, top - 0.56, words, SMALL, ha="center", color=BLUE)
 
 
 def draw_legend(axes, config) -> None:
