@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from ip2p.common.train_loop import train_loop
 from ip2p.dataset.shards import read_pairs
@@ -93,6 +94,8 @@ def test_every_part_is_made_and_loads(built):
     for name in ("mini-sd", "mini-clip", "mini-judge", "mini-ip2p"):
         card = (out / name / "README.md").read_text(encoding="utf-8")
         assert "2 steps" in card and "{" not in card
+    with Image.open(out / "mini-sd" / "reconstructions.jpg") as sheet:
+        assert sheet.size == (8 * 130 * 3, 6 * 130 * 3), "24 renders and what comes back, three times as wide"
 
 
 def test_a_stopped_build_goes_on(built):

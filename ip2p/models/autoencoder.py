@@ -207,8 +207,19 @@ def report(vae, pictures: torch.Tensor, folder: Path, step: int) -> None:
     append_line(folder / "measures.jsonl", row)
     half = len(pictures) // 2
     middle = slice(max(0, half - 12), half + 12)  # half of them wild, half even
-    pairs = torch.stack([pictures[middle], again[middle]], 1).flatten(0, 1)
-    save_sheet(pairs, folder / f"sheet-{step:06d}.png", zoom=3)
+    save_beside(pictures[middle], again[middle], folder / f"sheet-{step:06d}.png")
+
+
+def save_beside(pictures: torch.Tensor, again: torch.Tensor, path: Path) -> None:
+    """A sheet, three times as wide, of pictures (n, 3, h, w) uint8, each followed by its reconstruction."""
+    save_sheet(torch.stack([pictures, again], 1).flatten(0, 1), path, zoom=3)
+
+
+def save_reconstructions(vae, path: Path, n: int = 24) -> None:
+    """The sheet of n held-out renders, half of the mix "wild" and half of "even", for a card."""
+    todo = scenes(n - n // 2, HELD_OUT, "wild") + scenes(n // 2, HELD_OUT, "even")
+    pictures = torch.from_numpy(draw(todo, vae.config.sample_size, desc="held-out renders"))
+    save_beside(pictures, decode(vae, encode(vae, pictures)), path)
 
 
 def adversarial_strength(step: int, steps: int) -> float:

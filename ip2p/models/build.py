@@ -131,6 +131,7 @@ def make_mini_sd(build: Build) -> None:
         raise ValueError("mini-sd waits for its decoder; make that part, decoder, and then mini-sd again")
     vae = build.load_vae()
     card = sd_card(build, log, vae, unet)
+    autoencoder.save_reconstructions(vae, build.mini_sd / "reconstructions.jpg")
     text_to_image.save(vae, tokenizer, encoder, unet, log, build.mini_sd, card)
 
 
@@ -342,6 +343,12 @@ text encoder and UNet, trained from nothing. Stock diffusers loads it:
   {empty:.0%} empty captions; Muon for the weights of hidden layers and AdamW for the rest; averaged weights
   (EMA). The loss is in training_log.jsonl.
 - Made by `ip2p models build`; public domain (CC0), like all files here.
+
+## What its autoencoder keeps
+
+24 held-out renders, each followed by its reconstruction, three times as wide:
+
+![24 held-out renders, each followed by its reconstruction](reconstructions.jpg)
 
 ## What it reaches
 
