@@ -435,6 +435,13 @@ def hero(a) -> None:
     print(f"saved {a.out}")
 
 
+def eye(a) -> None:
+    from ip2p.study.eye import draw_sheets
+
+    draw_sheets(a.out, chosen_profile(a))
+    print(f"look at the sheets in {a.out}")
+
+
 def samples(a) -> None:
     from ip2p.miniworld.samples import write
 
@@ -638,6 +645,9 @@ def parser() -> argparse.ArgumentParser:
         resumes=True,
     )
     command(hero, "draw the picture at the top of the README", shared=paints)
+    command(
+        eye, "draw sheets on which an eye can check the judge", shared="profile device out", out=OUT / "eye"
+    )
     command(samples, "draw the sample pictures", shared="out", out=DATA / "images")
     command(triplets, "check: what is wrong with a file of triplets", triplets_flags)
     command(

@@ -65,6 +65,7 @@ TRIPLET = {
         (["edit", "good.png", "night", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
         (["models", "build", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
         (["hero", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
+        (["eye", "--out", "out", "--device", "gpu"], "there is no device 'gpu'"),
         (["finetune", "--out", "out.png", "--device", "gpu"], "there is no device 'gpu'"),
         (
             ["instructions", "--captions", "captions.txt", "--out", "out.png", "--device", "gpu"],

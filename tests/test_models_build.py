@@ -173,6 +173,8 @@ def test_mini_ip2ps_card_tells_how_it_was_made(built):
     assert f"2 steps of 2 pictures in float32, about 0 minutes on {CORES}. Velocity" in card
     assert "guidance_scale=4.0, image_guidance_scale=1.5" in card and "learning rate 0.001" in card
     assert "Made by `ip2p train --pairs data/pairs`" in card
+    log = (built[0] / "mini-ip2p" / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(log[-1])["hardware"] == CORES
 
 
 def test_an_unknown_part_or_device_is_refused(tmp_path):

@@ -29,8 +29,7 @@ from ip2p.models.text_to_image import (
 )
 from ip2p.paths import DATA
 
-WORK = DATA / "models" / "work" / "mini-sd-128"
-SHIPPED = WORK if WORK.exists() else DATA / "models" / "mini-sd"
+SHIPPED = DATA / "models" / "mini-sd"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 

@@ -189,6 +189,7 @@ def make_mini_ip2p(build: Build) -> None:
     settings = build.of("mini-ip2p") | {"device": str(build.device)}
     pipe, log = train(profile.pairs, work, profile, sample=save_samples, **settings)
     folder.mkdir(parents=True, exist_ok=True)
+    log[-1]["hardware"] = hardware(build.device)  # docs/settings.md tells of it
     write_log(folder, log)
     batch = build.settings.get("mini-ip2p", {}).get("batch", profile.train_batch)
     card = ip2p_card(pipe, read_pairs(profile.pairs), run_in_words(build, log, batch), profile)

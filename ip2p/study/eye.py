@@ -1,6 +1,6 @@
 """The judge against a human eye: what it reads in pictures that were painted, and edited.
 
-    python -m ip2p.study.eye out/eye
+    ip2p eye --out out/eye
 
 paints 100 captions, edits 100 renders, and writes sheets with the judge's word below each picture. Somebody
 looks at them, one by one, and writes a line for each into data/eval/eye.jsonl: "agrees", "differs" or "cannot
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -124,7 +123,8 @@ def sheet(cases: list[Case], numbers: list[int], columns: int = 5, size: float =
     return grid(rows, titles=titles, size=size)
 
 
-def main(out: Path, profile: str | Profile = "mini") -> None:
+def draw_sheets(out: Path, profile: str | Profile = "mini") -> None:
+    """Paint and edit, and write the sheets into `out`; where the verdicts are there, also the misses."""
     profile = get_profile(profile)
     out.mkdir(parents=True, exist_ok=True)
     for what, make in SORTS.items():
@@ -148,7 +148,3 @@ def show_misses(what: str, cases: list[Case]) -> None:
     if missed:
         picture = PICTURES / f"judge-{what}.jpg"
         sheet(missed, numbers).savefig(picture, pil_kwargs={"quality": 75})
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -18,11 +18,10 @@ def data_facts(profile: Profile, figures: dict) -> dict[str, str]:
     log = Path(profile.editor) / "training_log.jsonl"
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     seconds = figures["mini-ip2p"]["seconds_an_edit"]
-    hardware = lines[-1].get("hardware", CORES)
     return {
         "triplets": f"{len(read_triplets(GENERATED_TRIPLETS)):,}",
         "pairs": f"{len(read_pairs(profile.pairs)):,}",
-        "train_time": f"{minutes(lines):.0f} minutes on {hardware}",
+        "train_time": f"{minutes(lines):.0f} minutes on {lines[-1]['hardware']}",
         "edit_time": f"{seconds:.2f} s on {CORES}, in a batch of {BATCH}",
         "weakest": weakest_kinds(figures["mini-ip2p"]["by_kind"]),
     }
