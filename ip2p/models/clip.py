@@ -4,6 +4,9 @@ The image side is CLIP's ResNet (Radford et al., arXiv 2103.00020; "RN50" with f
 this size it costs half of a vision transformer on a CPU, and convolutions need fewer samples. All of a
 batch are hard negatives, a scene beside one edit of it, so that the similarity has to mind each attribute. A
 caption that says little fits many pictures of a batch; those do not count as its negatives.
+
+The filter asks whether a picture changes as its caption does. So the same loss is taken once more on
+*changes*: the difference of the features of a pair's two pictures, against those of all pairs' captions.
 """
 
 from __future__ import annotations
@@ -33,7 +36,19 @@ from ip2p.models.text_encoder import MAX_TOKENS, tokenise
 SETS = (*JUDGE_SETS, (5000, 2, "wild"))  # (renders, seed, mix), and an edit of each
 
 # How often a pair is drawn that differs in these; any other once.
-OFTEN = {"hat": 6.0, "birds": 6.0, "size": 3.0, "weather": 2.0, "style": 2.0, "second_kind": 2.0}
+OFTEN = {
+    "hat": 6.0,
+    "birds": 6.0,
+    "balloon": 6.0,
+    "flag": 6.0,
+    "size": 3.0,
+    "position": 2.0,
+    "weather": 2.0,
+    "style": 2.0,
+    "second_kind": 2.0,
+}
+
+CHANGE_SCALE = 14.0  # of the similarities of changes: CLIP's own scale before it learns, 1 / 0.07
 
 UNSAID = -1  # in place of the number of a value
 
@@ -340,6 +355,26 @@ def contrastive_loss(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def change_loss(images: torch.Tensor, texts: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """`contrastive_loss` of the directional similarity (StyleGAN-NADA, arXiv 2108.00946): which pictures
+    change as these captions do.
+
+    images, texts: features (2n, d) of n pairs, side by side; same: (n, n), which pairs change alike, as of
+    `same_changes`. Returns a scalar.
+    """
+    image_changes = F.normalize(images[1::2] - images[::2], dim=-1)
+    text_changes = F.normalize(texts[1::2] - texts[::2], dim=-1)
+    return contrastive_loss(image_changes, text_changes, torch.tensor(CHANGE_SCALE), same)
+
+
+def same_changes(scenes: list[Scene]) -> torch.Tensor:
+    """Which of n pairs of neighbours change the same attributes to and from the same values, (n, n) bool."""
+    changes = []
+    for before, after in zip(scenes[::2], scenes[1::2], strict=True):
+        changes.append((difference(before, after), difference(after, before)))
+    return torch.tensor([[one == other for other in changes] for one in changes])
+
+
 def similarity_inputs(model: CLIP, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """What the loss takes: image features, text features, and the scale, at most 100 as in the
     paper."""
@@ -360,18 +395,24 @@ def build(
     dtype: str = "auto",
     steps: int = 1600,
     batch: int = 128,
+    lr: float = 2e-3,
     held_out: int = 2000,
     seed: int = 0,
     sets=SETS,
+    start: str | Path | None = None,
 ) -> tuple[CLIP, list[dict]]:
     """Train from nothing or from `work`'s checkpoint. In the second half of the training every second sample
     has been through the autoencoder `vae` (None: stop there). Returns the open_clip model and the log.
 
     size: pixels a side of the pictures; batch: pictures with captions in a step, a multiple of 8; held_out:
-    renders to be measured on later, some of which are looked at now and then; sets: as of `training_pairs`.
+    renders to be measured on later, some of which are looked at now and then; sets: as of `training_pairs`;
+    start: the folder of a mini-clip to begin with.
     """
     torch.manual_seed(seed)
-    model = new_clip(tokenizer, size).to(device, memory_format=torch.channels_last)
+    model = new_clip(tokenizer, size)
+    if start is not None:
+        model.load_state_dict(load(start)[0].state_dict())
+    model.to(device, memory_format=torch.channels_last)
     lessons = Lessons(work, vae, sets, size, seed)
     repaint_from = steps // 2
     scenes, pictures = cached_renders(work, held_out, HELD_OUT, size=size)
@@ -385,7 +426,9 @@ def build(
         captions = captions_of_pairs(shown, rng)
         ids = tokenise(tokenizer, captions).to(device)
         fits = fitting(captions, shown).to(device)
-        return contrastive_loss(*similarity_inputs(model, x, ids), fits)
+        images, texts, scale = similarity_inputs(model, x, ids)
+        same = same_changes(shown).to(device)
+        return contrastive_loss(images, texts, scale, fits) + change_loss(images, texts, same)
 
     def report(step):
         images = image_features(model, pictures)
@@ -398,7 +441,7 @@ def build(
         model,
         work / "clip",
         steps=steps,
-        lr=2e-3,
+        lr=lr,
         seed=seed,
         dtype=dtype,
         sample=report,

@@ -26,6 +26,7 @@ LINKED = (
     "LICENSE",
     "data/README.md",
     "data/models/*/README.md",
+    "data/models/*/*.jpg",
     "data/images/*",
     "data/eval/*.csv",
     "ip2p/*.py",
