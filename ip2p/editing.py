@@ -380,7 +380,7 @@ def fitted_mask(mask: Image.Image, image: Image.Image, size: tuple[int, int]) ->
             f"the mask is {mask.width} x {mask.height} and the image {width} x {height}; "
             "give a mask of the same shape"
         )
-    fitted = ImageOps.fit(mask, size, Image.Resampling.LANCZOS)
+    fitted = ImageOps.fit(mask, size, Image.Resampling.BOX)  # no ringing where nothing may change
     if fitted.getextrema()[1] == 0:
         raise ValueError("the mask lets nothing change; paint what may change white, and what may not black")
     return fitted

@@ -325,12 +325,12 @@ def finetuning_dtype(name: str | torch.dtype, device: str | torch.device) -> tor
 
 
 def bfloat16_pays(kind: str) -> bool:
-    """Whether a kind of device computes in bfloat16 faster: a GPU, and a CPU with AMX."""
+    """Whether a kind of device computes in bfloat16 faster: a GPU, and a CPU with instructions for it."""
     import torch
 
     if kind == "cpu":
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        return capabilities.get("amx_tile", False)
+        return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
     return kind == "cuda"
 
 
