@@ -72,8 +72,7 @@ def mixed_precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     On a CPU, attention is two such products and a softmax: the backward pass of PyTorch's fused one took 44%
     of an editor's training step in bfloat16."""
     mixed = dtype != torch.float32
-    attention = nullcontext()
-    if mixed and device.type == "cpu":
-        attention = sdpa_kernel(SDPBackend.MATH)
+    plain = mixed and device.type == "cpu"
+    attention = sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
     with torch.autocast(device.type, dtype, enabled=mixed), attention:
         yield
