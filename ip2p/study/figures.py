@@ -35,6 +35,7 @@ from ip2p.study.ablations import (
     selection,
 )
 from ip2p.study.baselines import sdedit, text2live
+from ip2p.study.feedback_figures import feedback, feedback_tuning
 from ip2p.study.limits import BALANCED, INTO_A_HOUSE, SKEWED, bias, limits, repair
 from ip2p.study.plots import plot_planes, read_csv, row_of
 from ip2p.study.points import Case, Point, images_of, measure_figure
@@ -164,6 +165,8 @@ FIGURES = {
     "limits": Figure(limits, trains=False),
     "repair": Figure(repair, trains=True),
     "bias": Figure(bias, trains=True),
+    "feedback": Figure(feedback, trains=False),
+    "feedback-tuning": Figure(feedback_tuning, trains=True),
 }
 
 

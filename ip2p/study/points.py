@@ -36,7 +36,7 @@ OUT = ROOT / "out" / "figures"  # rows of every edit, pairs and editors that fig
 JUDGED = ("success", "preservation", "right", "outside")  # what the judge says of an edit, see `score`
 BY_CLIP = ("image", "direction", "caption")
 OF_PIXELS = ("l1", "l2")
-OF_SOME_FIGURES = ("valid", "red", "colour")
+OF_SOME_FIGURES = ("valid", "red", "colour", "gain", "reward")
 MEASURES = JUDGED + BY_CLIP + OF_PIXELS + OF_SOME_FIGURES
 MEASURES_OF_A_KIND = ("success", "preservation", "right", *OF_SOME_FIGURES)  # also told for each kind of edit
 
