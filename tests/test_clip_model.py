@@ -107,6 +107,41 @@ def test_a_picture_that_a_caption_fits_is_not_held_against_it():
     torch.testing.assert_close(ours, -(row + column + sum(others)) / 8)
 
 
+def test_changes_that_point_the_way_of_their_captions_cost_least():
+    axes = torch.eye(8)
+    images = torch.cat([axes[:1], axes[1:2], axes[:1], axes[2:3]])  # two pairs that begin alike
+    texts = torch.cat([axes[4:5], axes[4:5] + axes[1:2], axes[5:6], axes[5:6] + axes[2:3]])
+    own = torch.eye(2, dtype=torch.bool)
+    right = clip.change_loss(images, texts, own)
+    mistaken = clip.change_loss(images, texts[[2, 3, 0, 1]], own)
+    assert right < 0.1 < mistaken
+    assert clip.change_loss(images, texts, torch.ones(2, 2, dtype=torch.bool)) == 0, "none is held against it"
+
+
+def test_pairs_that_change_alike_are_told():
+    cat, owl = Scene("cat", "red", "farm"), Scene("owl", "red", "beach")
+    pairs = []
+    for scene, change in ((cat, "blue"), (owl, "blue"), (cat, "green")):
+        pairs += [scene, edit(scene, colour=change)]
+    backwards = [pairs[1], pairs[0]]
+    same = clip.same_changes(pairs + backwards)
+    assert same.tolist() == [
+        [True, True, False, False],
+        [True, True, False, False],
+        [False, False, True, False],
+        [False, False, False, True],
+    ]
+
+
+def test_a_training_begins_with_the_model_that_it_is_given(tmp_path):
+    model, tokenizer = clip.load(FOLDER)
+    few = {"steps": 2, "batch": 8, "held_out": 4, "sets": ((8, 1, "wild"),)}
+    pupil, log = clip.build(tmp_path, tokenizer, lr=0.0, start=FOLDER, **few)
+    assert log[-1]["step"] == 1
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(pupil.get_parameter(name), weight)
+
+
 def test_partial_retrieval_asks_for_what_the_caption_excludes_alone():
     cat = Scene("cat", "red", "beach", time="night")
     shown = [cat, edit(cat, colour="blue"), edit(cat, kind="dog")]

@@ -559,7 +559,8 @@ or, from the root of the repository, after `open_clip.add_model_config("data/mod
   random edit of each), with captions by `ip2p.miniworld.caption_pair`, which say a part of the scene, another
   one at each step. No other data.
 - Training: {steps:,} steps of 128 pictures, each scene beside its edit, by CLIP's contrastive loss, in
-  which a picture that a caption fits is not held against it. Pictures are shifted, blurred, brightened and
+  which a picture that a caption fits is not held against it, and by the same loss on changes, from a
+  picture to the one beside it and from caption to caption. Pictures are shifted, blurred, brightened and
   noised a little, and in the second half every second one went through the autoencoder of mini-sd first.
   About {minutes:.0f} minutes on {hardware}.
 - Tokenizer: that of mini-sd.
