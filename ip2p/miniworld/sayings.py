@@ -222,7 +222,7 @@ PARTS = (
 FOREIGN = (
     r"\b(?<!like )(?<!as )(?<!not )(?<!than )(?<!for )(?<!of )(a|an|the|two|three|no|some)( \w+)? "
     r"(bears?|fox(es)?|eagles?|horses?|lions?|tigers?|monkeys?|cows?|pigs?|sheep|snakes?|dragons?|wolf|wolves|"
-    r"bus(es)?|trains?|planes?|bicycles?|chickens?|goats?|turtles?|penguins?|unicorns?)\b|\bfonts?\b"
+    r"bus(es)?|trains?|planes?|bicycles?|chickens?|goats?|turtles?|penguins?|unicorns?)\b"
 )
 OF_AN_EXTRA = r"^(\w+ )?(hats?|balloons?|flags?|flowers?|birds?)\b"
 
@@ -247,7 +247,7 @@ ONE_OF_THEM = r"\bone of (the|them|these|those)\b"
 COUNTED = rf"(?<!a )(?<!the )(?<!this )(?<!that )(?<!no )(?<!any )(?<!some )(?<!y )(?<!l )(?<!ge ){_N}"
 # In each, the first group is a number. So many come ...
 COME = (
-    rf"{_N}( \w+)?( \w+)? (more|extra|again|further)\b",
+    rf"{_N}( \w+)?( \w+)? (more|extra|again)\b",
     r"\b(another)\b(?! (two|three|one's))",
     r"\banother (two|three)\b",
 )
