@@ -471,7 +471,7 @@ def figures(a) -> None:
 
 def figures_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("name", nargs="*", help="which, such as figure8 (all)")
-    sub.add_argument("--n", type=int, default=300, help="edits a point of a curve (300)")
+    sub.add_argument("--n", type=int, default=330, help="edits a point of a curve (330)")
 
 
 def bench(a) -> None:

@@ -227,7 +227,7 @@ def train_alone(
     if options.lora:
         pipe.unet.fuse_lora()
         pipe.unet.unload_lora()
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not (out / "model_index.json").exists():  # which is written last
         pipe.save_pretrained(out)
     accelerator.wait_for_everyone()
     return pipe, log

@@ -43,6 +43,9 @@ SLOW = {
     "test_instructions.py::test_a_killed_finetuning_goes_on_bit_for_bit_and_two_do_not_collide": (
         "fine-tuning resumes to the bit, and two processes make one model between them"
     ),
+    "test_removal.py::test_six_editors_of_which_five_lack_one_thing": (
+        "the heart of the series: six editors differ in the one thing that each is named for"
+    ),
     "test_pairs.py::test_ten_kills_change_no_byte": "a killed job of pairs ends with the same bytes",
     # these six share what they build
     "test_models_build.py::test_every_part_is_made_and_loads": (

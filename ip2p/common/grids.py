@@ -32,13 +32,15 @@ def grid(
     rows: Sequence[str] = (),
     columns: Sequence[str] = (),
     titles: Sequence = (),
+    below: Sequence[str] = (),
     heading: str = "",
     size: float = 1.3,
 ):
     """Pictures as a labelled grid; returns the matplotlib figure.
 
     pictures: a list of rows, or one list for a single row; None leaves a cell empty. rows, columns: labels.
-    titles: a text for each cell, in the shape of `pictures`. size: inches of a cell.
+    titles: a text for each cell, in the shape of `pictures`. below: a text under each column. size: inches of
+    a cell.
     """
     from matplotlib import pyplot as plt
 
@@ -52,7 +54,7 @@ def grid(
     above = [0.0] * len(pictures)  # inches for the titles of each row
     for y, of_row in enumerate(titles):
         above[y] = TITLE_LINE * most_lines(of_row)
-    height = top + sum(above) + size * len(pictures)
+    height = top + sum(above) + size * len(pictures) + TITLE_LINE * most_lines(below)
     figure = plt.figure(figsize=(width, height), dpi=110, facecolor="white")
     for y, row in enumerate(pictures):
         bottom = top + sum(above[: y + 1]) + (y + 1) * size
@@ -67,6 +69,8 @@ def grid(
                 write_column(axes, columns[x], 1.03 + above[0] / size)
             if x == 0 and y < len(rows):
                 write_row(axes, rows[y])
+            if y == len(pictures) - 1 and x < len(below):
+                write_below(axes, below[x])
             if y < len(titles) and x < len(titles[y]):
                 axes.set_title(titles[y][x], fontsize=7, pad=2, **PLAIN)
     if heading:
@@ -105,6 +109,13 @@ def heading_height(heading: str) -> float:
 def write_column(axes, label: str, y: float) -> None:
     place = {"ha": "center", "va": "bottom", "transform": axes.transAxes}
     axes.text(0.5, y, label, fontsize=8, fontweight="bold", **place, **PLAIN)
+
+
+def write_below(axes, text: str) -> None:
+    """Line by line, so that those of neighbouring columns stand side by side."""
+    for k, line in enumerate(text.split("\n")):
+        down = {"xytext": (0, -9 - 72 * TITLE_LINE * k), "textcoords": "offset points"}
+        axes.annotate(line, (0.5, 0), xycoords="axes fraction", fontsize=7, ha="center", **down, **PLAIN)
 
 
 def write_row(axes, label: str) -> None:

@@ -1,11 +1,12 @@
-"""Editors that lack one thing each, trained alike and compared."""
+"""Editors that lack one thing each, or learned from other pairs, trained alike and compared."""
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import count
 
 import numpy as np
 import torch
@@ -13,25 +14,40 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import Similarities, best
-from ip2p.dataset.shards import read_pairs
+from ip2p.dataset.shards import Manifest, read_pairs
 from ip2p.dataset.triplets import GENERATED_TRIPLETS, read_triplets
 from ip2p.editing import Editor, load_editor
 from ip2p.factory.candidates import Job, candidate_settings
 from ip2p.factory.pairs import make_pairs
 from ip2p.miniworld import edit_kind, edit_success, judge, parse, preservation
+from ip2p.miniworld.held_out import held_out_edits
 from ip2p.miniworld.judging import VALID, concerned
 from ip2p.profiles import Profile
-from ip2p.prompt_to_prompt import ATTENTION
 from ip2p.study.measures import column
 from ip2p.study.plots import save_comparison
-from ip2p.study.points import OUT, Case, Point, held_out_cases, images_of, instructions_of
+from ip2p.study.points import (
+    Case,
+    Point,
+    alone,
+    held_out_cases,
+    images_of,
+    instructions_of,
+    model_folder,
+    place,
+    true_pair,
+)
+from ip2p.study.validation import HELD_OUT_LOSS, HeldOutLoss, hold_out
 from ip2p.training import train
 
 IMAGE_GUIDANCE_SCALES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2)  # s_I in figure 8 of the paper
 
-COMPARED_TRIPLETS = 256  # whose pairs are painted for a comparison
+COMPARED_PAIRS = 1000  # that editors learn from if they differ in how their pairs were made
 
-ABLATION_STEPS = 300  # of every training whose only purpose is a comparison
+PART = 128  # triplets that are painted before it is asked whether there are pairs enough
+
+ABLATION_STEPS = 1500  # of every training whose only purpose is a comparison
+
+HELD_OUT_PAIRS = 128  # of which the loss tells whether a training has flattened
 
 NO_FILTER = {
     "enough": False,
@@ -40,9 +56,21 @@ NO_FILTER = {
     "min_direction": -1.0,
 }  # every cosine passes
 
+NO_SHARING = {"share": (0.0, 0.0)}  # both pictures of a pair begin with the same noise, and that is all
+
 TrainingPairs = Callable[[], list[dict]]  # rows as of `read_pairs`, made when they are first needed
 
 # ------------------------------------------------------------------------------- editors, and their points
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An editor that is trained to be compared; figures that name the same one share it."""
+
+    name: str  # of its folder in out/figures/models
+    pairs: TrainingPairs
+    options: dict = field(default_factory=dict)  # of `train`
+    start: Callable[[], str] | None = None  # gives the editor to go on from, when it is first needed
 
 
 def edit_function(editor: Callable[[], Editor], **scales: float) -> Callable:
@@ -56,24 +84,122 @@ def edit_function(editor: Callable[[], Editor], **scales: float) -> Callable:
     return edit
 
 
-def trained_editor(profile: Profile, name: str, pairs: TrainingPairs, **options) -> Editor:
-    """An editor trained for ABLATION_STEPS and kept in out/figures/models/NAME; stopped, its training goes
-    on. options: of `train`."""
-    folder = OUT / "models" / re.sub(r"\W+", "-", name)
-    train(pairs(), folder, profile, steps=ABLATION_STEPS, **options)
+def trained_editor(profile: Profile, arm: Arm) -> Editor:
+    """The editor of an arm, after ABLATION_STEPS; a training that was stopped goes on, and one that another
+    process is at is waited for. What it reaches on held-out pairs meanwhile stands beside it."""
+    folder = model_folder(arm.name)
+    options = {"steps": ABLATION_STEPS} | arm.options
+    with alone(f"editor-{folder.name}", "training"):
+        if arm.start:
+            options["start"] = arm.start()
+        held_out = held_out_pairs(profile)
+        kept_away = set(column(held_out, "original_prompt"))
+        rows = [row for row in arm.pairs() if row["original_prompt"] not in kept_away]
+        watch = HeldOutLoss(held_out, profile.resolution, folder / HELD_OUT_LOSS)
+        train(rows, folder, profile, sample=watch, sample_every=max(1, options["steps"] // 15), **options)
     return load_editor(str(folder), profile=profile)
 
 
-def points_of_editors(
-    profile: Profile, pairs_of: dict[str, TrainingPairs], scales: tuple[float, ...] = ()
-) -> list[Point]:
-    """Editors that are trained alike on different pairs, each at the values of s_I (none: the profile's)."""
+@cache
+def held_out_pairs(profile: Profile) -> list[dict]:
+    """Pairs that no arm learns from, the same for all: in the miniature world true ones, of scenes that
+    nothing was trained on."""
+    if profile.in_world:
+        return [true_pair(edit) for edit in held_out_edits(HELD_OUT_PAIRS, profile.edit_kinds, seed=3)]
+    return hold_out(read_pairs(profile.pairs), HELD_OUT_PAIRS)[1]
+
+
+def points_of_arms(profile: Profile, arms: dict[str, Arm], scales: tuple[float, ...] = ()) -> list[Point]:
+    """Editors by the names that a figure gives them, each at the values of s_I (none: the profile's)."""
     points = []
-    for name, pairs in pairs_of.items():
-        editor = cache(partial(trained_editor, profile, name, pairs))
+    for name, arm in arms.items():
+        editor = cache(partial(trained_editor, profile, arm))
         for scale in scales or [profile.image_guidance_scale]:
-            points.append(Point(name, scale, edit_function(editor, image_guidance_scale=scale)))
+            edit = edit_function(editor, image_guidance_scale=scale)
+            points.append(Point(name, scale, edit, editor=arm.name))
     return points
+
+
+# ------------------------------------------------------------------------------- pairs, painted in many ways
+
+
+def triplets_to_paint(profile: Profile, n: int) -> list[dict]:
+    """The first n triplets of which the profile's pairs are, or could be, painted."""
+    return read_triplets(GENERATED_TRIPLETS if profile.in_world else profile.triplets)[:n]
+
+
+def painted_pairs(
+    profile: Profile,
+    name: str,
+    wanted: int | None = None,
+    triplets: Callable[[Profile, int], list[dict]] = triplets_to_paint,
+    **options,
+) -> list[dict]:
+    """`wanted` pairs (None: COMPARED_PAIRS; fewer only if the triplets do not yield more), of as many
+    triplets, from the first on, as it takes.
+
+    Each candidate has its own seed, as the authors' have: where p is fixed, those of one seed would all be
+    the same. options: of `Job`; triplets(profile, n): the first n. They lie in out/figures/pairs/NAME.
+    """
+    wanted = COMPARED_PAIRS if wanted is None else wanted
+    rows: list[dict] = []
+    with alone(f"pairs-{name}", "painting"):
+        for start in count(0, PART):
+            part = triplets(profile, start + PART)[start:] if len(rows) < wanted else []
+            if not part:
+                return rows[:wanted]
+            folder = place("pairs", name, f"{start:05}")
+            make_pairs(part, folder, profile, seed=start, per_seed=1, **options)
+            if sum(shard["kept"] for shard in Manifest(folder).shards.values()):
+                rows += read_pairs(folder)
+    return rows
+
+
+def complete(profile: Profile) -> Arm:
+    """Nothing is missing: what the arms below are compared with."""
+    return Arm("complete", partial(painted_pairs, profile, "complete"))
+
+
+def no_sharing(profile: Profile) -> Arm:
+    """Without Prompt-to-Prompt."""
+    return Arm("no-sharing", partial(painted_pairs, profile, "no-sharing", **NO_SHARING))
+
+
+def no_filter(profile: Profile) -> Arm:
+    """One random candidate of each triplet."""
+    return Arm("no-filter", partial(unfiltered_pairs, profile, COMPARED_PAIRS))
+
+
+def no_dropout(profile: Profile) -> Arm:
+    """Without conditioning dropout."""
+    return Arm("no-dropout", complete(profile).pairs, {"dropout": 0.0})
+
+
+def unfiltered_pairs(profile: Profile, wanted: int) -> list[dict]:
+    """Candidates that no filter saw: one of each triplet, or as many more as it takes."""
+    each = -(-wanted // len(triplets_to_paint(profile, wanted)))
+    options = {"candidates": each, "keep": each, **NO_FILTER}
+    return painted_pairs(profile, f"unfiltered-{each}", wanted, **options)
+
+
+def attention(profile: Profile) -> list[Point]:
+    """Pairs painted with shared self-attention, cross-attention, both and neither."""
+    arms = {}
+    for kind in ("self", "cross", "both"):
+        pairs = partial(painted_pairs, profile, f"attention-{kind}", attention=kind)
+        arms[f"pairs by {kind}"] = Arm(f"attention-{kind}", pairs)
+    if profile.attention in ("self", "cross", "both"):
+        arms[f"pairs by {profile.attention}"] = complete(profile)
+    return points_of_arms(profile, arms | {"pairs by none": no_sharing(profile)})
+
+
+def sharing(profile: Profile) -> list[Point]:
+    """p, the share of the steps with shared attention: drawn anew for each candidate, or fixed."""
+    arms = {"p drawn": complete(profile)}
+    for p in (0.1, 0.5, 0.9):
+        pairs = partial(painted_pairs, profile, f"p-{p:g}", share=(p, p))
+        arms[f"p = {p:g}"] = Arm(f"p-{p:g}", pairs)
+    return points_of_arms(profile, arms)
 
 
 # ------------------------------------------------------------------------------- how much data, and which
@@ -85,73 +211,80 @@ def random_pairs(profile: Profile, share: float = 1.0) -> list[dict]:
     return random.Random(0).sample(rows, round(share * len(rows)))
 
 
-def triplets_to_paint(profile: Profile, n: int) -> list[dict]:
-    """The first n triplets of which the profile's pairs are, or could be, painted."""
-    return read_triplets(GENERATED_TRIPLETS if profile.in_world else profile.triplets)[:n]
-
-
-def unfiltered_pairs(profile: Profile) -> list[dict]:
-    """As many pairs as the profile's, of candidates that no filter saw: two of a triplet, each with its own
-    seed."""
-    wanted = len(read_pairs(profile.pairs))
-    triplets = triplets_to_paint(profile, -(-wanted // 2))
-    make_pairs(triplets, OUT / "unfiltered", profile, candidates=2, keep=2, per_seed=1, **NO_FILTER)
-    return read_pairs(OUT / "unfiltered")[:wanted]
+def as_many_unfiltered(profile: Profile) -> list[dict]:
+    """As many pairs as the profile's, that no filter saw."""
+    return unfiltered_pairs(profile, len(read_pairs(profile.pairs)))
 
 
 def figure_10(profile: Profile) -> list[Point]:
     """All pairs, a tenth, a hundredth, and pairs that no filter saw."""
-    pairs_of = {}
+    arms = {}
     for share in (1, 0.1, 0.01):
-        pairs_of[f"{share:.0%} of the data"] = partial(random_pairs, profile, share)
-    pairs_of["no CLIP filter"] = partial(unfiltered_pairs, profile)
-    return points_of_editors(profile, pairs_of, IMAGE_GUIDANCE_SCALES[::3])
-
-
-def attention(profile: Profile) -> list[Point]:
-    """Pairs painted with shared self-attention, cross-attention and both, from the same triplets."""
-
-    def painted_pairs(kind: str) -> list[dict]:
-        folder = OUT / f"attention-{kind}"
-        make_pairs(triplets_to_paint(profile, COMPARED_TRIPLETS), folder, profile, attention=kind)
-        return read_pairs(folder)
-
-    pairs_of = {f"pairs by {kind}": partial(painted_pairs, kind) for kind in ATTENTION}
-    return points_of_editors(profile, pairs_of)
+        name = f"{share:.0%} of the data"
+        arms[name] = Arm(name, partial(random_pairs, profile, share))
+    arms["no CLIP filter"] = Arm("no CLIP filter", partial(as_many_unfiltered, profile))
+    return points_of_arms(profile, arms, IMAGE_GUIDANCE_SCALES[::3])
 
 
 def noise(profile: Profile) -> list[Point]:
     """A share of the instructions is that of another pair."""
-
-    def mixed_up_pairs(share: float) -> list[dict]:
-        rows = random_pairs(profile)
-        wrong = round(share * len(rows))  # the first ones: their order is random
-        mixed_up = []
-        for k, row in enumerate(rows):
-            following = rows[(k + 1) % len(rows)]
-            mixed_up.append(row | {"edit_prompt": following["edit_prompt"]} if k < wrong else row)
-        return mixed_up
-
-    pairs_of = {"100% of the data": partial(random_pairs, profile)}
+    arms = {"all instructions right": complete(profile)}
     for share in (0.25, 0.5):
-        pairs_of[f"{share:.0%} of the instructions wrong"] = partial(mixed_up_pairs, share)
-    return points_of_editors(profile, pairs_of)
+        name = f"{share:.0%} of the instructions wrong"
+        arms[name] = Arm(name, partial(mixed_up_pairs, complete(profile).pairs, share))
+    return points_of_arms(profile, arms)
+
+
+def mixed_up_pairs(pairs: TrainingPairs, share: float) -> list[dict]:
+    """Pairs in random order, a share of which has the instruction of the pair that follows."""
+    rows = pairs()
+    random.Random(0).shuffle(rows)
+    wrong = round(share * len(rows))
+    mixed_up = []
+    for k, row in enumerate(rows):
+        following = rows[(k + 1) % len(rows)]
+        mixed_up.append(row | {"edit_prompt": following["edit_prompt"]} if k < wrong else row)
+    return mixed_up
 
 
 # ----------------------------------------------------------------------------------- conditioning dropout
 
-DROPOUT_RATES = {"100% of the data": 0.05, "no dropout": 0.0}
+SLIDERS = {  # what stage 5 calls it, the values, and which of CLIP's similarities it is there to move
+    "s_T": ("guidance_scale", (1.0, 2.0, 4.0, 8.0), "direction"),
+    "s_I": ("image_guidance_scale", (1.0, 1.5, 2.0, 2.5), "image"),
+}
+
+
+def dropout_arms(profile: Profile) -> dict[str, Arm]:
+    return {"dropout 5%": complete(profile), "no dropout": no_dropout(profile)}
 
 
 def dropout(profile: Profile) -> list[Point]:
-    """Trained with and without conditioning dropout, over s_T."""
-    pairs = partial(random_pairs, profile)
+    """Trained with and without conditioning dropout, over both sliders; see `responses`."""
     points = []
-    for name, rate in DROPOUT_RATES.items():
-        editor = cache(partial(trained_editor, profile, name, pairs, dropout=rate))
-        for scale in (1.0, 4.0, 8.0):
-            points.append(Point(name, scale, edit_function(editor, guidance_scale=scale)))
+    for name, arm in dropout_arms(profile).items():
+        editor = cache(partial(trained_editor, profile, arm))
+        for slider, (scale, values, _) in SLIDERS.items():
+            for value in values:
+                edit = edit_function(editor, **{scale: value})
+                points.append(Point(f"{name}, over {slider}", value, edit, editor=arm.name))
     return points
+
+
+def responses(rows: list[dict]) -> list[dict]:
+    """What a slider moves, edit by edit: "response" is the difference between CLIP's similarity at its
+    highest value and at its lowest. rows: of the points of `dropout`."""
+    more = []
+    found = {(row["method"], row["setting"], row["edit"]): row for row in rows}
+    for (method, setting, number), row in found.items():
+        slider = method[-3:]
+        _, values, similarity = SLIDERS[slider]
+        first = found.get((method, values[0], number))
+        if setting == values[-1] and first:
+            what = {"method": f"{method}, from {values[0]:g} to {values[-1]:g}", "setting": 0}
+            change = row[similarity] - first[similarity]
+            more.append(what | {"edit": number, "kind": row["kind"], "response": change})
+    return more
 
 
 def save_dropout_sheet(profile: Profile) -> None:
@@ -160,29 +293,35 @@ def save_dropout_sheet(profile: Profile) -> None:
     images = images_of(cases)
     instructions = instructions_of(cases)
     outputs = {}
-    for name, rate in DROPOUT_RATES.items():
-        editor = trained_editor(profile, name, partial(random_pairs, profile), dropout=rate)
+    for name, arm in dropout_arms(profile).items():
+        editor = trained_editor(profile, arm)
         for scale in (1.0, 8.0):
-            method = f"dropout {rate:.0%}, s_T = {scale:g}"
-            outputs[method] = editor.many(images, instructions, guidance_scale=scale)
+            outputs[f"{name}, s_T = {scale:g}"] = editor.many(images, instructions, guidance_scale=scale)
     save_comparison("dropout", cases, outputs, range(7))
 
 
 # ---------------------------------------------------------------------------------- how many candidates
 
-CANDIDATES = 96  # of a triplet, all kept, from which selections are made
-SELECTION_TRIPLETS = 96
+CANDIDATES = 64  # of a triplet, painted once, from which selections are made
+SELECTION_TRIPLETS = 192
 SELECTION_SIZES = (1, 4, 16, CANDIDATES)
-ALL_KEPT = {"candidates": CANDIDATES, "keep": CANDIDATES, "per_seed": CANDIDATES // 8, **NO_FILTER}
+ALL_KEPT = {
+    "candidates": CANDIDATES,
+    "keep": CANDIDATES,
+    "per_seed": CANDIDATES // 8,
+    "shard": 8,  # triplets; a shard is in memory as a whole
+    **NO_FILTER,
+}
 
 
 def candidates_of_triplets(profile: Profile) -> list[list[dict]]:
     """SELECTION_TRIPLETS triplets with all of their CANDIDATES each, unfiltered, as rows of `read_pairs`: 8
-    seeds with 12 values of p each, in random order."""
+    seeds with 8 values of p each, in random order."""
     triplets = triplets_to_paint(profile, SELECTION_TRIPLETS)
-    make_pairs(triplets, OUT / "pool", profile, **ALL_KEPT)
+    with alone("pool", "painting"):
+        make_pairs(triplets, place("pool"), profile, **ALL_KEPT)
     row_of_candidate = {}
-    for row in read_pairs(OUT / "pool"):
+    for row in read_pairs(place("pool")):
         row_of_candidate[row["original_prompt"], row["seed"], round(row["p"], 5)] = row
     job = Job.of(profile, **ALL_KEPT)
     candidates = []
@@ -249,13 +388,18 @@ def means_of_candidates(candidates: list[dict]) -> dict[str, float]:
 
 
 def candidates(profile: Profile) -> list[Point]:
-    """The best pair of the first 1, 4, 16 and all CANDIDATES of each triplet."""
+    """The best pairs, as many as the profile keeps, of the first 1, 4, 16 and all CANDIDATES of each
+    triplet: painted once, so that more candidates are the same ones and others."""
+    pool = cache(partial(candidates_of_triplets, profile))
 
     def best_pairs(m: int) -> list[dict]:
         pairs = []
-        for candidates in candidates_of_triplets(profile):
-            pairs += passing_candidates(candidates[:m], profile)[:1]
+        for candidates in pool():
+            pairs += passing_candidates(candidates[:m], profile)[: profile.keep]
         return pairs
 
-    pairs_of = {f"best of {m} candidates": partial(best_pairs, m) for m in SELECTION_SIZES}
-    return points_of_editors(profile, pairs_of)
+    arms = {}
+    for m in SELECTION_SIZES:
+        name = f"best of {m} candidates"
+        arms[name] = Arm(name, partial(best_pairs, m))
+    return points_of_arms(profile, arms)

@@ -7,8 +7,10 @@ as in data/eval/figures.json, are the numbers that `ip2p evaluate` measures.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -17,27 +19,50 @@ from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.devices import choose_training_dtype
 from ip2p.common.markdown import fill_pages
 from ip2p.editing import load_editor
-from ip2p.miniworld import asked, caption, render
-from ip2p.miniworld.held_out import Edit
+from ip2p.fast import FAST
+from ip2p.miniworld import render
+from ip2p.miniworld.captions import caption_pair
 from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT, need_clone
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.ablations import (
     ABLATION_STEPS,
+    CANDIDATES,
     IMAGE_GUIDANCE_SCALES,
+    SELECTION_TRIPLETS,
     attention,
     candidates,
     dropout,
     edit_function,
     figure_10,
     noise,
+    responses,
     save_dropout_sheet,
     selection,
+    sharing,
 )
 from ip2p.study.baselines import sdedit, text2live
-from ip2p.study.limits import BALANCED, INTO_A_HOUSE, SKEWED, bias, limits, repair
-from ip2p.study.plots import plot_planes, read_csv, row_of
-from ip2p.study.points import Case, Point, images_of, measure_figure
+from ip2p.study.forecast import Work, forecast
+from ip2p.study.limits import (
+    AS_SHIPPED,
+    BALANCED,
+    INTO_A_HOUSE,
+    LEARNED_ON,
+    LIMITS,
+    ORDINARY,
+    REPAIR_STEPS,
+    REPAIRED,
+    SKEWED,
+    bias,
+    hard_and_ordinary_cases,
+    hard_cases,
+    limits,
+    repair,
+    save_repair_sheet,
+)
+from ip2p.study.plots import plot_kinds, plot_planes, plot_scales, read_csv, row_of, save_picture
+from ip2p.study.points import EDITS, Case, Point, alone, held_out_cases, images_of, measure_figure
+from ip2p.study.removal import removal, save_removal_sheet
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
 
@@ -45,17 +70,20 @@ STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.
 
 
 def figure_8(profile: Profile) -> list[Point]:
-    """Ours over s_I, SDEdit over its strength, driven by the output caption, by a short one and by the
-    instruction, Text2LIVE, and the bounds."""
-    editor = cache(lambda: load_editor(profile))
+    """Ours over s_I, and if there is one the fast editor; SDEdit over its strength, driven by the
+    instruction, by a caption that says a part and by one that says everything; Text2LIVE, and the bounds."""
+    editors = {"InstructPix2Pix": cache(lambda: load_editor(profile))}
+    if (Path(profile.editor) / FAST / "distilled.json").exists():
+        editors["fast InstructPix2Pix"] = cache(lambda: load_editor(profile, fast=True))
     points = []
-    for scale in IMAGE_GUIDANCE_SCALES:
-        points.append(Point("InstructPix2Pix", scale, edit_function(editor, image_guidance_scale=scale)))
+    for name, editor in editors.items():
+        for scale in IMAGE_GUIDANCE_SCALES:
+            points.append(Point(name, scale, edit_function(editor, image_guidance_scale=scale)))
     points += points_of_sdedit(profile)
     points.append(Point("unedited", 0, unedited))
     if profile.in_world:
         points.append(Point("true edit", 0, true_edit))
-    points.append(Point("Text2LIVE", 0, text2live_function(profile), n=100))
+    points.append(Point("Text2LIVE", 0, text2live_function(profile)))
     return points
 
 
@@ -70,9 +98,10 @@ def true_edit(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
 def points_of_sdedit(profile: Profile) -> list[Point]:
     """SDEdit at STRENGTHS, driven by different texts."""
     painter = cache(lambda: load_text_to_image(profile))
-    prompts_of = {"output caption": prompt_of_output_caption, "instruction": prompt_of_instruction}
+    prompts_of = {"instruction": by_instruction}
     if profile.in_world:
-        prompts_of["short caption"] = prompt_of_short_caption
+        prompts_of["partial caption"] = by_partial_caption
+    prompts_of["full caption"] = by_full_caption
     points = []
     for name, prompt_of in prompts_of.items():
         for strength in STRENGTHS:
@@ -81,26 +110,29 @@ def points_of_sdedit(profile: Profile) -> list[Point]:
     return points
 
 
-def prompt_of_output_caption(case: Case) -> str:
-    return case.after
-
-
-def prompt_of_instruction(case: Case) -> str:
+def by_instruction(case: Case, seed: int) -> str:
     return case.instruction
 
 
-def prompt_of_short_caption(case: Case) -> str:
-    return short_caption(case.truth)
+def by_partial_caption(case: Case, seed: int) -> str:
+    """The edited caption as those of stage 1 are: it says a part, and what the edit asks for."""
+    _, after = caption_pair(case.truth.before, case.truth.after, random.Random(seed))
+    return after
+
+
+def by_full_caption(case: Case, seed: int) -> str:
+    """The edited caption; in the miniature world it says everything."""
+    return case.after
 
 
 def sdedit_function(
-    painter: Callable, prompt_of: Callable[[Case], str], strength: float, guidance_scale: float
+    painter: Callable, prompt_of: Callable[[Case, int], str], strength: float, guidance_scale: float
 ) -> Callable:
     """A point's `edit` by SDEdit; `painter()` gives the pipeline when it is first needed."""
 
     def edit(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
         images = images_of(cases)
-        prompts = [prompt_of(case) for case in cases]
+        prompts = [prompt_of(case, seed) for case, seed in zip(cases, seeds, strict=True)]
         return sdedit(painter(), images, prompts, strength, guidance_scale=guidance_scale, seeds=seeds)
 
     return edit
@@ -120,18 +152,12 @@ def text2live_function(profile: Profile) -> Callable:
     return edit
 
 
-def short_caption(edit: Edit) -> str:
-    """The edited scene as a caption of the wild would tell it: object, colour, place, and what the edit asks
-    for."""
-    return caption(edit.after, say={"kind", "count", "colour", "place", *asked(edit.before, edit.after)})
-
-
 def plane(profile: Profile) -> list[Point]:
-    """s_T against s_I."""
+    """s_T against s_I, in the paper's ranges and around them."""
     editor = cache(lambda: load_editor(profile))
     points = []
-    for s_t in (1.0, 2.0, 4.0, 7.5):
-        for s_i in (0.5, 1.0, 1.5, 2.0, 2.5):
+    for s_t in (1.0, 2.0, 4.0, 5.0, 7.5, 10.0):
+        for s_i in (1.0, 1.25, 1.5, 2.0, 2.5):
             edit = edit_function(editor, guidance_scale=s_t, image_guidance_scale=s_i)
             points.append(Point(f"s_T {s_t:g}", s_i, edit))
     return points
@@ -144,35 +170,57 @@ class Figure(NamedTuple):
     """How a figure comes about."""
 
     content: Callable[[Profile], list[Point] | list[dict]]  # points to be measured, or rows that are
-    trains: bool  # whether editors are trained for it, ABLATION_STEPS each
+    trainings: int = 0  # of editors, `steps` each
+    steps: int = ABLATION_STEPS
+    work: Work = Work()  # what else it costs; edits of points are counted
+    cases_of: Callable[[Profile, int], list[Case]] = held_out_cases  # that points edit
+    more_rows: Callable[[list[dict]], list[dict]] | None = None  # that follow from those of the points
+    draw: Callable | None = plot_planes  # data/images/NAME.png, from the CSV
     save_sheet: Callable[[Profile], None] | None = None  # called at the end
-    on_a_page: str = ""  # what docs/results.md shows in both planes, in words; the others it does not show
+    on_a_page: str = ""  # what docs/results.md shows, in words; the others it does not show
 
 
+REMOVAL = "One stage removed at a time: eight edits by six editors, and their numbers"
 FIGURE_8 = "InstructPix2Pix, SDEdit and Text2LIVE in CLIP's plane and in the judge's"
 FIGURE_10 = "Trained on all, a tenth and a hundredth of the pairs, and on unfiltered ones"
 
+POOL = Work(candidates=SELECTION_TRIPLETS * CANDIDATES)
+
 FIGURES = {
-    "figure8": Figure(figure_8, trains=False, on_a_page=FIGURE_8),
-    "figure10": Figure(figure_10, trains=True, on_a_page=FIGURE_10),
-    "plane": Figure(plane, trains=False),
-    "attention": Figure(attention, trains=True),
-    "noise": Figure(noise, trains=True),
-    "dropout": Figure(dropout, trains=True, save_sheet=save_dropout_sheet),
-    "candidates": Figure(candidates, trains=True),
-    "selection": Figure(selection, trains=False),
-    "limits": Figure(limits, trains=False),
-    "repair": Figure(repair, trains=True),
-    "bias": Figure(bias, trains=True),
+    "removal": Figure(
+        removal, 6, work=Work(sets=3), draw=None, save_sheet=save_removal_sheet, on_a_page=REMOVAL
+    ),
+    "figure8": Figure(figure_8, on_a_page=FIGURE_8),
+    "figure10": Figure(figure_10, 4, on_a_page=FIGURE_10),
+    "plane": Figure(plane, draw=plot_scales),
+    "attention": Figure(attention, 4, work=Work(sets=4)),
+    "sharing": Figure(sharing, 4, work=Work(sets=4)),
+    "noise": Figure(noise, 3, work=Work(sets=1)),
+    "dropout": Figure(dropout, 2, work=Work(sets=1), more_rows=responses, save_sheet=save_dropout_sheet),
+    "candidates": Figure(candidates, 4, work=POOL),
+    "selection": Figure(selection, work=POOL, draw=None),
+    "limits": Figure(limits, cases_of=hard_cases, draw=plot_kinds),
+    "repair": Figure(
+        repair,
+        2,
+        REPAIR_STEPS,
+        cases_of=hard_and_ordinary_cases,
+        draw=plot_kinds,
+        save_sheet=save_repair_sheet,
+    ),
+    "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
 }
 
+ROWS = ("selection", "bias")  # whose content is rows, and takes as long as it takes
 
-def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int = 300) -> None:
-    """Measure figures (by name; none: all), `n` edits a point of a curve, and write their CSV files and
-    pictures.
 
-    Raises ValueError for a name that is not one of FIGURES, and for a device or a number format that there is
-    not, or in which editors that a figure needs cannot be trained.
+def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int = EDITS) -> None:
+    """Measure figures (by name; none: all), `n` edits a point of a curve (of limits and repair: of a kind),
+    and write their CSV files and pictures. What they will cost is printed first.
+
+    Raises ValueError for a name that is not one of FIGURES, for a device or a number format that there is
+    not, or in which editors that a figure needs cannot be trained, and for a figure that another process is
+    at.
     """
     need_clone("ip2p figures")
     refuse_outside("n", n, "count")
@@ -182,18 +230,40 @@ def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int =
     if unknown:
         raise ValueError(f"there is no figure {unknown[0]!r}; choose from {', '.join(FIGURES)}")
     profile.place()  # what there is not is refused before anything is measured
-    if any(FIGURES[name].trains for name in names):
+    if any(FIGURES[name].trainings for name in names):
         choose_training_dtype(profile.dtype)
+    print(forecast({name: work_of(name, profile, n) for name in names}, profile), flush=True)
     for name in names:
-        figure = FIGURES[name]
-        about = {"trainings": f"{ABLATION_STEPS} steps each"} if figure.trains else {}
-        path = measure_figure(name, figure.content(profile), profile, n, **about)
-        print(f"wrote {path}")
-        if figure.save_sheet:
-            figure.save_sheet(profile)
-        if figure.on_a_page:
-            plot_planes(name).savefig(DATA / "images" / f"{name}.png")
-        if profile.name == "mini":
+        with alone(name, "measuring", wait=False):
+            make_figure(name, profile, n)
+
+
+def work_of(name: str, profile: Profile, n: int) -> Work:
+    """What a figure costs; of Text2LIVE, which trains a network an edit, it knows nothing."""
+    figure = FIGURES[name]
+    work = figure.work._replace(steps=figure.trainings * figure.steps)
+    if name in ROWS:
+        return work
+    edits = len(figure.content(profile)) * n
+    if figure.cases_of is not held_out_cases:
+        edits *= len(LIMITS)
+    return work._replace(edits=edits)
+
+
+def make_figure(name: str, profile: Profile, n: int) -> None:
+    """One of FIGURES."""
+    figure = FIGURES[name]
+    about = {"trainings": f"{figure.steps} steps each"} if figure.trainings else {}
+    path = measure_figure(
+        name, figure.content(profile), profile, n, figure.cases_of, figure.more_rows, **about
+    )
+    print(f"wrote {path}")
+    if figure.draw:
+        save_picture(name, figure.draw(name))
+    if figure.save_sheet:
+        figure.save_sheet(profile)
+    if profile.name == "mini":
+        with alone("pages", "renewing"):
             fill_pages(ROOT, outcomes())
 
 
@@ -203,7 +273,8 @@ def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int =
 def outcomes() -> dict[str, str]:
     """What the pages say of the figures: what came out of those that were measured, and which command
     measures the others."""
-    said = {"curves": curves() or "`ip2p figures figure8 figure10` measures them"}
+    shown = [name for name, figure in FIGURES.items() if figure.on_a_page]
+    said = {"curves": curves() or f"`ip2p figures {' '.join(shown)}` measures them"}
     for part, (name, told) in TOLD.items():
         said[part] = told() if is_measured(name) else f"`ip2p figures {name}` measures it"
     return said
@@ -231,10 +302,19 @@ def no_filter() -> str:
 
 
 def hard_kinds() -> str:
-    valid = []
+    right = []
     for kind in ("count", "position", "swap", "viewpoint"):
-        valid.append(f"{kind} {mean_of('limits', 'InstructPix2Pix', 'valid', kind)}")
-    return ", ".join(valid)
+        right.append(f"{kind} {mean_of('limits', 'InstructPix2Pix', 'right', kind)}")
+    return ", ".join(right)
+
+
+def repaired() -> str:
+    """Of each kind: as shipped, after learning on, and after learning on with true pairs."""
+    told = []
+    for kind in (*LIMITS, ORDINARY):
+        shares = [mean_of("repair", method, "right", kind) for method in (AS_SHIPPED, LEARNED_ON, REPAIRED)]
+        told.append(f"{kind} {', '.join(shares)}")
+    return "; ".join(told)
 
 
 def red_houses() -> str:
@@ -247,6 +327,7 @@ TOLD = {  # part of a page -> the figure that it tells of, and what it tells
     "less_data": ("figure10", less_data),
     "no_filter": ("figure10", no_filter),
     "limits": ("limits", hard_kinds),
+    "repair": ("repair", repaired),
     "bias": ("bias", red_houses),
 }
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 
 from PIL import Image
@@ -32,12 +32,26 @@ from ip2p.miniworld import (
 from ip2p.miniworld.captions import what_to_say
 from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, possible_edits
 from ip2p.profiles import Profile, load_text_to_image
-from ip2p.study.ablations import random_pairs, trained_editor
-from ip2p.study.measures import run_editor
+from ip2p.study.ablations import Arm, edit_function, points_of_arms, random_pairs, trained_editor
+from ip2p.study.measures import run_editor, score
 from ip2p.study.plots import save_comparison
-from ip2p.study.points import OUT, Case, as_case, images_of, labelled, measure_outputs, truths_of
+from ip2p.study.points import (
+    EDITS,
+    Case,
+    Point,
+    as_case,
+    images_of,
+    labelled,
+    measure_outputs,
+    place,
+    true_pair,
+    truths_of,
+)
 
 LIMITS = ("count", "position", "swap", "viewpoint", "size", "add")
+ORDINARY = "ordinary"  # edits of all other kinds
+
+AS_SHIPPED, LEARNED_ON, REPAIRED = "as shipped", "learning on", "learning on, with true pairs"
 
 CAMERA = {  # whether the camera comes nearer -> the words that ask for it
     False: ("step back", "zoom out", "move the camera away"),
@@ -67,7 +81,7 @@ def viewpoint_edits(seed: int) -> Iterator[Edit]:
             yield Edit(before, after, rng.choice(CAMERA[steps_nearer > 0]), "viewpoint")
 
 
-def hard_cases(n: int) -> list[Case]:
+def hard_cases(profile: Profile, n: int) -> list[Case]:
     """n of each of LIMITS, each of other scenes, which nothing was trained on."""
     cases = []
     for k, kind in enumerate(LIMITS):
@@ -77,60 +91,55 @@ def hard_cases(n: int) -> list[Case]:
 
 
 def ordinary_cases(profile: Profile, n: int) -> list[Case]:
-    """n held-out edits of the kinds that are none of LIMITS, all called "ordinary"."""
+    """n held-out edits of the kinds that are none of LIMITS, all called ORDINARY."""
     kinds = tuple(kind for kind in profile.edit_kinds if kind not in LIMITS)
-    return [as_case(edit)._replace(kind="ordinary") for edit in held_out_edits(n, kinds)]
+    return [as_case(edit)._replace(kind=ORDINARY) for edit in held_out_edits(n, kinds)]
 
 
-def edit_cases(editor: Editor, cases: list[Case]) -> list[Image.Image]:
-    """The editor's answers to cases of the miniature world."""
-    return run_editor(editor, truths_of(cases), images_of(cases))
+def hard_and_ordinary_cases(profile: Profile, n: int) -> list[Case]:
+    return hard_cases(profile, n) + ordinary_cases(profile, n)
 
 
-def true_outputs(cases: list[Case]) -> list[Image.Image]:
+def true_outputs(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
     """Renders of the scenes after the true edits."""
     return [render(case.truth.after) for case in cases]
-
-
-def rows_of_method(
-    clip: ClipSimilarity, method: str, cases: list[Case], outputs: list[Image.Image]
-) -> list[dict]:
-    """Rows of a figure that is no curve; "valid" as for pairs."""
-    rows = labelled(method, 0, range(len(cases)), measure_outputs(clip, cases, outputs))
-    for row in rows:
-        row["valid"] = row["right"]
-    return rows
 
 
 # ------------------------------------------------------------------------------------------------- limits
 
 
-def limits(profile: Profile, n: int = 60) -> list[dict]:
-    """What the paper calls hard, n edits of each kind: by the editor, by Prompt-to-Prompt (which has both
-    captions, and made the editor's lessons; one candidate each), and in truth. "swap" and "viewpoint" are in
-    no lesson."""
-    clip = ClipSimilarity(profile.clip, profile.device)
-    cases = hard_cases(n)
-    inputs, outputs = paint_cases(profile, cases)
-    painted = [case._replace(image=image) for case, image in zip(cases, inputs, strict=True)]
-    edited = edit_cases(load_editor(profile), cases)
+def limits(profile: Profile) -> list[Point]:
+    """What the paper calls hard: by the editor, by Prompt-to-Prompt (which has both captions, and made the
+    editor's lessons; one candidate each), and in truth. "swap" and "viewpoint" are in no lesson."""
+    editor = cache(lambda: load_editor(profile))
     return [
-        *rows_of_method(clip, "InstructPix2Pix", cases, edited),
-        *rows_of_method(clip, "true edit", cases, true_outputs(cases)),
-        *rows_of_method(clip, "Prompt-to-Prompt", painted, outputs),
+        Point("InstructPix2Pix", 0, edit_function(editor)),
+        Point("true edit", 0, true_outputs),
+        Point("Prompt-to-Prompt", 0, painting_function(profile), own_inputs=True),
     ]
 
 
-def paint_cases(profile: Profile, cases: list[Case]) -> tuple[list[Image.Image], list[Image.Image]]:
-    """By Prompt-to-Prompt, one candidate each: pictures of the captions before, and of those after."""
+def painting_function(profile: Profile) -> Callable:
+    """A point's `edit` by Prompt-to-Prompt, one candidate each: pictures of the captions before, and of those
+    after."""
+    painter = cache(lambda: load_text_to_image(profile))
     job = Job.of(profile, per_seed=1, candidates=1)
-    triplets = [{"input": case.before, "edit": case.instruction, "output": case.after} for case in cases]
-    settings = [candidate_settings(job, k)[0] for k in range(len(cases))]
-    first, second = paint_candidates(load_text_to_image(profile), job, triplets, settings)
-    return [to_pil(picture) for picture in first], [to_pil(picture) for picture in second]
+
+    def paint(cases: list[Case], seeds: list[int]) -> list[list[Image.Image]]:
+        triplets = [{"input": case.before, "edit": case.instruction, "output": case.after} for case in cases]
+        settings = [candidate_settings(job, seed)[0] for seed in seeds]
+        first, second = paint_candidates(painter(), job, triplets, settings)
+        return [[to_pil(picture) for picture in pictures] for pictures in (first, second)]
+
+    return paint
 
 
 # ------------------------------------------------------------------------------------------------- repair
+
+REPAIR_STEPS = (
+    3000  # at a tenth of the learning rate: AURORA (Krojer et al., 2024) takes thousands of small ones
+)
+TRUE_SHARE = 1 / 4  # of the lessons; the others are the editor's own
 
 
 def true_pairs(n: int) -> list[dict]:
@@ -141,37 +150,47 @@ def true_pairs(n: int) -> list[dict]:
     return pairs
 
 
-def true_pair(truth: Edit) -> dict:
-    return {
-        "original_prompt": caption(truth.before),
-        "original_image": render(truth.before),
-        "edit_prompt": truth.instruction,
-        "edited_prompt": caption(truth.after),
-        "edited_image": render(truth.after),
-    }
-
-
-def repair(profile: Profile, n: int = 60) -> list[dict]:
-    """Does truth repair the limits? The shipped editor learns on, from its own pairs alone, and from them and
-    as many true ones, rendered, of LIMITS; n edits of each, and 105 ordinary ones of the other kinds."""
-    clip = ClipSimilarity(profile.clip, profile.device)
-    cases = hard_cases(n) + ordinary_cases(profile, 105)
+def own_and_true_pairs(profile: Profile) -> list[dict]:
+    """The profile's pairs, and so many true ones of LIMITS that they are TRUE_SHARE of all."""
     own = random_pairs(profile)
+    wanted = len(own) * TRUE_SHARE / (1 - TRUE_SHARE)
+    return own + true_pairs(max(1, round(wanted / len(LIMITS))))
 
-    def own_and_true_pairs() -> list[dict]:
-        return own + true_pairs(len(own) // len(LIMITS))
 
-    pairs_of = {"learning on": lambda: own, "learning on, with true pairs": own_and_true_pairs}
-    outputs = {"as shipped": edit_cases(load_editor(profile), cases)}
-    for name, pairs in pairs_of.items():
-        editor = trained_editor(profile, name, pairs, start=profile.editor)
+def repaired_arms(profile: Profile) -> dict[str, Arm]:
+    """The shipped editor learns on: from its own pairs alone, and from them and true ones."""
+    options = {"steps": REPAIR_STEPS, "lr": profile.train_lr / 10}
+    arms = {}
+    for name, pairs in {LEARNED_ON: random_pairs, REPAIRED: own_and_true_pairs}.items():
+        arms[name] = Arm(name, partial(pairs, profile), options, start=lambda: profile.editor)
+    return arms
+
+
+def repair(profile: Profile) -> list[Point]:
+    """Does truth repair the limits, and do ordinary edits suffer? The shipped editor, and `repaired_arms`."""
+    shipped = cache(lambda: load_editor(profile))
+    points = [Point(AS_SHIPPED, profile.image_guidance_scale, edit_function(shipped))]
+    return points + points_of_arms(profile, repaired_arms(profile))
+
+
+def save_repair_sheet(profile: Profile) -> None:
+    """data/images/repair.jpg: what they make of one edit of each of LIMITS, and the truth."""
+    cases = hard_cases(profile, 1)
+    editors = {AS_SHIPPED: load_editor(profile)}
+    for name, arm in repaired_arms(profile).items():
+        editors[name] = trained_editor(profile, arm)
+    outputs, titles = {}, []
+    for name, editor in editors.items():
         outputs[name] = edit_cases(editor, cases)
-    rows = {name: rows_of_method(clip, name, cases, pictures) for name, pictures in outputs.items()}
-    titles = [[title_of_row(row) for row in of_method] for of_method in rows.values()]
-    first_of_each_kind = [n * k for k in range(len(LIMITS))]
-    outputs["the truth"] = true_outputs(cases)
-    save_comparison("repair", cases, outputs, first_of_each_kind, titles)
-    return [row for of_method in rows.values() for row in of_method]
+        verdicts = score(truths_of(cases), images_of(cases), outputs[name])
+        titles.append([title_of_row(row) for row in verdicts])
+    outputs["the truth"] = true_outputs(cases, [])
+    save_comparison("repair", cases, outputs, range(len(cases)), titles)
+
+
+def edit_cases(editor: Editor, cases: list[Case]) -> list[Image.Image]:
+    """The editor's answers to cases of the miniature world."""
+    return run_editor(editor, truths_of(cases), images_of(cases))
 
 
 def title_of_row(row: dict) -> str:
@@ -235,7 +254,7 @@ def house_pairs(profile: Profile) -> dict[str, list[dict]]:
     passed the filter both ways."""
     pairs = {}
     for name, share in HOUSES.items():
-        folder = OUT / f"houses-{share:g}"
+        folder = place(f"houses-{share:g}")
         make_pairs(house_triplets(share), folder, profile)
         pairs[name] = read_pairs(folder)
     in_both = Counter(map(asked_of_pair, pairs[SKEWED])) & Counter(map(asked_of_pair, pairs[BALANCED]))
@@ -262,7 +281,7 @@ def about_houses(row: dict) -> bool:
     return "house" in (parse(row["original_prompt"])["kind"], parse(row["edited_prompt"])["kind"])
 
 
-def bias(profile: Profile, n: int = 150) -> list[dict]:
+def bias(profile: Profile, n: int = EDITS // 2) -> list[dict]:
     """Captions whose houses are nearly always red, and captions that are balanced: n held-out edits that turn
     something into a house, and n that turn it into something else. "red": the share of outputs (of lessons:
     of captions) whose object is; "colour": of those that keep theirs."""
@@ -271,9 +290,9 @@ def bias(profile: Profile, n: int = 150) -> list[dict]:
     others = [row for row in read_pairs(profile.pairs) if not about_houses(row)]
     edits = house_edits(n, 13 * HELD_OUT)
     cases = [as_case(edit) for edit in edits[INTO_A_HOUSE] + edits[INTO_SOMETHING_ELSE]]
-    outputs = {"as shipped": edit_cases(load_editor(profile), cases)}
+    outputs = {AS_SHIPPED: edit_cases(load_editor(profile), cases)}
     for name, pairs in of_houses.items():
-        editor = trained_editor(profile, name, partial(concatenated, others, pairs))
+        editor = trained_editor(profile, Arm(name, partial(concatenated, others, pairs)))
         outputs[name] = edit_cases(editor, cases)
     readings = {name: judge(pictures) for name, pictures in outputs.items()}
     colours = [[reading["colour"] for reading in of_method] for of_method in readings.values()]
@@ -282,7 +301,7 @@ def bias(profile: Profile, n: int = 150) -> list[dict]:
     for name, pairs in of_houses.items():
         rows += rows_of_lessons(name, pairs)
     for name, pictures in outputs.items():
-        of_method = rows_of_method(clip, name, cases, pictures)
+        of_method = labelled(name, 0, range(len(cases)), measure_outputs(clip, cases, pictures))
         for row, reading, case in zip(of_method, readings[name], cases, strict=True):
             row["red"] = reading["colour"] == "red"
             row["colour"] = reading["colour"] == case.truth.before.colour

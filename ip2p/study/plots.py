@@ -121,6 +121,82 @@ def error_bars(rows: list[dict]) -> list[list[float]]:
     return [below, above]
 
 
+def plot_kinds(name: str, measure: str = "right"):
+    """A measure of each method on each kind of edit, from a figure's CSV, with 95% intervals: a matplotlib
+    figure."""
+    from matplotlib import pyplot as plt
+
+    rows = [row for row in read_csv(name) if row["measure"] == measure and row["kind"] != "all"]
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, axes = plt.subplots(figsize=(1.2 + 1.1 * len(kinds), 3.6), dpi=110, layout="constrained")
+    for k, (method, colour) in enumerate(zip(methods, PALETTE, strict=False)):
+        of_method = [row for row in rows if row["method"] == method]
+        places = [kinds.index(row["kind"]) + 0.15 * (k - (len(methods) - 1) / 2) for row in of_method]
+        means = column(of_method, "mean")
+        axes.errorbar(places, means, error_bars(of_method), fmt="o", color=colour, ms=5, label=method)
+    axes.set(xticks=range(len(kinds)), xticklabels=kinds, ylabel=f"{measure}, by the judge", ylim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+PAPERS_RANGES = {"s_T": (5, 10), "s_I": (1, 1.5)}  # that typically work best, section 4.3 of the paper
+OVER_BOTH_SCALES = {"right": "right edits, by the judge"} | {
+    name: AXES[name] for name in ("direction", "image")
+}
+
+
+def plot_scales(name: str):
+    """Three measures over s_T and s_I, from the CSV of a figure whose methods are called "s_T 4" and whose
+    settings are s_I; the paper's ranges are framed: a matplotlib figure."""
+    from matplotlib import pyplot as plt
+
+    rows = read_csv(name)
+    there = [measure for measure in OVER_BOTH_SCALES if any(row["measure"] == measure for row in rows)]
+    methods = dict.fromkeys(row["method"] for row in rows)
+    s_t = [float(method.removeprefix("s_T ")) for method in methods]
+    size = (4.2 * len(there), 3.8)
+    figure, panels = plt.subplots(1, len(there), figsize=size, dpi=110, layout="constrained", squeeze=False)
+    for axes, measure in zip(panels[0], there, strict=True):
+        curves = [curve(rows, method, measure) for method in methods]
+        s_i = column(curves[0], "setting")
+        means = [column(of_method, "mean") for of_method in curves]
+        low, high = min(map(min, means)), max(map(max, means))
+        light = {"cmap": "Blues", "vmin": low, "vmax": 2 * high - low + 1e-6}  # so that numbers can be read
+        axes.imshow(means, aspect="auto", origin="lower", **light)
+        for y, of_method in enumerate(means):
+            for x, mean in enumerate(of_method):
+                axes.text(x, y, f"{mean:.2f}", ha="center", va="center", fontsize=7)
+        frame(axes, s_i, s_t)
+        axes.set(xlabel="$s_I$", ylabel="$s_T$", title=OVER_BOTH_SCALES[measure])
+        axes.set(xticks=range(len(s_i)), xticklabels=[f"{value:g}" for value in s_i])
+        axes.set(yticks=range(len(s_t)), yticklabels=[f"{value:g}" for value in s_t])
+    figure.suptitle("framed: the ranges that the paper recommends", fontsize=9)
+    plt.close(figure)
+    return figure
+
+
+def frame(axes, s_i: list[float], s_t: list[float]) -> None:
+    """Draw PAPERS_RANGES around the cells that lie in them."""
+    from matplotlib.patches import Rectangle
+
+    corners = []
+    for values, (low, high) in ((s_i, PAPERS_RANGES["s_I"]), (s_t, PAPERS_RANGES["s_T"])):
+        inside = [k for k, value in enumerate(values) if low <= value <= high]
+        corners.append((inside[0] - 0.5, len(inside)))
+    (x, width), (y, height) = corners
+    axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="#D55E00", lw=2.5))
+
+
+def save_picture(name: str, figure) -> None:
+    """data/images/NAME.png"""
+    folder = DATA / "images"
+    folder.mkdir(exist_ok=True)
+    figure.savefig(folder / f"{name}.png")
+
+
 def save_comparison(
     name: str,
     cases: list[Case],

@@ -2,15 +2,18 @@
 
 `measure_figure` appends what comes of every edit to out/figures/NAME.jsonl, so that a killed run goes on;
 means with 95% intervals go to data/eval/NAME.csv, and pictures are drawn from that file alone
-(`ip2p.study.plots`). Which figures there are: `ip2p.study.figures`.
+(`ip2p.study.plots`). Which figures there are: `ip2p.study.figures`. Two processes may measure two figures at
+once: what both need, one makes, and the other waits for it (`alone`).
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,25 +23,48 @@ from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.devices import choose_dtype
-from ip2p.common.durable import append_line, write_atomically
+from ip2p.common.durable import append_line, locked, write_atomically
 from ip2p.common.images import as_tensor
 from ip2p.dataset.shards import read_pairs
 from ip2p.miniworld import caption, render
 from ip2p.miniworld.held_out import Edit, held_out_edits
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import Profile
-from ip2p.study.measures import BATCH, column, interval, score
+from ip2p.study.measures import BATCH, interval, score
 from ip2p.study.progress import begin_or_resume, model_checksums
-from ip2p.study.validation import hold_out
+from ip2p.study.validation import HELD_OUT_LOSS, hold_out, told_loss
 
 OUT = ROOT / "out" / "figures"  # rows of every edit, pairs and editors that figures are made of
+
+EDITS = 330  # a point
 
 JUDGED = ("success", "preservation", "right", "outside")  # what the judge says of an edit, see `score`
 BY_CLIP = ("image", "direction", "caption")
 OF_PIXELS = ("l1", "l2")
-OF_SOME_FIGURES = ("valid", "red", "colour")
-MEASURES = JUDGED + BY_CLIP + OF_PIXELS + OF_SOME_FIGURES
+SURVIVAL = {"kind": "survival of kind", "colour": "survival of colour"}  # over edits of something else
+OF_SOME_FIGURES = ("valid", "red", "colour", "response")
+MEASURES = (*JUDGED, *SURVIVAL.values(), *BY_CLIP, *OF_PIXELS, *OF_SOME_FIGURES)
 MEASURES_OF_A_KIND = ("success", "preservation", "right", *OF_SOME_FIGURES)  # also told for each kind of edit
+
+
+def place(*names: str) -> Path:
+    """A file or folder in OUT; the folder that it lies in is there."""
+    path = OUT.joinpath(*names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def model_folder(name: str) -> Path:
+    """Where an editor that was trained for figures is kept."""
+    return place("models", re.sub(r"\W+", "-", name))
+
+
+@contextmanager
+def alone(name: str, doing: str, wait: bool = True) -> Iterator[None]:
+    """One process at a time is at what is called `name`; another one waits, or without `wait` raises
+    ValueError."""
+    with locked(place("locks", name), doing, wait):
+        yield
 
 
 class Case(NamedTuple):
@@ -66,12 +92,18 @@ def truths_of(cases: Sequence[Case]) -> list[Edit]:
 
 
 class Point(NamedTuple):
-    """One way to edit: `edit(cases, seeds)` gives their pictures. n: of so many cases (None: of all)."""
+    """One way to edit: `edit(cases, seeds)` gives their pictures.
+
+    own_inputs: it paints what it edits, too, so that `edit` gives the pictures before and those after.
+    editor: the name of the editor that was trained for it (see `model_folder`), if one was.
+    """
 
     method: str
     setting: float
-    edit: Callable[[list[Case], list[int]], list[Image.Image]]
-    n: int | None = None
+    edit: Callable[[list[Case], list[int]], list]
+    n: int | None = None  # of so many cases; None: of all
+    own_inputs: bool = False
+    editor: str = ""
 
 
 # -------------------------------------------------------------------------------------------------- cases
@@ -81,6 +113,17 @@ def as_case(edit: Edit) -> Case:
     """An edit of the miniature world, rendered and captioned."""
     image = render(edit.before)
     return Case(image, edit.instruction, caption(edit.before), caption(edit.after), edit.kind, edit)
+
+
+def true_pair(edit: Edit) -> dict:
+    """An edit of the miniature world as a row of `read_pairs`, both pictures rendered."""
+    return {
+        "original_prompt": caption(edit.before),
+        "original_image": render(edit.before),
+        "edit_prompt": edit.instruction,
+        "edited_prompt": caption(edit.after),
+        "edited_image": render(edit.after),
+    }
 
 
 def case_of_pair(row: dict) -> Case:
@@ -123,6 +166,10 @@ def measure_outputs(
     if cases[0].truth:
         rows = score(truths_of(cases), inputs, outputs)
     for k, row in enumerate(rows):
+        survives = row.pop("survives", {})
+        for name, measure in SURVIVAL.items():
+            if name in survives:
+                row[measure] = survives[name]
         row["kind"] = cases[k].kind  # which may be called otherwise than that of its edit
         for name, values in columns.items():
             row[name] = values[k]
@@ -130,11 +177,18 @@ def measure_outputs(
 
 
 def measure_figure(
-    name: str, content: list[Point] | list[dict], profile: Profile, n: int = 300, **about: str
+    name: str,
+    content: list[Point] | list[dict],
+    profile: Profile,
+    n: int = EDITS,
+    cases_of: Callable[[Profile, int], list[Case]] = held_out_cases,
+    more_rows: Callable[[list[dict]], list[dict]] | None = None,
+    **about: str,
 ) -> Path:
-    """Measure all points of a figure (or take rows that were measured already) and write its CSV, with
-    `about` in its head. Returns the CSV's path. Raises ValueError if other models, or another `about`, began
-    it."""
+    """Measure all points of a figure on `cases_of(profile, n)` (or take rows that were measured already) and
+    write its CSV, with `about` and the held-out losses of its trainings in its head. more_rows: what follows
+    from the rows of all edits. Returns the CSV's path. Raises ValueError if other models, or another `about`,
+    began it."""
     command = f"ip2p figures {name} --profile {profile.name}"
     are_points = isinstance(content[0], Point)
     if are_points:  # rows are of a number of their own
@@ -143,18 +197,31 @@ def measure_figure(
     if dtype != choose_dtype("auto", device):
         command += f" --dtype {profile.dtype}"
     made_by = {"command": command, "seeds": "0, 1, ... of the edits", **about, **model_checksums(profile)}
-    rows = rows_of_points(name, content, profile, n, made_by) if are_points else content
-    return write_csv(name, rows, made_by)
+    if not are_points:
+        return write_csv(name, content, made_by | told_losses(content, {}))
+    rows = rows_of_points(name, content, profile, cases_of(profile, n), made_by)
+    losses = told_losses(rows, {point.method: point.editor for point in content if point.editor})
+    return write_csv(name, rows + (more_rows(rows) if more_rows else []), made_by | losses)
+
+
+def told_losses(rows: list[dict], editors: dict[str, str]) -> dict[str, str]:
+    """How the loss on held-out pairs of each editor that was trained for a figure ended. editors: their
+    names, where methods are called otherwise."""
+    told = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        path = model_folder(editors.get(method, method)) / HELD_OUT_LOSS
+        if path.is_file():
+            told[f"held-out loss, {method}"] = told_loss(path)
+    return told
 
 
 def rows_of_points(
-    name: str, points: list[Point], profile: Profile, n: int, made_by: dict[str, str]
+    name: str, points: list[Point], profile: Profile, cases: list[Case], made_by: dict[str, str]
 ) -> list[dict]:
     """The rows of all edits of all points; those that an earlier run left are not made again."""
-    path = OUT / f"{name}.jsonl"
-    cases = held_out_cases(profile, n)
+    path = place(f"{name}.jsonl")
     rows = begin_or_resume(path, made_by)
-    todo = unmeasured_edits(points, rows, n)
+    todo = unmeasured_edits(points, rows, len(cases))
     if not todo:
         return rows
     print_estimate(todo, cases)
@@ -187,6 +254,9 @@ def rows_of_batch(clip: ClipSimilarity, point: Point, cases: list[Case], numbers
     """Edit the cases of these numbers in a point's way, and measure what comes out."""
     chosen = [cases[k] for k in numbers]
     outputs = point.edit(chosen, numbers)
+    if point.own_inputs:
+        inputs, outputs = outputs
+        chosen = [case._replace(image=image) for case, image in zip(chosen, inputs, strict=True)]
     return labelled(point.method, point.setting, numbers, measure_outputs(clip, chosen, outputs))
 
 
@@ -207,6 +277,8 @@ def print_estimate(todo: dict[Point, list[int]], cases: list[Case]) -> None:
         counts[point.method] = counts.get(point.method, 0) + len(numbers)
         if point.method not in seconds:
             first = numbers[:2]
+            if point.editor:  # is trained now, if it never was
+                point.edit([cases[first[0]]], first[:1])
             begin = time.perf_counter()
             point.edit([cases[k] for k in first], first)
             seconds[point.method] = (time.perf_counter() - begin) / len(first)
@@ -232,8 +304,8 @@ def write_csv(name: str, rows: list[dict], made_by: dict[str, str]) -> Path:
     table.writerow(("method", "setting", "kind", "measure", "mean", "low", "high", "sd", "n"))
     for (method, setting, kind), group in groups.items():
         for measure in MEASURES if kind == "all" else MEASURES_OF_A_KIND:
-            if measure in group[0]:
-                values = [float(value) for value in column(group, measure)]
+            values = [float(row[measure]) for row in group if measure in row]
+            if values:
                 table.writerow((method, setting, kind, measure, *statistics_of(values), len(values)))
     path = DATA / "eval" / f"{name}.csv"
     write_atomically(path, text.getvalue())
