@@ -127,6 +127,7 @@ def edit_loss(
     empty: torch.Tensor,
     draws: torch.Generator | Draws,
     gamma: float = 5.0,
+    weight: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
     """One batch of
 
@@ -136,7 +137,8 @@ def edit_loss(
     v_theta where the scheduler says that the model predicts that (see `diffusion_loss`). The paper's loss is
     that of gamma = inf, where all weights are 1. scheduler: its noise schedule and prediction_type count;
     source: E(c_I) unscaled, target: scaled latents, (B, c, h, w); text: (B, T, d); empty: (1, T, d), the
-    features of "". draws: what was drawn, or a generator to draw it. Returns a scalar."""
+    features of "". draws: what was drawn, or a generator to draw it. weight: (B,), how much each lesson
+    counts. Returns a scalar."""
     alpha_bar = scheduler.alphas_cumprod.float()  # (timesteps,)
     if isinstance(draws, torch.Generator):
         draws = Draws.sample(target.shape, draws, len(alpha_bar))
@@ -147,7 +149,7 @@ def edit_loss(
     z_t = add_noise(target, noise, a)
     prediction = unet(torch.cat([z_t, source], 1), t, text).sample
     kind = scheduler.config.prediction_type
-    return diffusion_loss(prediction.float(), target, noise, a, kind, gamma)
+    return diffusion_loss(prediction.float(), target, noise, a, kind, gamma, weight=weight)
 
 
 # ------------------------------------------------------------------------------------ the training
@@ -167,11 +169,11 @@ def train(
 
     An interrupted run in `out` goes on; a finished one is not repeated; one with other settings is a
     ValueError, and so is one that is under way. `batch` lessons make one step whatever the number of
-    processes (`accelerate launch`), and are worked through in `accumulate` parts. device, dtype: see
-    `choose_device` and `choose_training_dtype`; None: the profile's. `sample(pipe, step)` is called now and
-    then, with averaged weights. options: of `TrainOptions`. Returns (pipeline, log); the log (see
-    `train_loop`) also holds "image_weights", the norm of the input convolution's new weights as a share of
-    the old.
+    processes (`accelerate launch`), and are worked through in `accumulate` parts. A pair may have a "weight",
+    by which its loss counts (else 1). device, dtype: see `choose_device` and `choose_training_dtype`; None:
+    the profile's. `sample(pipe, step)` is called now and then, with averaged weights. options: of
+    `TrainOptions`. Returns (pipeline, log); the log (see `train_loop`) also holds "image_weights", the norm
+    of the input convolution's new weights as a share of the old.
     """
     profile = get_profile(profile)
     options = TrainOptions.of(profile, **options)
@@ -336,9 +338,10 @@ def step_losses(lessons: Lessons, options: TrainOptions, accelerator, dtype: tor
         seeds = torch.randint(2**62, (options.batch,), generator=generator).tolist()
         for part in range(accelerator.process_index, parts, accelerator.num_processes):
             own = slice(part, None, parts)
-            source, target, text = lessons.batch(numbers[own], seeds[own])
+            lesson = lessons.batch(numbers[own], seeds[own])
+            weight = lessons.weights[numbers[own]].to(pipe.device)
             own_draws = draws.part(own)
-            loss = edit_loss(predict, pipe.scheduler, source, target, text, empty, own_draws, options.gamma)
+            loss = edit_loss(predict, pipe.scheduler, *lesson, empty, own_draws, options.gamma, weight)
             yield loss / options.accumulate
 
     return losses

@@ -26,7 +26,7 @@ FLOORS = (
     ("study",),
     ("models",),
     ("factory",),
-    ("distillation",),
+    ("distillation", "feedback"),
     STAGES,
     ("backends",),
     ("dataset",),

@@ -1,4 +1,5 @@
-"""The sliders of notebooks 00 and 05, on a tiny seeded editor: its controls, its messages, its pictures."""
+"""The sliders of notebooks 00 and 05, on a tiny seeded editor: its controls, its messages, its pictures; and
+the widget that asks which of two edits is better."""
 
 import asyncio
 import base64
@@ -13,10 +14,12 @@ from diffusers import LCMScheduler
 from PIL import Image
 
 from ip2p.common.images import fit
+from ip2p.dataset.comparisons import Comparisons
 from ip2p.distillation import new_student
 from ip2p.editing import Editor
 from ip2p.fast import STUDENT_PREDICTS, Distilled
 from ip2p.profiles import get_profile
+from ip2p.teaching.compare import EditComparison, Question, TwoEdits
 from ip2p.teaching.explorer import EditExplorer, enlarged
 from ip2p.teaching.region import box_mask
 from ip2p.training import new_editor
@@ -353,3 +356,79 @@ def test_hundreds_of_events_leave_nothing_behind(live):
     assert len(live.past) <= 2
     if files:
         assert len(os.listdir("/proc/self/fd")) <= len(files) + 1
+
+
+# ------------------------------------------------------------------------------------ which edit is better
+
+
+@pytest.fixture
+def questions():
+    """Three questions of plain pictures."""
+    colours = (("red", "blue"), ("green", "white"), ("black", "grey"))
+    said = []
+    for k, (left, right) in enumerate(colours):
+        said.append(Question(plain("yellow"), f"edit <{k}>", plain(left), plain(right)))
+    return said
+
+
+def plain(colour: str) -> Image.Image:
+    return Image.new("RGB", (32, 32), colour)
+
+
+def test_buttons_and_keys_answer_and_the_next_question_comes(questions, tmp_path):
+    widget = EditComparison(questions, tmp_path, size=64, pause=0)
+    assert "edit &lt;0&gt;" in widget.heading.value and "Question 1 of 3" in widget.message.value
+    assert (opened(widget.pictures[1].value) == (255, 0, 0)).all()
+    widget.left.click()
+    assert (opened(widget.pictures[2].value) == 255).all()
+    widget.keyboard.pressed = ["ArrowRight", 1]
+    widget.keyboard.pressed = ["ArrowDown", 2]
+    assert [row.better for row in Comparisons(tmp_path).rows] == ["left", "right", "neither"]
+    assert widget.message.value.startswith("All 3 are answered") and widget.progress.value == 3
+    widget.left.click()
+    assert len(Comparisons(tmp_path).rows) == 3, "nothing is asked any more"
+
+
+def test_undo_asks_again_and_an_opened_folder_goes_on(questions, tmp_path):
+    widget = EditComparison(questions, tmp_path, size=64, pause=0)
+    widget.left.click()
+    widget.right.click()
+    widget.back.click()
+    assert "Question 2 of 3" in widget.message.value
+    again = EditComparison(questions, tmp_path, size=64, pause=0)
+    assert again.question is questions[1]
+    again.keyboard.pressed = ["Backspace", 1]
+    assert again.question is questions[0]
+    again.keyboard.pressed = ["Backspace", 2]
+    assert "othing to undo" in again.message.value and again.question is questions[0]
+
+
+def test_a_second_click_on_the_same_question_counts_for_no_other(questions, tmp_path):
+    widget = EditComparison(questions, tmp_path, size=64, pause=60)
+    widget.asked -= 61
+    widget.left.click()
+    widget.left.click()
+    assert len(widget.comparisons.rows) == 1 and widget.question is questions[1]
+
+
+def test_a_question_leaves_a_picture_for_pages_without_a_kernel(questions, tmp_path):
+    widget = EditComparison(questions, tmp_path, size=64, pause=0)
+    shown = opened(base64.b64decode(widget._repr_mimebundle_()["image/png"]))
+    assert shown.shape[1] > 300 and shown[..., :3].std() > 1
+    for _ in questions:
+        widget.neither.click()
+    assert "image/png" in widget._repr_mimebundle_()
+
+
+def test_two_edits_are_painted_when_they_are_asked_and_always_alike(editor, image):
+    asked = TwoEdits(editor, [image], ["make it day"], rounds=2)
+    assert len(asked) == 2
+    question = asked[1]
+    assert question.left == editor.many([image] * 2, ["make it day"] * 2, seeds=[2, 3])[0]
+    assert question == asked[1] and question.left != question.right
+
+
+def test_an_editor_that_fails_is_told_in_one_sentence(image, editor, tmp_path):
+    widget = EditComparison(TwoEdits(editor, [image], [""]), tmp_path, size=64)
+    assert widget.message.value.startswith("The instruction is empty;") and widget.question is None
+    assert "image/png" in widget._repr_mimebundle_()

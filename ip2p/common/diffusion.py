@@ -172,6 +172,7 @@ def diffusion_loss(
     kind: str = "epsilon",
     gamma: float = 5.0,
     places: torch.Tensor | None = None,
+    weight: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
     """Mean squared error of a prediction of `kind` (diffusers' prediction_type), each sample's weighted by
 
@@ -186,8 +187,8 @@ def diffusion_loss(
     noise, which is what v is here to be taught.
 
     prediction, z, noise: (B, c, h, w), z the clean latents; alpha_bar: (B,). places: (B, 1, h, w), how much
-    each place counts beside the others of its picture; None: all alike. Returns a scalar. Raises ValueError
-    for another kind."""
+    each place counts beside the others of its picture; None: all alike. weight: (B,), how much each sample
+    counts. Returns a scalar. Raises ValueError for another kind."""
     snr = alpha_bar / (1 - alpha_bar)
     if kind == "epsilon":
         target = noise
@@ -200,7 +201,7 @@ def diffusion_loss(
     if places is not None:
         square = square * places / places.mean((1, 2, 3), keepdim=True)
     error = square.mean((1, 2, 3))
-    return (error * snr.clamp(max=gamma) / snr).mean()
+    return (error * snr.clamp(max=gamma) / snr * weight).mean()
 
 
 def stratified_timesteps(n: int, generator: torch.Generator, steps: int = 1000) -> torch.Tensor:

@@ -156,6 +156,7 @@ class Lessons:
     def __init__(self, pipe, pairs: list[dict], size: int, cache: Cache | None):
         self.pipe, self.pairs, self.size, self.cache = pipe, pairs, size, cache
         self.mirrorable = list(map(may_mirror, pairs))
+        self.weights = torch.tensor([pair.get("weight", 1.0) for pair in pairs])  # (n,)
 
     def batch(self, numbers: list[int], seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Conditioning latents (the mode, unscaled), target latents (a sample, scaled) and texts of pairs by

@@ -42,6 +42,7 @@ from ip2p.study.ablations import (
     sharing,
 )
 from ip2p.study.baselines import sdedit, text2live
+from ip2p.study.feedback_figures import feedback, feedback_tuning
 from ip2p.study.forecast import Work, forecast
 from ip2p.study.limits import (
     AS_SHIPPED,
@@ -209,6 +210,8 @@ FIGURES = {
         save_sheet=save_repair_sheet,
     ),
     "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
+    "feedback": Figure(feedback),
+    "feedback-tuning": Figure(feedback_tuning, 3),
 }
 
 ROWS = ("selection", "bias")  # whose content is rows, and takes as long as it takes

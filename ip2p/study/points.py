@@ -42,7 +42,7 @@ JUDGED = ("success", "preservation", "right", "outside")  # what the judge says 
 BY_CLIP = ("image", "direction", "caption")
 OF_PIXELS = ("l1", "l2")
 SURVIVAL = {"kind": "survival of kind", "colour": "survival of colour"}  # over edits of something else
-OF_SOME_FIGURES = ("valid", "red", "colour", "response")
+OF_SOME_FIGURES = ("valid", "red", "colour", "response", "gain", "reward")
 MEASURES = (*JUDGED, *SURVIVAL.values(), *BY_CLIP, *OF_PIXELS, *OF_SOME_FIGURES)
 MEASURES_OF_A_KIND = ("success", "preservation", "right", *OF_SOME_FIGURES)  # also told for each kind of edit
 

@@ -9,9 +9,10 @@ import traitlets
 class Access(anywidget.AnyWidget):
     """What ipywidgets leave out for a keyboard and a screen reader, for all that stands in the box of class
     ip2p-explorer: names of sliders and pictures, headers that can be opened without a mouse, a focus that can
-    be seen. `pictures`: their names, in order."""
+    be seen. `pictures`: their names, in order; `progress`: that of a bar."""
 
     pictures = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    progress = traitlets.Unicode("denoising steps done").tag(sync=True)
     _esm = """
     function render({ model, el }) {
         const explorer = () => el.closest(".ip2p-explorer");
@@ -24,7 +25,7 @@ class Access(anywidget.AnyWidget):
                 image.alt = model.get("pictures")[i];
             });
             for (const bar of explorer().querySelectorAll("[role=progressbar]")) {
-                bar.setAttribute("aria-label", "denoising steps done");
+                bar.setAttribute("aria-label", model.get("progress"));
             }
             for (const header of explorer().querySelectorAll(".jupyter-widget-Collapse-header")) {
                 header.tabIndex = 0;
