@@ -369,17 +369,17 @@ stage 4. Stock diffusers loads it:
     scales = dict(guidance_scale={s_t}, image_guidance_scale={s_i})
     pipe("make it night", image, num_inference_steps={steps}, **scales).images[0]
 
-- Lessons: the {pairs:,} pairs of data/pairs, of {captions:,} captions, which stages 1 to 3 made: a language
-  model wrote the instructions, mini-sd painted both pictures, mini-clip chose. No lesson is a render. The
-  captions say a part of a scene and leave the rest open; of all texts the editor reads the instruction alone.
+- Lessons: {pairs:,} pairs of {captions:,} captions, which stages 1 to 3 made: a language model wrote the
+  instructions, mini-sd painted both pictures, mini-clip chose; data/pairs is a sample of them. No lesson is a
+  render. The captions say a part of a scene and leave the rest open; of all texts the editor reads the
+  instruction alone.
 - Training: {run}. Velocity
   prediction, as mini-sd's, with min-SNR weights; text, picture or both left out in 5% of the lessons each; a
   lesson is mirrored half of the time, unless it speaks of left or right; Muon for the weights of hidden
   layers and AdamW for the rest, learning rate {lr:g}, which falls to 0 over the second half; averaged weights
   (EMA). The loss is in training_log.jsonl.
 - Autoencoder, tokenizer and text encoder: those of mini-sd, frozen.
-- Made by `ip2p train --pairs data/pairs`, or `ip2p models build --only mini-ip2p`, which trains alike; public
-  domain (CC0), like all files here.
+- Made by `ip2p models build --only pairs mini-ip2p`; public domain (CC0), like all files here.
 
 ## What it reaches
 

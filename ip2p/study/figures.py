@@ -67,6 +67,8 @@ from ip2p.study.removal import removal, save_removal_sheet
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
 
+TEXT2LIVE_EDITS = 96  # each of which trains a network of its own
+
 # ----------------------------------------------------------------------------- figure 8, and both scales
 
 
@@ -84,7 +86,7 @@ def figure_8(profile: Profile) -> list[Point]:
     points.append(Point("unedited", 0, unedited))
     if profile.in_world:
         points.append(Point("true edit", 0, true_edit))
-    points.append(Point("Text2LIVE", 0, text2live_function(profile)))
+    points.append(Point("Text2LIVE", 0, text2live_function(profile), n=TEXT2LIVE_EDITS))
     return points
 
 
