@@ -290,7 +290,8 @@ def curves() -> str:
     pictures = []
     for name, figure in FIGURES.items():
         if figure.on_a_page and is_measured(name):
-            pictures.append(f"![{figure.on_a_page}](../data/images/{name}.png)")
+            picture = next((DATA / "images").glob(f"{name}.*"))  # a PNG, of photographs a JPEG
+            pictures.append(f"![{figure.on_a_page}](../data/images/{picture.name})")
     return "\n\n".join(pictures)
 
 

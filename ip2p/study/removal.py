@@ -18,6 +18,7 @@ from ip2p.common.grids import grid
 from ip2p.dataset.triplets import read_triplets
 from ip2p.factory.pairs import refuse_equal
 from ip2p.instructions import distinct, evenly_spread, generate_triplets
+from ip2p.paths import DATA
 from ip2p.profiles import Profile, load_text_to_image
 from ip2p.study.ablations import (
     Arm,
@@ -31,7 +32,7 @@ from ip2p.study.ablations import (
     triplets_to_paint,
 )
 from ip2p.study.measures import column
-from ip2p.study.plots import read_csv, row_of, save_picture
+from ip2p.study.plots import read_csv, row_of
 from ip2p.study.points import Point, alone, held_out_cases, images_of, instructions_of, model_folder, place
 from ip2p.training import new_editor
 
@@ -138,7 +139,7 @@ def randomise_input_weights(unet, seed: int = 0) -> None:
 
 
 def save_removal_sheet(profile: Profile) -> None:
-    """data/images/removal.png: SHOWN of the edits that were measured, one a row with its sentence: the input
+    """data/images/removal.jpg: SHOWN of the edits that were measured, one a row with its sentence: the input
     and the six outputs, which have one seed. Under each column are its numbers, from data/eval/removal.csv.
     """
     cases = held_out_cases(profile, SHOWN)
@@ -156,7 +157,7 @@ def save_removal_sheet(profile: Profile) -> None:
         below=below,
         size=1.45,
     )
-    save_picture("removal", figure)
+    figure.savefig(DATA / "images" / "removal.jpg", pil_kwargs={"quality": 80})
 
 
 def numbers_of(measured: list[dict], method: str) -> str:
