@@ -10,6 +10,7 @@ from PIL import Image
 
 from ip2p.common.train_loop import train_loop
 from ip2p.dataset.shards import read_pairs
+from ip2p.editing import load_editor
 from ip2p.miniworld.judging import Judge, judge, load_judge
 from ip2p.models import text_to_image
 from ip2p.models.build import PARTS, build, forecast
@@ -28,6 +29,7 @@ TINY = {
     "triplets": {"n": 2},
     "pairs": {"candidates": 1, "per_seed": 1},
     "mini-ip2p": {"steps": 2, "batch": 2},
+    "fast": {"edits": 2, "teacher_steps": 1, "steps": 1, "batch": 2},
 }
 # Everything passes the filter: what is painted after two steps of training looks like nothing.
 HASTY = replace(MINI, pair_steps=1, steps=1, min_image=-1.0, min_caption=-1.0, min_direction=-1.0)
@@ -87,6 +89,7 @@ def test_every_part_is_made_and_loads(built):
     pipe = load_edit_pipeline(str(out / "mini-ip2p"))
     assert pipe.unet.config.in_channels == 32, "a latent's 16 channels, twice"
     assert pipe.scheduler.config.prediction_type == "v_prediction" and pipe.vae.config.sample_size == 128
+    assert load_editor(str(out / "mini-ip2p"), fast=True).fast.steps == 3
     model = load_judge(out / "mini-judge")
     assert len(judge(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), model)) == 2
     pairs = read_pairs(out.parent / "pairs")

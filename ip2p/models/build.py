@@ -7,6 +7,7 @@ are made again.
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ip2p import instructions
@@ -22,12 +24,14 @@ from ip2p.common.devices import choose_device, choose_training_dtype
 from ip2p.common.grids import grid
 from ip2p.dataset.shards import read_pairs
 from ip2p.dataset.triplets import read_triplets
+from ip2p.distillation import distill
 from ip2p.editing import Editor
 from ip2p.factory.pairs import make_pairs
+from ip2p.fast import FAST
 from ip2p.miniworld import EDIT_KINDS, render
 from ip2p.miniworld.held_out import held_out_edits
 from ip2p.models import autoencoder, clip, judge, text_encoder, text_to_image
-from ip2p.models.files import filling, hardware, minutes, save_half, write_log
+from ip2p.models.files import WEIGHTS, filling, half, hardware, minutes, save_half, write_log
 from ip2p.profiles import MINI, Profile
 from ip2p.training import train
 
@@ -36,7 +40,10 @@ FOLDERS = {"work", "mini-sd", "mini-clip", "mini-judge", "mini-ip2p"}  # one of 
 # The decoder's loss weighs two gradients by their lengths, and both take small differences of large sums.
 FLOAT32_ALWAYS = {"encoder", "decoder"}
 
-TRIPLETS = 1984  # that the language model writes and pairs are painted of: 31 shards
+TRIPLETS = 13_186  # that the language model writes and pairs are painted of
+CANDIDATES = 12  # of each triplet
+EDITOR = {"steps": 2000, "batch": 256}  # of its training
+FAST_EDITOR = {"edits": 4096, "steps": 1100, "batch": 256}  # of its student's
 
 
 @dataclass(frozen=True)
@@ -166,9 +173,14 @@ def make_triplets(build: Build) -> None:
 
 
 def make_triplet_pairs(build: Build) -> None:
-    settings = {"seed": build.seed, "device": str(build.device), "dtype": "bfloat16"}
+    settings = {
+        "seed": build.seed,
+        "device": str(build.device),
+        "dtype": "bfloat16",
+        "candidates": CANDIDATES,
+    }
     settings |= build.settings.get("pairs", {})
-    triplets = read_triplets(build.triplets)[:TRIPLETS]  # of the shipped ones, which are more
+    triplets = read_triplets(build.triplets)[:TRIPLETS]
     counts = make_pairs(triplets, build.profile.pairs, build.profile, **settings)
     print("pairs:", dict(counts))
 
@@ -186,15 +198,25 @@ def make_mini_ip2p(build: Build) -> None:
         sheet = grid([images, editor.many(images, asked)], columns=columns)
         sheet.savefig(work / f"sheet-{step:06d}.png")
 
-    settings = build.of("mini-ip2p") | {"device": str(build.device)}
+    settings = EDITOR | build.of("mini-ip2p") | {"device": str(build.device)}
     pipe, log = train(profile.pairs, work, profile, sample=save_samples, **settings)
     folder.mkdir(parents=True, exist_ok=True)
     log[-1]["hardware"] = hardware(build.device)  # docs/settings.md tells of it
     write_log(folder, log)
-    batch = build.settings.get("mini-ip2p", {}).get("batch", profile.train_batch)
-    card = ip2p_card(pipe, read_pairs(profile.pairs), run_in_words(build, log, batch), profile)
+    card = ip2p_card(pipe, read_pairs(profile.pairs), run_in_words(build, log, settings["batch"]), profile)
     (folder / "README.md").write_text(card, encoding="utf-8")
     save_half(pipe, folder)
+
+
+def make_fast_editor(build: Build) -> None:
+    """unet_fast, beside the editor's other parts."""
+    settings = FAST_EDITOR | build.of("fast")
+    editor = build.profile.editor
+    distill(editor, build.work / "fast", build.profile, **settings)
+    student = UNet2DConditionModel.from_pretrained(build.work / "fast" / FAST)
+    with filling(Path(editor) / FAST, last="distilled.json") as tmp:
+        shutil.copytree(build.work / "fast" / FAST, tmp, dirs_exist_ok=True)
+        save_file(half(student), tmp / WEIGHTS["unet"], {"format": "pt"})
 
 
 def run_in_words(build: Build, log: list[dict], batch: int) -> str:
@@ -237,6 +259,7 @@ def ip2p_card(pipe, pairs: list[dict], run: str, profile: Profile) -> str:
         s_i=profile.image_guidance_scale,
         steps=profile.steps,
         lr=profile.train_lr,
+        fast=FAST_EDITOR,
     )
 
 
@@ -256,9 +279,10 @@ PARTS = {
     "mini-sd": Part(make_mini_sd, ("mini-sd/model_index.json",), 11.0),
     "mini-clip": Part(make_mini_clip, ("mini-clip/README.md",), 0.4),
     "mini-judge": Part(make_mini_judge, ("mini-judge/README.md",), 0.7),
-    "triplets": Part(make_triplets, (), 0.5),
-    "pairs": Part(make_triplet_pairs, (), 0.6),
-    "mini-ip2p": Part(make_mini_ip2p, ("mini-ip2p/model_index.json",), 0.7),
+    "triplets": Part(make_triplets, (), 3.3),
+    "pairs": Part(make_triplet_pairs, (), 5.5),
+    "mini-ip2p": Part(make_mini_ip2p, ("mini-ip2p/model_index.json",), 4.0),
+    "fast": Part(make_fast_editor, ("mini-ip2p/unet_fast/distilled.json",), 2.5),
 }
 
 
@@ -379,7 +403,10 @@ stage 4. Stock diffusers loads it:
   layers and AdamW for the rest, learning rate {lr:g}, which falls to 0 over the second half; averaged weights
   (EMA). The loss is in training_log.jsonl.
 - Autoencoder, tokenizer and text encoder: those of mini-sd, frozen.
-- Made by `ip2p models build --only pairs mini-ip2p`; public domain (CC0), like all files here.
+- unet_fast: its student (`ip2p.distillation`), which takes both guidance scales as an input and needs one
+  prediction a step, and few steps. It learned from {fast[edits]:,} edits, {fast[steps]:,} steps of
+  {fast[batch]} of their states. `load_editor("mini", fast=True)` loads it.
+- Made by `ip2p models build --only pairs mini-ip2p fast`; public domain (CC0), like all files here.
 
 ## What it reaches
 

@@ -6,7 +6,7 @@ import time
 from typing import NamedTuple
 
 from ip2p.clip_filter import ClipSimilarity
-from ip2p.editing import Editor
+from ip2p.editing import Editor, load_editor
 from ip2p.miniworld import ATTRIBUTES, caption, render
 from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, reworded_edits
 from ip2p.paths import DATA
@@ -55,6 +55,16 @@ def editor_figures(editor: Editor, profile: Profile, n: int = 330) -> dict:
             "guidance_scale", profile.guidance_scale, GUIDANCE_FACTORS, "direction"
         ),
     }
+
+
+def fast_editor_figures(profile: Profile, n: int = 330) -> dict:
+    """What `summary` says of the same edits of renders by the editor's distilled UNet, also by kind, and its
+    number of denoising steps."""
+    editor = load_editor(profile, fast=True)
+    edits = held_out_edits(n, profile.edit_kinds)
+    inputs = [render(edit.before, profile.resolution) for edit in edits]
+    rows = score(edits, inputs, run_editor(editor, edits, inputs))
+    return {"steps": editor.fast.steps, "renders": summary(rows), "by_kind": summary_by_kind(rows)}
 
 
 def figures_on_samples(editor: Editor, profile: Profile, edits: list[Edit]) -> dict:

@@ -25,7 +25,7 @@ from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT
 from ip2p.profiles import Profile, get_profile, load_text_to_image
 from ip2p.study.answers import language_model_figures
-from ip2p.study.editor_figures import editor_figures
+from ip2p.study.editor_figures import editor_figures, fast_editor_figures
 from ip2p.study.factory_figures import filter_figures, sharing_figures, text_to_image_figures
 from ip2p.study.progress import Notes, begin_or_resume, model_checksums
 from ip2p.study.tables import SHORT_TABLE_PARTS, data_facts, markdown_table, short_table
@@ -105,6 +105,10 @@ def measure_editor(profile: Profile, n: int, notes: Notes) -> dict:
     return editor_figures(editor, profile, n)
 
 
+def measure_fast_editor(profile: Profile, n: int, notes: Notes) -> dict:
+    return fast_editor_figures(profile, n)
+
+
 # What `ip2p evaluate` measures, by (profile, number of edits, notes that a stopped one goes on from).
 PARTS: dict[str, Callable] = {
     "instructions": measure_instructions,
@@ -116,13 +120,14 @@ PARTS: dict[str, Callable] = {
     "sharing": measure_sharing,
     "filter": measure_filter,
     "mini-ip2p": measure_editor,
+    "fast": measure_fast_editor,
 }
 
 LONG = ("sharing", "filter")  # parts that leave notes
 
 CARDS = {
     "mini-sd": ("autoencoder", "mini-sd", "sharing"),
-    "mini-ip2p": ("filter", "mini-ip2p"),
+    "mini-ip2p": ("filter", "mini-ip2p", "fast"),
 }  # model -> parts on its card
 
 

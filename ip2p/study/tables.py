@@ -243,6 +243,16 @@ def rows_of_editor(figures: dict) -> Iterator[str]:
         yield f"| {what}: at {values} | rising | {means} (each step, by bootstrap: {rises}) |"
 
 
+def rows_of_fast_editor(figures: dict) -> Iterator[str]:
+    """figures: of `fast_editor_figures`."""
+    means = figures["renders"]
+    n = means["n"]
+    what = f"{n} renders, fast editor, {figures['steps']} steps"
+    yield row_of_share(f"Edit success, {what}", "", means["success"], n)
+    yield row(f"Preservation, {what}", "", means["preservation"])
+    yield row_of_share(f"Right: both, {what}", "within 0.03 of the full one", means["right"], n)
+
+
 ROWS_OF_PARTS = {
     "instructions": rows_of_instructions,
     "open-instructions": rows_of_open_instructions,
@@ -253,6 +263,7 @@ ROWS_OF_PARTS = {
     "sharing": rows_of_sharing,
     "filter": rows_of_filter,
     "mini-ip2p": rows_of_editor,
+    "fast": rows_of_fast_editor,
     "editor": rows_of_editor,
 }
 
