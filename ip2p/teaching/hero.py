@@ -1,37 +1,64 @@
-"""The picture at the top of the README, real edits: `ip2p hero --out data/images/hero.png`."""
+"""The picture at the top of the README, a slider that is dragged over real edits: `ip2p hero --out
+data/images/hero.gif`."""
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
-from ip2p.common.grids import grid
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
 from ip2p.common.images import open_image
 from ip2p.editing import load_editor
 from ip2p.paths import DATA
 from ip2p.profiles import Profile, get_profile
 
 EDITS = {
-    "cat": ("make it night", "turn it into a pencil sketch", "make the cat blue", "let it snow"),
-    "house": ("make it sunset", "as a mosaic", "put it on a beach", "make it rain"),
-    "boat": (
-        "make it a red boat",
-        "turn it into a comic",
-        "what if it were night?",
-        "paint it as a watercolour",
-    ),
+    "cat": "turn it into a pencil sketch",
+    "house": "make it sunset",
+    "boat": "make it a red boat",
+    "owl": "let it snow",
+    "robot": "put it on a beach",
 }
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0, 8.0)  # s_T
+MILLISECONDS = 220  # a frame
 
 
 def hero(out: str | Path, profile: str | Profile = "mini", seed: int = 0) -> None:
-    """Edit three sample pictures, four ways each, and save the sheet. Nothing is picked: one seed for all."""
+    """Edit sample pictures at rising guidance scales, and save them as one animation, forth and back. Nothing
+    is picked: one seed for all."""
     editor = load_editor(get_profile(profile))
-    rows = []
-    titles = []
-    for name, instructions in EDITS.items():
-        image = open_image(DATA / "images" / f"{name}.png")
-        n = len(instructions)
-        edited = editor.many([image] * n, list(instructions), seeds=[seed] * n)
-        rows.append([image, *edited])
-        titles.append(["input", *(f"“{instruction}”" for instruction in instructions)])
-    sheet = grid(rows, titles=titles, size=1.9)
-    sheet.savefig(out, dpi=100, bbox_inches="tight", pad_inches=0.06)
+    inputs = [open_image(DATA / "images" / f"{name}.png") for name in EDITS]
+    frames = []
+    for scale in SCALES:
+        edited = editor.many(inputs, list(EDITS.values()), seeds=[seed] * len(inputs), guidance_scale=scale)
+        frames.append(frame(inputs, edited, scale))
+    frames += frames[-2:0:-1]
+    first, *others = [picture.quantize(128, dither=Image.Dither.NONE) for picture in frames]
+    first.save(out, save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
+
+
+def frame(inputs: list, edited: list, scale: float) -> Image.Image:
+    """Inputs above, edits below, and a slider that stands at `scale`."""
+    figure = plt.figure(figsize=(7.2, 4.1), dpi=100)
+    columns = figure.add_gridspec(3, len(inputs), height_ratios=[1, 1, 0.16], hspace=0.32, wspace=0.05)
+    for k, instruction in enumerate(EDITS.values()):
+        for row, picture in enumerate((inputs[k], edited[k])):
+            axes = figure.add_subplot(columns[row, k])
+            axes.imshow(picture)
+            axes.axis("off")
+        axes.set_title(textwrap.fill(f"“{instruction}”", 20), fontsize=8)
+    slider = figure.add_subplot(columns[2, :])
+    place = SCALES.index(scale)  # equal steps on the slider
+    slider.plot([0, len(SCALES) - 1], [0, 0], color="#bbbbbb", linewidth=4, solid_capstyle="round")
+    slider.plot([0, place], [0, 0], color="#1976d2", linewidth=4, solid_capstyle="round")
+    slider.plot(place, 0, "o", color="#1976d2", markersize=12)
+    slider.set_title(f"guidance scale $s_T$ = {scale:g}", fontsize=10)
+    slider.axis("off")
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.01)
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    plt.close(figure)
+    return picture
