@@ -221,8 +221,8 @@ def rows_of_scores(method: str, setting: float, pool: Pool, scores: list[np.ndar
     }
     measures["gain"] = measures["right"] - pool.right.mean(1)
     rows = []
-    for k, case in enumerate(pool.cases):
-        row = {"method": method, "setting": setting, "edit": k, "kind": case.kind}
+    for k in range(len(pool.cases)):
+        row = {"method": method, "setting": setting, "edit": k, "kind": "all"}
         rows.append(row | {name: float(values[k]) for name, values in measures.items()})
     return rows
 

@@ -61,7 +61,15 @@ from ip2p.study.limits import (
     repair,
     save_repair_sheet,
 )
-from ip2p.study.plots import plot_kinds, plot_planes, plot_scales, read_csv, row_of, save_picture
+from ip2p.study.plots import (
+    plot_gains,
+    plot_kinds,
+    plot_planes,
+    plot_scales,
+    read_csv,
+    row_of,
+    save_picture,
+)
 from ip2p.study.points import EDITS, Case, Point, alone, held_out_cases, images_of, measure_figure
 from ip2p.study.removal import removal, save_removal_sheet
 
@@ -187,6 +195,8 @@ REMOVAL = "One stage removed at a time: eight edits by six editors, and their nu
 FIGURE_8 = "InstructPix2Pix, SDEdit and Text2LIVE in CLIP's plane and in the judge's"
 FIGURE_10 = "Trained on all, a tenth and a hundredth of the pairs, and on unfiltered ones"
 
+FEEDBACK = "What comparisons buy: right edits among the best of several, by a reward that learned from them"
+
 POOL = Work(candidates=SELECTION_TRIPLETS * CANDIDATES)
 
 FIGURES = {
@@ -212,11 +222,11 @@ FIGURES = {
         save_sheet=save_repair_sheet,
     ),
     "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
-    "feedback": Figure(feedback),
+    "feedback": Figure(feedback, draw=plot_gains, on_a_page=FEEDBACK),
     "feedback-tuning": Figure(feedback_tuning, 3),
 }
 
-ROWS = ("selection", "bias")  # whose content is rows, and takes as long as it takes
+ROWS = ("selection", "bias", "feedback")  # whose content is rows, and takes as long as it takes
 
 
 def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int = EDITS) -> None:

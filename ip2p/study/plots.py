@@ -142,6 +142,37 @@ def plot_kinds(name: str, measure: str = "right"):
     return figure
 
 
+GAINS = {  # along the axis -> what the methods' names begin with, or hold
+    "comparisons": "over the comparisons",
+    "share of wrong answers": "over the wrong share",
+    "edits, of which the best is taken": "best of n by",
+}
+
+
+def plot_gains(name: str):
+    """How many more edits are right if the best of several is taken, from the CSV of `feedback`, with 95%
+    intervals: a matplotlib figure."""
+    from matplotlib import pyplot as plt
+
+    rows = [row for row in read_csv(name) if row["measure"] == "gain"]
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), dpi=110, layout="constrained", sharey=True)
+    for axes, (along, words) in zip(panels, GAINS.items(), strict=True):
+        methods = dict.fromkeys(row["method"] for row in rows if words in row["method"])
+        for method, colour in zip(methods, PALETTE, strict=False):
+            line = curve(rows, method, "gain")
+            settings, means = column(line, "setting"), column(line, "mean")
+            axes.errorbar(settings, means, error_bars(line), fmt="o-", color=colour, ms=4, label=method)
+        if along != "share of wrong answers":
+            axes.set_xscale("log")
+        axes.axhline(0, color="#bbbbbb", lw=0.8)
+        axes.set(xlabel=along)
+        axes.legend(frameon=False, fontsize=7, loc="upper left")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("more right edits than by any one")
+    plt.close(figure)
+    return figure
+
+
 PAPERS_RANGES = {"s_T": (5, 10), "s_I": (1, 1.5)}  # that typically work best, section 4.3 of the paper
 OVER_BOTH_SCALES = {"right": "right edits, by the judge"} | {
     name: AXES[name] for name in ("direction", "image")

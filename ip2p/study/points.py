@@ -295,7 +295,7 @@ def write_csv(name: str, rows: list[dict], made_by: dict[str, str]) -> Path:
     """data/eval/NAME.csv: a line for each point, kind of edit ("all") and measure, with its 95% interval."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        for kind in ("all", row["kind"]):
+        for kind in dict.fromkeys(("all", row["kind"])):
             groups.setdefault((row["method"], row["setting"], kind), []).append(row)
     text = io.StringIO()
     for key, value in made_by.items():
