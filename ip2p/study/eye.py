@@ -147,4 +147,4 @@ def show_misses(what: str, cases: list[Case]) -> None:
             missed.append(case._replace(judged=f"{case.judged}\n{told}"))
     if missed:
         picture = PICTURES / f"judge-{what}.jpg"
-        sheet(missed, numbers).savefig(picture, pil_kwargs={"quality": 75})
+        sheet(missed, numbers).savefig(picture, pil_kwargs={"quality": 55})

@@ -157,7 +157,7 @@ def save_removal_sheet(profile: Profile) -> None:
         below=below,
         size=1.45,
     )
-    figure.savefig(DATA / "images" / "removal.jpg", pil_kwargs={"quality": 80})
+    figure.savefig(DATA / "images" / "removal.jpg", pil_kwargs={"quality": 72})
 
 
 def numbers_of(measured: list[dict], method: str) -> str:
