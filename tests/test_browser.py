@@ -22,6 +22,14 @@ NOTEBOOK = NOTEBOOKS / "05_guided_editing.ipynb"
 SMALL = {"EDITS": 4, "CURVE_STEPS": 4}
 
 
+SKETCHING = """
+from ip2p import load_editor
+from ip2p.paths import DATA
+from ip2p.teaching.explorer import EditExplorer
+EditExplorer(load_editor("mini", fast=True), DATA / "images" / "cat.png", "make it night")
+"""
+
+
 def assert_open_to_all(page, widget: str) -> None:
     """Axe finds no serious fault in a widget (a CSS selector), and it is not wider than a phone; leaves it
     that narrow."""
@@ -47,6 +55,10 @@ def lab(tmp_path_factory):
     notebook.cells = notebook.cells[-2:-1]
     assert "Quiz(" in notebook.cells[0].source
     nbformat.write(notebook, folder / "quiz.ipynb")
+    sketch = nbformat.v4.new_code_cell(SKETCHING)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[sketch], metadata=notebook.metadata), folder / "fast.ipynb"
+    )
     (folder / "broken.png").write_bytes(b"this is no picture")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -186,6 +198,40 @@ def test_the_explorer_in_jupyterlab(explorer):
     page.get_by_text("Broken.png cannot be read as an image").wait_for(timeout=20_000)
     picture("5-broken-upload")
     assert after.get_attribute("src") is not None and after.bounding_box()["y"] == top, "the layout jumped"
+
+
+COUNT_SKETCHES = """() => {
+    window.sketches = new Set();
+    const sketch = document.querySelectorAll("img.widget-image")[1];
+    new MutationObserver(() => window.sketches.add(sketch.src)).observe(sketch, {attributeFilter: ["src"]});
+}"""
+
+
+def test_a_sketch_follows_the_slider_while_it_is_dragged(lab, page):
+    """With the fast editor; let go, and the full editor paints the last value."""
+    address, _ = lab
+    open_and_run(page, address("fast.ipynb"))
+    page.get_by_text("Done. Move a slider").first.wait_for(timeout=120_000)
+    handle = page.get_by_role("slider").nth(1)
+    box = handle.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] - 60, box["y"] + box["height"] / 2)
+    page.wait_for_timeout(1500)  # the kernel is warm
+    page.evaluate(COUNT_SKETCHES)
+    seconds = 2
+    begin = time.monotonic()
+    while time.monotonic() - begin < seconds:
+        share = (time.monotonic() - begin) / seconds
+        page.mouse.move(box["x"] - 60 + 120 * share, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(20)
+    sketches = page.evaluate("window.sketches.size")
+    page.screenshot(path=PICTURES / "sketching.png")
+    print(f"{sketches / seconds:.1f} pictures a second while the slider is dragged")
+    assert sketches >= 4 * seconds
+    page.mouse.up()
+    page.get_by_text("Done. Move a slider").first.wait_for(timeout=60_000)
+    page.screenshot(path=PICTURES / "sketched.png")
 
 
 FOCUSED = """() => {

@@ -342,6 +342,14 @@ def test_a_sketch_follows_every_step_of_the_slider_and_then_the_full_editor_pain
     assert len(encoded) == 1, "but for the last line, picture and sentence were known"
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_sketch_is_at_the_nearest_scales_that_the_fast_editor_has_learned(live, image):
+    live.editor.fast.scales = (1.0, 8.0), (1.0, 2.5)
+    live.guidance_scale.value = 11.0
+    shown = Image.open(io.BytesIO(live.sketch.value)).convert("RGB")
+    assert shown == live.editor(image, "make it day", guidance_scale=8.0, seed=0)
+
+
 def test_hundreds_of_events_leave_nothing_behind(live):
     async def drag():
         for i in range(500):

@@ -24,6 +24,7 @@ from ip2p.teaching.access import Access
 from ip2p.teaching.history import EditHistory, Turn
 from ip2p.teaching.region import RegionPicture, box_mask
 
+SCALES = "guidance_scale", "image_guidance_scale"
 PAUSE = 0.6  # seconds after which the full editor paints what the fast one has sketched
 
 
@@ -361,8 +362,11 @@ class EditExplorer(widgets.VBox):
         return self.editor.finish(z, [self.image], masks)[0]
 
     def _sketch(self, settings: dict) -> None:
-        """What the fast editor paints, in the frame of its own."""
+        """What the fast editor paints, in the frame of its own, at the nearest scales that it has learned: at
+        others the full one would, and a slider would wait for it."""
         options = settings | {"num_inference_steps": None}
+        for scale, (low, high) in zip(SCALES, self.editor.fast.scales, strict=True):
+            options[scale] = min(max(settings[scale], low), high)
         try:
             *_, last = self._sample(self.editor, options)
             self.sketch.value = png(self._finish(last.z, settings["box"]))
