@@ -205,7 +205,24 @@ def make_mini_ip2p(build: Build) -> None:
     write_log(folder, log)
     card = ip2p_card(pipe, read_pairs(profile.pairs), run_in_words(build, log, settings["batch"]), profile)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    save_edits(
+        Editor(pipe, profile.guidance_scale, profile.image_guidance_scale, profile.steps),
+        folder / "edits.jpg",
+    )
     save_half(pipe, folder)
+
+
+def save_edits(editor: Editor, path: Path, n: int = 24, columns: int = 6) -> None:
+    """The sheet of n held-out edits, none of them chosen, for a card: below each input what became of it."""
+    edits = held_out_edits(n, seed=8)
+    inputs = [render(edit.before, editor.resolution) for edit in edits]
+    outputs = editor.many(inputs, [edit.instruction for edit in edits], seeds=range(n))
+    rows, titles = [], []
+    for start in range(0, n, columns):
+        part = slice(start, start + columns)
+        rows += [inputs[part], outputs[part]]
+        titles += [[textwrap.fill(edit.instruction, 24) for edit in edits[part]], []]
+    grid(rows, titles=titles, size=2.56).savefig(path, dpi=100, pil_kwargs={"quality": 50})
 
 
 def make_fast_editor(build: Build) -> None:
@@ -407,6 +424,12 @@ stage 4. Stock diffusers loads it:
   prediction a step, and few steps. It learned from {fast[edits]:,} edits, {fast[steps]:,} steps of
   {fast[batch]} of their states. `load_editor("mini", fast=True)` loads it.
 - Made by `ip2p models build --only pairs mini-ip2p fast`; public domain (CC0), like all files here.
+
+## 24 edits
+
+The first held-out ones of a seed, none of them chosen; below each input what became of it:
+
+![24 held-out pictures, each above its edit](edits.jpg)
 
 ## What it reaches
 

@@ -81,4 +81,4 @@ def save_sheet(pictures: torch.Tensor, path: Path, columns: int = 8, zoom: int =
         tile = Image.fromarray(picture).resize((w * zoom, h * zoom), Image.Resampling.LANCZOS)
         sheet.paste(tile, (i % columns * (w + 2) * zoom, i // columns * (h + 2) * zoom))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    sheet.save(path, quality=60)

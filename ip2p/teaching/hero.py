@@ -42,14 +42,14 @@ def hero(out: str | Path, profile: str | Profile = "mini", seed: int = 0) -> Non
 
 def frame(inputs: list, edited: list, scale: float) -> Image.Image:
     """Inputs above, edits below, and a slider that stands at `scale`."""
-    figure = plt.figure(figsize=(7.2, 4.1), dpi=100)
+    figure = plt.figure(figsize=(6.4, 3.65), dpi=100)
     columns = figure.add_gridspec(3, len(inputs), height_ratios=[1, 1, 0.16], hspace=0.32, wspace=0.05)
     for k, instruction in enumerate(EDITS.values()):
         for row, picture in enumerate((inputs[k], edited[k])):
             axes = figure.add_subplot(columns[row, k])
             axes.imshow(picture)
             axes.axis("off")
-        axes.set_title(textwrap.fill(f"“{instruction}”", 20), fontsize=8)
+        axes.set_title(textwrap.fill(f"“{instruction}”", 20), fontsize=7)
     slider = figure.add_subplot(columns[2, :])
     place = SCALES.index(scale)  # equal steps on the slider
     slider.plot([0, len(SCALES) - 1], [0, 0], color="#bbbbbb", linewidth=4, solid_capstyle="round")
