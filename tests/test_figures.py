@@ -177,11 +177,12 @@ def some_figures() -> dict[str, list[dict]]:
 
 def test_what_was_measured_is_told_and_of_the_rest_the_command(elsewhere):
     said = outcomes()
-    assert said["curves"] == "`ip2p figures removal figure8 figure10` measures them"
+    assert said["curves"] == "`ip2p figures removal figure8 figure10 feedback` measures them"
     assert said["limits"] == "`ip2p figures limits` measures it"
     assert said["less_data"] == said["no_filter"] == "`ip2p figures figure10` measures it"
     for name, rows in some_figures().items():
         points.write_csv(name, rows, {"command": "none"})
+        (elsewhere / "images" / f"{name}.png").touch()
     said = outcomes()
     assert said["less_data"] == "likeness 0.60, 0.50, 0.40; direction 0.50, 0.40, 0.30"
     assert said["no_filter"] == "likeness 0.30 instead of 0.60"

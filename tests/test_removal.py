@@ -278,7 +278,7 @@ def test_six_editors_of_which_five_lack_one_thing(workshop, monkeypatch, tmp_pat
     for name in arms(profile):
         for measure in ("right", "survival of kind", "survival of colour", "image", "direction"):
             assert row_of(rows, name, measure)["n"] <= 2
-    with Image.open(tmp_path / "images" / "removal.png") as picture:
+    with Image.open(tmp_path / "images" / "removal.jpg") as picture:
         assert picture.width > 900 and picture.height > 400
 
 

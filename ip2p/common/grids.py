@@ -70,7 +70,8 @@ def grid(
             if x == 0 and y < len(rows):
                 write_row(axes, rows[y])
             if y == len(pictures) - 1 and x < len(below):
-                write_below(axes, below[x])
+                place = {"xytext": (0, -4), "textcoords": "offset points", "ha": "center", "va": "top"}
+                axes.annotate(below[x], (0.5, 0), xycoords="axes fraction", fontsize=7, **place, **PLAIN)
             if y < len(titles) and x < len(titles[y]):
                 axes.set_title(titles[y][x], fontsize=7, pad=2, **PLAIN)
     if heading:
@@ -109,13 +110,6 @@ def heading_height(heading: str) -> float:
 def write_column(axes, label: str, y: float) -> None:
     place = {"ha": "center", "va": "bottom", "transform": axes.transAxes}
     axes.text(0.5, y, label, fontsize=8, fontweight="bold", **place, **PLAIN)
-
-
-def write_below(axes, text: str) -> None:
-    """Line by line, so that those of neighbouring columns stand side by side."""
-    for k, line in enumerate(text.split("\n")):
-        down = {"xytext": (0, -9 - 72 * TITLE_LINE * k), "textcoords": "offset points"}
-        axes.annotate(line, (0.5, 0), xycoords="axes fraction", fontsize=7, ha="center", **down, **PLAIN)
 
 
 def write_row(axes, label: str) -> None:

@@ -202,10 +202,8 @@ def train_loop(
         if time.monotonic() - saved > o.save_minutes * 60 or done == end:
             run.save(done)
             saved = time.monotonic()
-        if o.sample_every:
-            due = done % o.sample_every == 0
-        else:
-            due = time.monotonic() - sampled > o.sample_minutes * 60
+        late = time.monotonic() - sampled > o.sample_minutes * 60
+        due = done % o.sample_every == 0 if o.sample_every else late
         if sample and accelerator.is_main_process and (due or done == end):
             with run.averaged():
                 sample(done)

@@ -235,10 +235,8 @@ def make_pairs(
         if not starts:
             return Counter()
         if executor == "local":
-            if pipe is None:
-                pipe = load_text_to_image(profile, device, dtype)
-            if clip is None:
-                clip = ClipSimilarity(profile.clip, device)
+            pipe = pipe or load_text_to_image(profile, device, dtype)
+            clip = clip or ClipSimilarity(profile.clip, device)
             refuse_equal(pipe.tokenizer, triplets)
             shards = make_shards(pipe, clip, job, triplets, starts, manifest)
         else:
