@@ -221,11 +221,11 @@ def frame(axes, s_i: list[float], s_t: list[float]) -> None:
     axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="#D55E00", lw=2.5))
 
 
-def save_picture(name: str, figure) -> None:
-    """data/images/NAME.png"""
+def save_picture(name: str, figure, suffix: str = "png", **options) -> None:
+    """data/images/NAME.SUFFIX; options: of matplotlib."""
     folder = DATA / "images"
     folder.mkdir(exist_ok=True)
-    figure.savefig(folder / f"{name}.png")
+    figure.savefig(folder / f"{name}.{suffix}", **options)
 
 
 def save_comparison(

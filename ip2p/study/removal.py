@@ -18,7 +18,6 @@ from ip2p.common.grids import grid
 from ip2p.dataset.triplets import read_triplets
 from ip2p.factory.pairs import refuse_equal
 from ip2p.instructions import distinct, evenly_spread, generate_triplets
-from ip2p.paths import DATA
 from ip2p.profiles import Profile, load_text_to_image
 from ip2p.study.ablations import (
     Arm,
@@ -32,7 +31,7 @@ from ip2p.study.ablations import (
     triplets_to_paint,
 )
 from ip2p.study.measures import column
-from ip2p.study.plots import read_csv, row_of
+from ip2p.study.plots import read_csv, row_of, save_picture
 from ip2p.study.points import Point, alone, held_out_cases, images_of, instructions_of, model_folder, place
 from ip2p.training import new_editor
 
@@ -157,7 +156,7 @@ def save_removal_sheet(profile: Profile) -> None:
         below=below,
         size=1.45,
     )
-    figure.savefig(DATA / "images" / "removal.jpg", pil_kwargs={"quality": 72})
+    save_picture("removal", figure, "jpg", pil_kwargs={"quality": 72})
 
 
 def numbers_of(measured: list[dict], method: str) -> str:
