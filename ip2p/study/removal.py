@@ -31,7 +31,7 @@ from ip2p.study.ablations import (
     triplets_to_paint,
 )
 from ip2p.study.measures import column
-from ip2p.study.plots import read_csv, row_of, save_picture
+from ip2p.study.plots import differ, read_csv, row_of, save_picture
 from ip2p.study.points import Point, alone, held_out_cases, images_of, instructions_of, model_folder, place
 from ip2p.training import new_editor
 
@@ -171,3 +171,19 @@ def numbers_of(measured: list[dict], method: str) -> str:
             line = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         lines.append(line)
     return "\n".join(lines)
+
+
+def beside_complete(method: str, measure: str = "right") -> str:
+    """A removed stage's number and the complete editor's, in words: "0.51 [0.45, 0.56], complete 0.56 [0.51,
+    0.61]", with 95% intervals, from data/eval/removal.csv."""
+    told = []
+    for name in (method, "complete"):
+        row = row_of(read_csv("removal"), name, measure)
+        told.append(f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]")
+    return f"{told[0]}, complete {told[1]}"
+
+
+def is_missed(method: str, measure: str = "right") -> bool:
+    """Whether the two intervals have nothing in common."""
+    measured = read_csv("removal")
+    return differ(row_of(measured, method, measure), row_of(measured, "complete", measure))
