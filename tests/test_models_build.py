@@ -172,7 +172,7 @@ def test_mini_sds_card_tells_how_it_was_made(built):
 
 def test_mini_ip2ps_card_tells_how_it_was_made(built):
     card = (built[0] / "mini-ip2p" / "README.md").read_text(encoding="utf-8")
-    assert "the 2 pairs of data/pairs, of 2 captions" in card and "widened by 16 channels" in card
+    assert "2 pairs of 2 captions" in card and "widened by 16 channels" in card
     assert f"2 steps of 2 pictures in float32, about 0 minutes on {CORES}. Velocity" in card
     assert "guidance_scale=4.0, image_guidance_scale=1.5" in card and "learning rate 0.001" in card
     assert "Made by `ip2p train --pairs data/pairs`" in card
