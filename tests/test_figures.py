@@ -213,3 +213,10 @@ def test_the_pages_say_what_the_figures_say():
     for name, text in outcomes().items():
         parts = re.findall(f"<!-- figures:{name} -->(.*?)<!-- /figures -->", pages, re.DOTALL)
         assert parts and {part.strip() for part in parts} == {text}, f"{name}: run ip2p figures"
+
+
+def test_gains_are_drawn_over_comparisons_wrong_answers_and_edits():
+    figure = plots.plot_gains("feedback")
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert labels == list(plots.GAINS)
+    assert all(axes.get_legend().get_texts() for axes in figure.axes), "each has its curves"

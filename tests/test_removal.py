@@ -367,3 +367,11 @@ def test_hours_are_foretold_and_only_what_is_needed_is_timed(workshop, monkeypat
 def test_seconds_are_measured_by_doing(workshop):
     for measure in (forecast.of_a_step, forecast.of_a_candidate, forecast.of_an_edit):
         assert 0 < measure(workshop) < 60
+
+
+def test_a_removed_stage_is_told_beside_the_complete_editor():
+    """By the table that is shipped."""
+    told = removal.beside_complete("complete").split(", complete ")
+    assert len(told) == 2 and told[0] == told[1], "beside itself"
+    assert not removal.is_missed("complete")
+    assert removal.is_missed("few-shot language model"), "whose triplets are seldom right"
