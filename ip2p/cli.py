@@ -482,7 +482,7 @@ def bench(a) -> None:
 
 def bench_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "name", help="pairs, early, editing, guidance, training, filter, ray, finetuning, memory or sd15"
+        "name", help="pairs, early, editing, fast, training, filter, ray, finetuning, memory or sd15"
     )
     sub.add_argument("--n", type=int, help="caption pairs, rounds, steps, or (sd15) pixels of a side")
 

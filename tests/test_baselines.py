@@ -105,15 +105,15 @@ def test_distances_are_zero_between_equals(clip):
 
 def test_text2live_moves_the_picture_the_way_of_the_caption_and_can_be_repeated(clip):
     asked = render(CAT), "a red cat", "a blue cat"
-    made = text2live(clip, *asked, steps=40, progress=False)
+    made = text2live(clip, *asked, steps=90, progress=False)
     assert np.mean(made.losses[-5:]) < 0.7 * made.losses[0]
     assert made.layer.mode == "RGBA" and made.image.size == asked[0].size
     sim = clip(as_tensor([asked[0]] * 2), as_tensor([asked[0], made.image]), [asked[1]] * 2, [asked[2]] * 2)
     before, after = sim.sim_1
     assert after > before + 0.02, "the target's caption fits the output better than the input"
     assert sim.sim_direction[1] > 0.3, "and the picture moved the way that the captions did"
-    again = text2live(clip, *asked, steps=40, progress=False)
-    assert again.losses == made.losses
+    again = text2live(clip, *asked, steps=10, progress=False)
+    assert again.losses == made.losses[:10]
 
 
 def test_text2live_stops_when_nothing_improves(clip):

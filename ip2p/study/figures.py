@@ -24,7 +24,7 @@ from ip2p.miniworld import render
 from ip2p.miniworld.captions import caption_pair
 from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT, need_clone
-from ip2p.profiles import Profile, get_profile, load_text_to_image
+from ip2p.profiles import MINI, Profile, get_profile, load_text_to_image
 from ip2p.study.ablations import (
     ABLATION_STEPS,
     CANDIDATES,
@@ -174,6 +174,21 @@ def plane(profile: Profile) -> list[Point]:
     return points
 
 
+FAST_GUIDANCE = (1.0, 2.0, 4.0, 5.0, 7.5)  # of those in `plane`, what the fast editor knows
+FAST_IMAGE_GUIDANCE = (1.0, 1.25, 1.5, 2.0, 2.5)
+
+
+def fast(profile: Profile) -> list[Point]:
+    """The fast editor over each scale, the other one at its default: the same edits as in `plane`."""
+    editor = cache(lambda: load_editor(profile, fast=True))
+    points = []
+    for s_t in FAST_GUIDANCE:
+        points.append(Point("fast, over s_T", s_t, edit_function(editor, guidance_scale=s_t)))
+    for s_i in FAST_IMAGE_GUIDANCE:
+        points.append(Point("fast, over s_I", s_i, edit_function(editor, image_guidance_scale=s_i)))
+    return points
+
+
 # ----------------------------------------------------------------------------------------------- registry
 
 
@@ -206,6 +221,7 @@ FIGURES = {
     "figure8": Figure(figure_8, on_a_page=FIGURE_8),
     "figure10": Figure(figure_10, 4, on_a_page=FIGURE_10),
     "plane": Figure(plane, draw=plot_scales),
+    "fast": Figure(fast, draw=None),
     "attention": Figure(attention, 4, work=Work(sets=4)),
     "sharing": Figure(sharing, 4, work=Work(sets=4)),
     "noise": Figure(noise, 3, work=Work(sets=1)),
@@ -339,12 +355,32 @@ def red_houses() -> str:
     return f"{skewed} of the outputs red, unasked; balanced: {balanced}"
 
 
+def fast_beside_full() -> str:
+    """A table of CLIP's similarities by the fast editor, and the full one's 95% intervals."""
+    lines = [
+        "| s_T | s_I | Likeness, fast | full | Direction, fast | full | Right, fast | full |",
+        "|---:" * 8 + "|",
+    ]
+    fast_rows, full_rows = read_csv("fast"), read_csv("plane")
+    scales = [("fast, over s_T", s_t, (s_t, MINI.image_guidance_scale)) for s_t in FAST_GUIDANCE]
+    scales += [("fast, over s_I", s_i, (MINI.guidance_scale, s_i)) for s_i in FAST_IMAGE_GUIDANCE]
+    for method, setting, (s_t, s_i) in scales:
+        cells = [f"{s_t:g}", f"{s_i:g}"]
+        for measure in ("image", "direction", "right"):
+            full = row_of(full_rows, f"s_T {s_t:g}", measure, setting=s_i)
+            cells.append(f"{row_of(fast_rows, method, measure, setting=setting)['mean']:.3f}")
+            cells.append(f"{full['low']:.3f} to {full['high']:.3f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TOLD = {  # part of a page -> the figure that it tells of, and what it tells
     "less_data": ("figure10", less_data),
     "no_filter": ("figure10", no_filter),
     "limits": ("limits", hard_kinds),
     "repair": ("repair", repaired),
     "bias": ("bias", red_houses),
+    "fast_plane": ("fast", fast_beside_full),
 }
 
 

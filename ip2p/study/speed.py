@@ -44,7 +44,7 @@ from ip2p.factory.pairs import Kept, make_shard, make_shards_on_ray, paint_and_f
 from ip2p.miniworld.retelling import retell
 from ip2p.options import refuse_outside
 from ip2p.paths import DATA, ROOT, need_clone
-from ip2p.profiles import MINI, Profile, get_profile, load_text_to_image
+from ip2p.profiles import MINI, Profile, get_profile, load_edit_pipeline, load_text_to_image
 from ip2p.study.answers import check_answers, fresh_captions
 from ip2p.study.measures import column, judge_pairs
 from ip2p.study.true_size import STEPS
@@ -265,6 +265,14 @@ def candidates_a_second(shards, made: dict[int, bytes]) -> float:
 INSTRUCTION = "make it night"
 
 
+def stock_pipeline(profile: Profile):
+    """diffusers' own, as it comes, with the weights of the profile's editor."""
+    device, dtype = profile.place()
+    pipe = load_edit_pipeline(profile.editor, dtype).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 class OneEdit(NamedTuple):
     """The same edit by every editor and by the stock pipeline."""
 
@@ -303,12 +311,12 @@ class OneEdit(NamedTuple):
 def bench_editing(rounds: int = 7, profile: str | Profile = "mini", steps: int = 20) -> Table:
     """For the stock pipeline and our sampler the best of `rounds` edits, taken in turn, how many times as
     fast as the stock one that is, the seconds until the first preview, and the difference of the pictures."""
-    editor = load_editor(get_profile(profile))
-    pipe = editor.pipe
-    pipe.set_progress_bar_config(disable=True)
+    profile = get_profile(profile)
+    pipe = stock_pipeline(profile)
+    editor = load_editor(profile)
     guidance_scale, image_guidance_scale, _ = editor.defaults
-    compiled = Editor(pipe, *editor.defaults).compile()
-    rough = Editor(pipe, *editor.defaults).compile(bf16=True)
+    compiled = Editor(editor.pipe, *editor.defaults).compile()
+    rough = Editor(editor.pipe, *editor.defaults).compile(bf16=True)
     cat = open_image(DATA / "images" / "cat.png")
     one = OneEdit(fit(cat, (editor.resolution, editor.resolution)), steps)
 
@@ -347,20 +355,20 @@ def bench_fast(rounds: int = 7, profile: str | Profile = "mini") -> Table:
     out; and what one event of a slider costs, where picture and sentence are encoded already. The best of
     `rounds`, taken in turn."""
     profile = get_profile(profile)
+    pipe = stock_pipeline(profile)
     editor = load_editor(profile, fast=True)
     full = Editor(editor.pipe, *editor.defaults)
     compiled = Editor(editor.pipe, *editor.defaults)
     compiled.fast = editor.fast
     compiled.compile()
     guidance_scale, image_guidance_scale, steps = editor.defaults
-    editor.pipe.set_progress_bar_config(disable=True)
     cat = fit(open_image(DATA / "images" / "cat.png"), (editor.resolution, editor.resolution))
     one, usual, few = OneEdit(cat, 20), OneEdit(cat, steps), OneEdit(cat, editor.fast.steps)
     stock = "stock pipeline, 20 steps"
     edits = {
-        stock: lambda: one.by_stock_pipeline(editor.pipe, guidance_scale, image_guidance_scale),
+        stock: lambda: one.by_stock_pipeline(pipe, guidance_scale, image_guidance_scale),
         f"stock pipeline, {steps} steps": lambda: usual.by_stock_pipeline(
-            editor.pipe, guidance_scale, image_guidance_scale
+            pipe, guidance_scale, image_guidance_scale
         ),
         f"ours, {steps} steps": lambda: usual.by_editor(full),
         f"ours, fast, {few.steps} steps": lambda: few.by_editor(editor),
