@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAST = "unet_fast"  # the folder of a distilled UNet, beside the editor's other parts
 STUDENT_PREDICTS = "v_prediction"
+SKETCH_STEPS = 1  # of a sketch, while somebody drags a slider
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,8 @@ class Distilled:
 
     def knows(self, s_t: torch.Tensor, s_i: torch.Tensor) -> bool:
         """Whether it has learned these scales, (n,) each."""
-        inside = True
-        for scale, (low, high) in zip((s_t, s_i), self.scales, strict=True):
-            inside = inside and bool(((scale >= low) & (scale <= high)).all())
-        return inside
+        ranges = zip((s_t, s_i), self.scales, strict=True)
+        return all(bool(((scale >= low) & (scale <= high)).all()) for scale, (low, high) in ranges)
 
     def warn(self) -> None:
         (s_t, most_s_t), (s_i, most_s_i) = self.scales

@@ -145,18 +145,18 @@ def quiet_loading() -> None:
 
 
 def _load(cls_name: str, path: str, dtype=None):
-    """A pipeline from a folder or the hub, with the Euler ancestral scheduler. dtype: None for float32."""
+    """A pipeline from a folder or the hub, with the Euler ancestral scheduler. dtype: None for float32. The
+    channels of its autoencoder are laid out last, which makes it twice as fast on a CPU."""
     import diffusers
     import torch
 
     quiet_loading()
-    dtype = torch.float32 if dtype is None else dtype
     if Path(path).exists() and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{path} is no diffusers model: it has no model_index.json")
     refuse_broken(path)
     try:
         pipe = getattr(diffusers, cls_name).from_pretrained(
-            path, dtype=dtype, safety_checker=None, requires_safety_checker=False
+            path, dtype=dtype or torch.float32, safety_checker=None, requires_safety_checker=False
         )
     except OSError as error:
         raise ValueError(
@@ -164,15 +164,13 @@ def _load(cls_name: str, path: str, dtype=None):
             f"to the hub once to download it ({str(error).splitlines()[0]})"
         ) from error
     pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe.vae.to(memory_format=torch.channels_last)
     return pipe
 
 
 def settle(pipe, device: torch.device, low_memory: bool):
-    """The pipeline on its device, its autoencoder with channels last, which is twice as fast on a CPU.
-    low_memory: the autoencoder takes one picture at a time, and on a GPU is only the model that works."""
-    import torch
-
-    pipe.vae.to(memory_format=torch.channels_last)
+    """The pipeline on its device. low_memory: the autoencoder takes one picture at a time, and on a GPU is
+    only the model that works."""
     if not low_memory:
         return pipe.to(device)
     pipe.vae.enable_slicing()

@@ -216,14 +216,14 @@ def test_a_sketch_follows_the_slider_while_it_is_dragged(lab, page):
     box = handle.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
-    page.mouse.move(box["x"] - 60, box["y"] + box["height"] / 2)
+    page.mouse.move(box["x"] - 120, box["y"] + box["height"] / 2)
     page.wait_for_timeout(1500)  # the kernel is warm
     page.evaluate(COUNT_SKETCHES)
     seconds = 2
     begin = time.monotonic()
     while time.monotonic() - begin < seconds:
         share = (time.monotonic() - begin) / seconds
-        page.mouse.move(box["x"] - 60 + 120 * share, box["y"] + box["height"] / 2)
+        page.mouse.move(box["x"] - 120 + 240 * share, box["y"] + box["height"] / 2)
         page.wait_for_timeout(20)
     sketches = page.evaluate("window.sketches.size")
     page.screenshot(path=PICTURES / "sketching.png")

@@ -20,6 +20,7 @@ from ip2p.common.diffusion import embed
 from ip2p.common.grids import grid
 from ip2p.common.images import fit, open_image
 from ip2p.editing import Editor, Step
+from ip2p.fast import SKETCH_STEPS
 from ip2p.teaching.access import Access
 from ip2p.teaching.history import EditHistory, Turn
 from ip2p.teaching.region import RegionPicture, box_mask
@@ -163,7 +164,7 @@ class EditExplorer(widgets.VBox):
             s_t,
             min=min(0, s_t),
             max=max(12, 2 * s_t),
-            step=0.25,
+            step=0.1,
             description="guidance_scale (s_T)",
             tooltip="how hard to follow the sentence",
             **wide,
@@ -364,7 +365,7 @@ class EditExplorer(widgets.VBox):
     def _sketch(self, settings: dict) -> None:
         """What the fast editor paints, in the frame of its own, at the nearest scales that it has learned: at
         others the full one would, and a slider would wait for it."""
-        options = settings | {"num_inference_steps": None}
+        options = settings | {"num_inference_steps": SKETCH_STEPS}
         for scale, (low, high) in zip(SCALES, self.editor.fast.scales, strict=True):
             options[scale] = min(max(settings[scale], low), high)
         try:
