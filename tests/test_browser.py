@@ -148,14 +148,14 @@ def explorer(lab, page):
 
 def test_the_explorer_in_jupyterlab(explorer):
     page, folder = explorer
-    after = page.locator("img.widget-image").nth(1)
+    after = page.locator("img.widget-image").nth(2)  # 0: the input, 1: the sketch
     sources = [after.get_attribute("src")]
 
     def changed():
         """Wait until another picture is finished; its address is remembered."""
         page.wait_for_function(
             """known => {
-            const image = document.querySelectorAll("img.widget-image")[1];
+            const image = document.querySelectorAll("img.widget-image")[2];
             return !known.includes(image.src) && [...document.querySelectorAll(".widget-html")].some(
                 x => x.innerText.startsWith("Done"));
         }""",

@@ -220,3 +220,20 @@ def test_gains_are_drawn_over_comparisons_wrong_answers_and_edits():
     labels = [axes.get_xlabel() for axes in figure.axes]
     assert labels == list(plots.GAINS)
     assert all(axes.get_legend().get_texts() for axes in figure.axes), "each has its curves"
+
+
+def test_the_fast_editors_sliders_do_what_the_full_ones_do():
+    fast, full = plots.read_csv("fast"), plots.read_csv("plane")
+
+    def over(scale, measure):
+        return [row["mean"] for row in plots.curve(fast, f"fast, over {scale}", measure)]
+
+    assert over("s_I", "image") == sorted(over("s_I", "image")), "s_I keeps to the picture"
+    assert over("s_T", "image") == sorted(over("s_T", "image"), reverse=True)
+    first, *_, before_last, last = over("s_T", "direction")
+    assert first < before_last - 0.05 and last > before_last - 0.01, (
+        "s_T follows the sentence, and levels off"
+    )
+    usual = plots.row_of(fast, "fast, over s_T", "right", setting=MINI.guidance_scale)["mean"]
+    assert usual >= plots.row_of(full, "s_T 4", "right", setting=MINI.image_guidance_scale)["mean"] - 0.03
+    assert int(re.search(r"(\d+) of the 20 means", outcomes()["fast_plane"])[1]) >= 18

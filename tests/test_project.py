@@ -26,6 +26,7 @@ from ip2p.teaching.notebook_files import (
     parameters,
     read,
 )
+from ip2p.teaching.pages import readme_table
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -159,6 +160,12 @@ def test_a_part_is_filled_on_every_page_that_has_it(tmp_path):
     assert second.read_text() == "Nothing is measured here.\n"
     with pytest.raises(KeyError, match="no page has a part called rate"):
         fill_pages(tmp_path, {"rate": "1"})
+
+
+def test_minutes_of_notebooks_that_did_not_run_again_stay(tmp_path):
+    readme = page("README.md")
+    assert readme_table(tmp_path, readme) in readme, "run ip2p notebooks --readme"
+    assert readme_table(tmp_path, "").count("not measured yet") == len(NOTEBOOKS)
 
 
 def test_the_readme_is_short():

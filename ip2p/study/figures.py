@@ -356,7 +356,8 @@ def red_houses() -> str:
 
 
 def fast_beside_full() -> str:
-    """A table of CLIP's similarities by the fast editor, and the full one's 95% intervals."""
+    """A table of CLIP's similarities by the fast editor, and the full one's 95% intervals; how often the
+    former lie in the latter."""
     lines = [
         "| s_T | s_I | Likeness, fast | full | Direction, fast | full | Right, fast | full |",
         "|---:" * 8 + "|",
@@ -364,14 +365,18 @@ def fast_beside_full() -> str:
     fast_rows, full_rows = read_csv("fast"), read_csv("plane")
     scales = [("fast, over s_T", s_t, (s_t, MINI.image_guidance_scale)) for s_t in FAST_GUIDANCE]
     scales += [("fast, over s_I", s_i, (MINI.guidance_scale, s_i)) for s_i in FAST_IMAGE_GUIDANCE]
+    inside = []
     for method, setting, (s_t, s_i) in scales:
         cells = [f"{s_t:g}", f"{s_i:g}"]
         for measure in ("image", "direction", "right"):
             full = row_of(full_rows, f"s_T {s_t:g}", measure, setting=s_i)
-            cells.append(f"{row_of(fast_rows, method, measure, setting=setting)['mean']:.3f}")
-            cells.append(f"{full['low']:.3f} to {full['high']:.3f}")
+            mean = row_of(fast_rows, method, measure, setting=setting)["mean"]
+            cells += [f"{mean:.3f}", f"{full['low']:.3f} to {full['high']:.3f}"]
+            if measure != "right":
+                inside.append(full["low"] <= mean <= full["high"])
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    told = f"{sum(inside)} of the {len(inside)} means of CLIP's lie in the full editor's interval."
+    return "\n".join([*lines, "", told])
 
 
 TOLD = {  # part of a page -> the figure that it tells of, and what it tells

@@ -95,20 +95,30 @@ def thumbnail(picture: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def readme_table(out: Path) -> str:
-    """The README's table of notebooks and stages, with the minutes of the last run in `out`."""
+def readme_table(out: Path, readme: str) -> str:
+    """The README's table of notebooks and stages, with the minutes of the last runs in `out`; what did not
+    run there keeps those that it has in `readme`, the text of the page."""
     rows = ["| Notebook | Its question | Module (section of the paper) | Minutes |", "|---|---|---|---:|"]
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         name, question = name_and_question(read(path))
         executed = out / path.name
         took = minutes(read(executed)) if executed.exists() else None
-        duration = "not measured yet" if took is None else f"{took:.1f}"
+        duration = minutes_told(readme, path) if took is None else f"{took:.1f}"
         module = MODULES.get(number_of(path), "")
         rows.append(f"| [{name}](notebooks/{path.name}) | {question} | {module} | {duration} |")
     return "\n".join(rows)
 
 
+def minutes_told(readme: str, path: Path) -> str:
+    """The last cell of a notebook's row in the README."""
+    for line in readme.splitlines():
+        if line.startswith("| [") and f"(notebooks/{path.name})" in line:
+            return line.split(" | ")[-1].removesuffix(" |")
+    return "not measured yet"
+
+
 def renew_readme_table(out: Path) -> None:
-    """Write the README's table of notebooks again, with the minutes of the run in `out`."""
+    """Write the README's table of notebooks again, with the minutes of the runs in `out`."""
     need_clone("ip2p notebooks --readme")
-    fill(ROOT / "README.md", {"notebooks": readme_table(out)})
+    page = ROOT / "README.md"
+    fill(page, {"notebooks": readme_table(out, page.read_text(encoding="utf-8"))})
