@@ -185,7 +185,7 @@ WEIGHT_DECAYS = (0.03, 0.3, 3.0, 30.0, 300.0)  # of all comparisons together
 
 
 def learn_reward(c: Compared, hidden: int = 0, seed: int = 0) -> Reward:
-    """The reward of comparisons, with that of WEIGHT_DECAYS which foretells best the answers to pictures and
+    """The reward of comparisons, with that of WEIGHT_DECAYS which best predicts the answers to pictures and
     sentences that were held out, FOLDS times a part of them. hidden: units of a hidden layer (0: none).
     Raises ValueError for comparisons of fewer pictures and sentences than FOLDS."""
     groups = sorted(set(c.group), key=str)
