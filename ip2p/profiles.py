@@ -146,7 +146,7 @@ def quiet_loading() -> None:
 
 def _load(cls_name: str, path: str, dtype=None):
     """A pipeline from a folder or the hub, with the Euler ancestral scheduler. dtype: None for float32. The
-    channels of its autoencoder are laid out last, which makes it twice as fast on a CPU."""
+    channels of its autoencoder are laid out last, which makes it nearly twice as fast on a CPU."""
     import diffusers
     import torch
 

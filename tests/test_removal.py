@@ -33,7 +33,7 @@ from ip2p.study.forecast import Work
 from ip2p.study.limits import LIMITS, own_and_true_pairs
 from ip2p.study.plots import read_csv, row_of
 from ip2p.study.points import alone, model_folder
-from ip2p.study.removal import arms, few_shot_triplets, with_random_input_weights
+from ip2p.study.removal import arms, few_shot_triplets, table_of_editors, with_random_input_weights
 from ip2p.study.validation import HELD_OUT_LOSS, HeldOutLoss, told_loss
 from ip2p.training import new_editor
 
@@ -275,6 +275,8 @@ def test_six_editors_of_which_five_lack_one_thing(workshop, monkeypatch, tmp_pat
     assert sum(line.startswith("# held-out loss, ") for line in head) == 6
     rows = read_csv("removal")
     assert list(dict.fromkeys(row["method"] for row in rows)) == list(arms(profile))
+    told = table_of_editors().splitlines()[2:]
+    assert [line.split(" | ")[0] for line in told] == [f"| {name}" for name in arms(profile)]
     for name in arms(profile):
         for measure in ("right", "survival of kind", "survival of colour", "image", "direction"):
             assert row_of(rows, name, measure)["n"] <= 2

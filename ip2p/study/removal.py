@@ -173,6 +173,15 @@ def numbers_of(measured: list[dict], method: str) -> str:
     return "\n".join(lines)
 
 
+def table_of_editors() -> str:
+    """What data/eval/removal.csv says of every editor, as a Markdown table."""
+    measured = read_csv("removal")
+    lines = [f"| editor | {' | '.join(NUMBERS.values())} |", "|---|" + "---:|" * len(NUMBERS)]
+    for method in dict.fromkeys(row["method"] for row in measured):
+        lines.append(f"| {method} | {' | '.join(numbers_of(measured, method).splitlines())} |")
+    return "\n".join(lines)
+
+
 def beside_complete(method: str, measure: str = "right") -> str:
     """A removed stage's number and the complete editor's, in words: "0.51 [0.45, 0.56], complete 0.56 [0.51,
     0.61]", with 95% intervals, from data/eval/removal.csv."""

@@ -267,7 +267,7 @@ INSTRUCTION = "make it night"
 
 
 def stock_pipeline(profile: Profile):
-    """diffusers' own, as it comes, with the weights of the profile's editor."""
+    """diffusers' own with the weights of the profile's editor, and its autoencoder as diffusers lays it."""
     device, dtype = profile.place()
     pipe = load_edit_pipeline(profile.editor, dtype).to(device)
     pipe.vae.to(memory_format=torch.contiguous_format)
