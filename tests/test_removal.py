@@ -144,7 +144,9 @@ def test_a_quarter_of_the_lessons_of_repair_are_true(monkeypatch):
     own = [{"original_prompt": "own"}] * 36
     monkeypatch.setattr(limits, "random_pairs", lambda profile: own)
     rows = own_and_true_pairs(MINI)
-    assert rows[:36] == own and len(rows) == 48 and len(rows) - 36 == 2 * len(LIMITS)
+    told = own * limits.ROUNDS
+    assert rows[: len(told)] == told and len(rows) - len(told) == len(limits.SPACE) * 7
+    assert 0.24 < 1 - len(told) / len(rows) < 0.26
 
 
 # ------------------------------------------------------------------------------------------------- trainings

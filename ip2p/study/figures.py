@@ -49,11 +49,11 @@ from ip2p.study.limits import (
     BALANCED,
     INTO_A_HOUSE,
     LEARNED_ON,
-    LIMITS,
     ORDINARY,
     REPAIR_STEPS,
     REPAIRED,
     SKEWED,
+    SPACE,
     bias,
     hard_and_ordinary_cases,
     hard_cases,
@@ -275,10 +275,8 @@ def work_of(name: str, profile: Profile, n: int) -> Work:
     work = figure.work._replace(steps=figure.trainings * figure.steps)
     if name in ROWS:
         return work
-    edits = len(figure.content(profile)) * n
-    if figure.cases_of is not held_out_cases:
-        edits *= len(LIMITS)
-    return work._replace(edits=edits)
+    kinds = len(figure.cases_of(profile, 1))
+    return work._replace(edits=len(figure.content(profile)) * n * kinds)
 
 
 def make_figure(name: str, profile: Profile, n: int) -> None:
@@ -343,7 +341,7 @@ def hard_kinds() -> str:
 def repaired() -> str:
     """Of each kind: as shipped, after learning on, and after learning on with true pairs."""
     told = []
-    for kind in (*LIMITS, ORDINARY):
+    for kind in (*SPACE, ORDINARY):
         shares = [mean_of("repair", method, "right", kind) for method in (AS_SHIPPED, LEARNED_ON, REPAIRED)]
         told.append(f"{kind} {', '.join(shares)}")
     return "; ".join(told)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
-from itertools import islice
+from itertools import count, islice
 
 from PIL import Image
 
@@ -21,6 +21,7 @@ from ip2p.miniworld import (
     COLOURS,
     KINDS,
     SIZES,
+    Scene,
     caption,
     edit,
     instruction,
@@ -31,6 +32,7 @@ from ip2p.miniworld import (
 )
 from ip2p.miniworld.captions import what_to_say
 from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, possible_edits
+from ip2p.miniworld.language import choose_wording
 from ip2p.profiles import Profile, load_text_to_image
 from ip2p.study.ablations import Arm, edit_function, points_of_arms, random_pairs, trained_editor
 from ip2p.study.measures import run_editor, score
@@ -49,9 +51,19 @@ from ip2p.study.points import (
 )
 
 LIMITS = ("count", "position", "swap", "viewpoint", "size", "add")
+SPACE = (*LIMITS, "relation")  # what true pairs teach in `repair`
 ORDINARY = "ordinary"  # edits of all other kinds
 
 AS_SHIPPED, LEARNED_ON, REPAIRED = "as shipped", "learning on", "learning on, with true pairs"
+
+RELATION = (  # how it is asked for that {a} be on one side of {b}
+    "({move} {a} {on} {b}|{a} should (be|stand) {on} {b}|let {a} (be|stand) {on} {b}|"
+    "I want {a} {on} {b}|show {a} {on} {b})"
+)
+
+MOVE, ADD = "(put|move|place|set)", "(put|add|place|draw)"
+
+ON = "(to the {side} of|to the {side} of|{side} of|on the {side} side of)"
 
 CAMERA = {  # whether the camera comes nearer -> the words that ask for it
     False: ("step back", "zoom out", "move the camera away"),
@@ -62,9 +74,11 @@ CAMERA = {  # whether the camera comes nearer -> the words that ask for it
 
 
 def hard_edits(kind: str, n: int, seed: int) -> list[Edit]:
-    """n edits of one of LIMITS, of the scenes from `seed` on."""
+    """n edits of one of SPACE, of the scenes from `seed` on."""
     if kind == "viewpoint":
         return list(islice(viewpoint_edits(seed), n))
+    if kind == "relation":
+        return list(islice(relation_edits(seed), n))
     edits = []
     for before, after, _, rng in islice(possible_edits(seed, [kind]), n):
         edits.append(Edit(before, after, instruction(before, after, rng), kind))
@@ -81,10 +95,50 @@ def viewpoint_edits(seed: int) -> Iterator[Edit]:
             yield Edit(before, after, rng.choice(CAMERA[steps_nearer > 0]), "viewpoint")
 
 
-def hard_cases(profile: Profile, n: int) -> list[Case]:
-    """n of each of LIMITS, each of other scenes, which nothing was trained on."""
+def relation_edits(seed: int) -> Iterator[Edit]:
+    """Edits without end that ask for a thing on one side of another, by name: by turns one of two things
+    that are there, and a new one."""
+    both_there = True
+    for number in count(seed):
+        rng = random.Random(number)
+        scene = random_scene(rng)
+        has_two = scene.second is not None
+        if has_two != both_there or scene.count > 1 or "hat" in scene.extras:  # whose hat would it be?
+            continue
+        yield moved_past(scene, rng) if has_two else put_beside(scene, rng)
+        both_there = not both_there
+
+
+def moved_past(scene: Scene, rng: random.Random) -> Edit:
+    """One of two things goes to the other side of the other."""
+    left, right = scene.kind, scene.second[0]
+    side = rng.choice(("left", "right"))
+    a, b = (right, left) if side == "left" else (left, right)
+    words = relation(MOVE, f"the {a}", side, f"the {b}", rng)
+    return Edit(scene, edit(scene, swap=True), words, "relation")
+
+
+def put_beside(scene: Scene, rng: random.Random) -> Edit:
+    """A second thing comes to the left or to the right of the first."""
+    there = (scene.kind, scene.colour)
+    kind = rng.choice([kind for kind in KINDS if kind != scene.kind])
+    new = (kind, rng.choice(COLOURS))
+    side = rng.choice(("left", "right"))
+    first, second = (new, there) if side == "left" else (there, new)
+    after = replace(scene, kind=first[0], colour=first[1], second=second, position="centre")
+    words = relation(ADD, f"a {new[1]} {kind}", side, f"the {scene.kind}", rng)
+    return Edit(scene, after, words, "relation")
+
+
+def relation(move: str, a: str, side: str, b: str, rng: random.Random) -> str:
+    """ "put a red owl to the left of the cat"."""
+    return choose_wording(RELATION.format(move=move, a=a, on=ON.format(side=side), b=b), rng)
+
+
+def hard_cases(profile: Profile, n: int, kinds: tuple[str, ...] = LIMITS) -> list[Case]:
+    """n of each kind, each of other scenes, which nothing was trained on."""
     cases = []
-    for k, kind in enumerate(LIMITS):
+    for k, kind in enumerate(kinds):
         edits = hard_edits(kind, n, 11 * HELD_OUT + 10**6 * k)
         cases += [as_case(edit) for edit in edits]
     return cases
@@ -97,7 +151,7 @@ def ordinary_cases(profile: Profile, n: int) -> list[Case]:
 
 
 def hard_and_ordinary_cases(profile: Profile, n: int) -> list[Case]:
-    return hard_cases(profile, n) + ordinary_cases(profile, n)
+    return hard_cases(profile, n, SPACE) + ordinary_cases(profile, n)
 
 
 def true_outputs(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
@@ -136,30 +190,30 @@ def painting_function(profile: Profile) -> Callable:
 
 # ------------------------------------------------------------------------------------------------- repair
 
-REPAIR_STEPS = (
-    3000  # at a tenth of the learning rate: AURORA (Krojer et al., 2024) takes thousands of small ones
-)
+REPAIR_STEPS = 3000  # AURORA (Krojer et al., 2024) takes thousands of small ones, too
+REPAIR_LR = 1 / 5  # of the learning rate with which the editor was trained
 TRUE_SHARE = 1 / 4  # of the lessons; the others are the editor's own
+ROUNDS = 4  # own pairs are told so often, so that as many different true ones go with them
 
 
 def true_pairs(n: int) -> list[dict]:
-    """n rendered pairs of each of LIMITS, as rows of `read_pairs`."""
+    """n rendered pairs of each of SPACE, as rows of `read_pairs`."""
     pairs = []
-    for kind in LIMITS:
+    for kind in SPACE:
         pairs += [true_pair(hard_edit) for hard_edit in hard_edits(kind, n, 0)]
     return pairs
 
 
 def own_and_true_pairs(profile: Profile) -> list[dict]:
-    """The profile's pairs, and so many true ones of LIMITS that they are TRUE_SHARE of all."""
-    own = random_pairs(profile)
+    """The profile's pairs, ROUNDS times, and so many true ones of SPACE that they are TRUE_SHARE of all."""
+    own = random_pairs(profile) * ROUNDS
     wanted = len(own) * TRUE_SHARE / (1 - TRUE_SHARE)
-    return own + true_pairs(max(1, round(wanted / len(LIMITS))))
+    return own + true_pairs(max(1, round(wanted / len(SPACE))))
 
 
 def repaired_arms(profile: Profile) -> dict[str, Arm]:
     """The shipped editor learns on: from its own pairs alone, and from them and true ones."""
-    options = {"steps": REPAIR_STEPS, "lr": profile.train_lr / 10}
+    options = {"steps": REPAIR_STEPS, "lr": profile.train_lr * REPAIR_LR}
     arms = {}
     for name, pairs in {LEARNED_ON: random_pairs, REPAIRED: own_and_true_pairs}.items():
         arms[name] = Arm(name, partial(pairs, profile), options, start=lambda: profile.editor)
@@ -174,8 +228,8 @@ def repair(profile: Profile) -> list[Point]:
 
 
 def save_repair_sheet(profile: Profile) -> None:
-    """data/images/repair.jpg: what they make of one edit of each of LIMITS, and the truth."""
-    cases = hard_cases(profile, 1)
+    """data/images/repair.jpg: what they make of one edit of each of SPACE, and the truth."""
+    cases = hard_cases(profile, 1, SPACE)
     editors = {AS_SHIPPED: load_editor(profile)}
     for name, arm in repaired_arms(profile).items():
         editors[name] = trained_editor(profile, arm)
