@@ -88,8 +88,7 @@ class Guidance:
         self.image = image.to(dtype)
         self.s_t = s_t.to(image.device)[:, None, None, None]
         self.s_i = s_i.to(image.device)[:, None, None, None]
-        counts = torch.stack([1 - s_i, s_i - s_t, s_t]) != 0  # (3, n)
-        counts |= whole
+        counts = (torch.stack([1 - s_i, s_i - s_t, s_t]) != 0) | whole  # (3, n)
         self.rows = []  # the images of each kind
         for of_kind in counts:
             self.rows.append(of_kind.nonzero().flatten().to(image.device))
@@ -280,7 +279,8 @@ class Editor:
             solver = new_scheduler(self.pipe.scheduler, scheduler)
         solver.set_timesteps(steps, device=source.device)
         generators = seeded(range(n) if seeds is None else seeds)
-        yield from denoise_edits(predict, source, solver, generators, kept)
+        latents = source[:, : self.pipe.vae.config.latent_channels]  # without a region (`ip2p.region`)
+        yield from denoise_edits(predict, latents, solver, generators, kept)
 
     def kept_outside(
         self, masks: list[Image.Image], images: list[Image.Image], source: torch.Tensor, size: Size

@@ -35,12 +35,12 @@ from ip2p.profiles import Profile, get_profile, load_edit_pipeline, load_text_to
 # ------------------------------------------------------------------------------------ the model
 
 
-def widen_input(unet):
-    """Give `conv_in` as many zero-initialised input channels more as a latent has; weight *and* bias are
-    kept, so that at step 0 the UNet gives exactly the base model's output whatever the conditioning image.
-    Changes `unet`, one of a text-to-image model, and returns it."""
+def widen_input(unet, channels: int | None = None):
+    """Give `conv_in` so many zero-initialised input channels more (None: as many as a latent has); weight
+    *and* bias are kept, so that at step 0 the UNet gives exactly the base model's output whatever it is given
+    in them. Changes `unet` (of a text-to-image model, where channels is None), and returns it."""
     old = unet.conv_in
-    extra = unet.config.out_channels  # what it predicts is as large as a latent: 4 channels in SD 1.5
+    extra = channels or unet.config.out_channels  # a prediction is as large as a latent: 4 in SD 1.5
     new = nn.Conv2d(old.in_channels + extra, old.out_channels, old.kernel_size, old.stride, old.padding)
     new = new.to(old.weight.device, old.weight.dtype)
     with torch.no_grad():

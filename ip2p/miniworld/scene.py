@@ -88,9 +88,10 @@ COMPANY_SHARE = 0.15  # of the random "add" edits of a single object that add a 
 class Scene:
     """One scene. `seed` sets what words do not say (hill lines, cloud shapes, a little jitter of the object).
 
-    A single object stands at `position`; several of a kind stand in a row (position "centre"); a second,
-    different object stands to the right of the first (both then count 1, position "centre"). Raises
-    ValueError for a value that is not in `ATTRIBUTES` and for a combination that cannot be.
+    A single object stands at `position`; several alike stand in a row (position "centre"); a second object,
+    of another kind or (in no random scene) only of another colour, stands to the right of the first (both
+    then count 1, position "centre"). Raises ValueError for a value that is not in `ATTRIBUTES` and for a
+    combination that cannot be.
     """
 
     kind: str
@@ -118,8 +119,8 @@ class Scene:
         object.__setattr__(self, "extras", in_order)
         if self.second is not None:
             kind, colour = self.second
-            if kind not in KINDS or colour not in COLOURS or kind == self.kind:
-                raise ValueError(f"second is {self.second!r}; give (another kind than {self.kind!r}, colour)")
+            if kind not in KINDS or colour not in COLOURS or self.second == (self.kind, self.colour):
+                raise ValueError(f"second is {self.second!r}; give (kind, colour), not both as of the first")
             if self.count != 1:
                 raise ValueError("a scene with a second object has count 1")
         if not self.is_single and self.position != "centre":

@@ -1,0 +1,113 @@
+"""Beyond the paper: a region beside the sentence.
+
+"Make this one blue" says which one only together with a gesture. What the paper did for the input image is
+done once more for the region: the UNet's first convolution gets one more channel, widened by zeros, and
+learns from pairs whose rows say where the change is,
+
+    L = E || eps - eps_theta(z_t, t, [E(c_I), r], c_T) ||^2
+
+with r in [0, 1] the share of each place of the latent that lies in the region. Conditioning dropout takes the
+region away together with the image, so Eq. 3 of the paper guides by both as it did by one.
+
+A box is [left, top, right, bottom] in shares of the picture's sides, as `RegionPicture.box`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ip2p.common.diffusion import embed
+from ip2p.common.durable import locked, name_of_model
+from ip2p.common.train_loop import train_loop
+from ip2p.dataset.lessons import Cache, Lessons
+from ip2p.editing import Editor
+from ip2p.profiles import Profile, load_edit_pipeline
+from ip2p.training import checksum_of_pairs, edit_loss, same_run, widen_input
+
+Box = Sequence[float]
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # the region of an edit that may change anything
+
+
+def region_channel(boxes: Sequence[Box], height: int, width: int) -> torch.Tensor:
+    """r: (n, 1, height, width), how much of each place of a latent lies in a box. Raises ValueError for a box
+    with nothing in it."""
+    channel = torch.empty(len(boxes), 1, height, width)
+    for k, (left, top, right, bottom) in enumerate(boxes):
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(
+                f"{[left, top, right, bottom]} is no box; give [left, top, right, bottom] in 0 to 1"
+            )
+        channel[k, 0] = covered(top, bottom, height)[:, None] * covered(left, right, width)
+    return channel
+
+
+def covered(start: float, end: float, places: int) -> torch.Tensor:
+    """How much of each of so many places in a row lies between start and end, shares of the row."""
+    edges = torch.arange(places + 1) / places
+    return (edges[1:].clamp(max=end) - edges[:-1].clamp(min=start)).clamp(min=0) * places
+
+
+def takes_region(editor: Editor) -> bool:
+    """Whether an editor was trained with regions."""
+    unet = editor.pipe.unet
+    return unet.config.in_channels == 2 * unet.config.out_channels + 1
+
+
+def edit_region(
+    editor: Editor, images: list[Image.Image], instructions: list[str], boxes: Sequence[Box], **options
+) -> list[Image.Image]:
+    """Edit n images by n sentences and n boxes. options: of `Editor.many`, without masks and size. Raises
+    ValueError for an editor that was trained without regions, and what `region_channel` and `Editor`
+    raise."""
+    if not takes_region(editor):
+        raise ValueError("this editor was trained without regions; train one with `train_region`")
+    latents = editor.encode(images)
+    regions = region_channel(boxes, *latents.shape[2:]).to(latents.device)
+    encoded = torch.cat([latents, regions], 1), embed(editor.pipe, instructions)
+    return editor.many(images, instructions, encoded=encoded, **options)
+
+
+def train_region(rows: list[dict], out: Path, profile: Profile, *, steps: int, lr: float, seed: int = 0):
+    """Teach the profile's editor to take regions, from rows as of `read_pairs` that have a "region" each, and
+    save it as a pipeline folder. An interrupted run goes on; one with other settings is a ValueError. Returns
+    (pipeline, log of `train_loop`)."""
+    settings = {"pairs": checksum_of_pairs(rows), "start": name_of_model(profile.editor)}
+    settings |= {"steps": steps, "lr": lr, "batch": profile.train_batch, "seed": seed}
+    done = out / "model_index.json"
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, "training in"):
+        same_run(out / "work", settings, done)
+        pipe = load_edit_pipeline(profile.editor)
+        pipe.vae.requires_grad_(False)
+        pipe.text_encoder.requires_grad_(False)
+        widen_input(pipe.unet, 1)
+        pipe.to(profile.place()[0])
+        losses = region_losses(pipe, rows, out / "work" / "cache", profile)
+        options = {"seed": seed, "muon": profile.muon, "ema_decay": 0.999, "decay": 0.5, "desc": "training"}
+        log = train_loop(losses, pipe.unet, out / "work", steps=steps, lr=lr, **options)
+        if not done.exists():  # it is written last
+            pipe.save_pretrained(out)
+    return pipe, log
+
+
+def region_losses(pipe, rows: list[dict], cache: Path, profile: Profile):
+    """For `train_loop`: the loss of one step."""
+    lessons = Lessons(pipe, rows, profile.resolution, Cache(pipe, rows, cache, profile.resolution))
+    lessons.mirrorable = [False] * len(rows)  # a region lies where it lies
+    side = profile.resolution // pipe.vae_scale_factor
+    regions = region_channel([row["region"] for row in rows], side, side)
+    empty = embed(pipe, [""])
+
+    def losses(model, generator: torch.Generator, step: int) -> torch.Tensor:
+        numbers = torch.randint(len(rows), (profile.train_batch,), generator=generator).tolist()
+        seeds = torch.randint(2**62, (profile.train_batch,), generator=generator).tolist()
+        source, target, text = lessons.batch(numbers, seeds)
+        source = torch.cat([source, regions[numbers].to(source.device)], 1)
+        return edit_loss(model, pipe.scheduler, source, target, text, empty, generator)
+
+    return losses
