@@ -71,6 +71,7 @@ from ip2p.study.plots import (
     save_picture,
 )
 from ip2p.study.points import EDITS, Case, Point, alone, held_out_cases, images_of, measure_figure
+from ip2p.study.region_figures import REGION_STEPS, region
 from ip2p.study.removal import removal, save_removal_sheet
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
@@ -238,11 +239,12 @@ FIGURES = {
         save_sheet=save_repair_sheet,
     ),
     "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
+    "region": Figure(region, 1, REGION_STEPS, work=Work(edits=12 * EDITS), draw=plot_kinds),
     "feedback": Figure(feedback, draw=plot_gains, on_a_page=FEEDBACK),
     "feedback-tuning": Figure(feedback_tuning, 3),
 }
 
-ROWS = ("selection", "bias", "feedback")  # whose content is rows, and takes as long as it takes
+ROWS = ("selection", "bias", "region", "feedback")  # whose content is rows, and takes as long as it takes
 
 
 def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int = EDITS) -> None:

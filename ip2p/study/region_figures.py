@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import count, cycle, islice
 
 import numpy as np
@@ -204,17 +205,24 @@ def verdict_on_twins(edit: Edit, output: Image.Image) -> dict:
 def read_twins(scene: Scene, picture: Image.Image) -> list[str]:
     """The colours of the two things in a picture of this scene, both of one kind: of each, that in which a
     render is nearest to the picture where the thing is."""
-    renders = {}
-    for colour in COLOURS:  # a row of two stands where the two things do
-        renders[colour] = render(replace(scene, colour=colour, count=2, second=None))
     read = []
     for which in (0, 1):
-        thing = pixels_in(picture, box_around(scene, which))
+        box = box_around(scene, which)
+        thing = pixels_in(picture, box)
         distances = {}
-        for colour, rendered in renders.items():
-            distances[colour] = np.abs(pixels_in(rendered, box_around(scene, which)) - thing).mean()
+        for colour, rendered in rows_of_two(scene, picture.width).items():
+            distances[colour] = np.abs(pixels_in(rendered, box) - thing).mean()
         read.append(min(distances, key=distances.__getitem__))
     return read
+
+
+@lru_cache(maxsize=512)
+def rows_of_two(scene: Scene, size: int) -> dict[str, Image.Image]:
+    """For each colour a render in which both things have it: a row of two stands where they stand."""
+    renders = {}
+    for colour in COLOURS:
+        renders[colour] = render(replace(scene, colour=colour, count=2, second=None), size)
+    return renders
 
 
 def pixels_in(picture: Image.Image, box: list[float]) -> np.ndarray:
