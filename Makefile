@@ -9,7 +9,7 @@ ARGS   ?=
 TORCH  ?=
 BIN     = .venv/bin
 OFFLINE = not weights and not soak
-TEST    = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+TEST    = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 COMPILE = uv pip compile --universal --python-version 3.11 --extra dev --no-annotate pyproject.toml -o constraints.txt
 
 # With two busy threads on a two-core machine, threads that spin while they wait made PyTorch ten times slower.

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 from ip2p.common.diffusion import embed
 from ip2p.common.durable import locked, name_of_model
@@ -50,6 +50,19 @@ def covered(start: float, end: float, places: int) -> torch.Tensor:
     """How much of each of so many places in a row lies between start and end, shares of the row."""
     edges = torch.arange(places + 1) / places
     return (edges[1:].clamp(max=end) - edges[:-1].clamp(min=start)).clamp(min=0) * places
+
+
+def box_mask(image: Image.Image, box: list[float]) -> Image.Image:
+    """White in a box of the square in the middle of an image, black elsewhere; of the image's shape.
+
+    box: left, top, right, bottom as shares of the square's sides."""
+    width, height = ImageOps.exif_transpose(image).size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    corners = [left + box[0] * side, top + box[1] * side, left + box[2] * side, top + box[3] * side]
+    mask = Image.new("L", (width, height))
+    ImageDraw.Draw(mask).rectangle([round(corner) for corner in corners], fill=255)
+    return mask
 
 
 def takes_region(editor: Editor) -> bool:

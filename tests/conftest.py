@@ -14,8 +14,15 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 PICTURES = ROOT / "out" / "browser"
 
 
+LONGEST_FIRST = (
+    "test_notebooks.py",
+    "test_browser.py",
+)  # files; else one core waits for the other at the end
+
+
 def pytest_collection_modifyitems(items):
-    """Mark the tests that tests/slow.py names."""
+    """Mark the tests that tests/slow.py names, and begin with the files that take longest."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
     for item in items:
         name = f"{item.path.name}::{item.name}["
         if any(name.startswith(slow if "[" in slow else f"{slow}[") for slow in SLOW):

@@ -309,15 +309,27 @@ def test_careless_annotators_are_wrong_as_often_as_said(some_edits):
     assert right_of > by_chance + 0.1
 
 
-def test_the_best_of_all_by_the_judge_is_the_bound_and_of_one_is_any(some_edits):
+def test_the_best_of_all_by_the_judge_is_the_bound_and_of_one_has_the_usual_scales(some_edits):
     liked = taste(some_edits)
     assert best_of(some_edits, liked, 8).tolist() == liked.argmax(1)[:, None].tolist()
-    any_edit = rows_of_scores("any", 1, some_edits, [liked], 1)
+    assert best_of(some_edits, liked, 1).tolist() == [[0, 4]] * 40
+    assert set(best_of(some_edits, liked, 2).flatten().tolist()) == {0, 1, 4, 5}
+    one = rows_of_scores("one", 1, some_edits, [liked], 1)
     best = rows_of_scores("best", 8, some_edits, [liked], 8)
-    assert all(row["gain"] == 0 for row in any_edit)
+    assert all(row["gain"] == 0 for row in one)
     for k, row in enumerate(best):
         assert row["right"] == some_edits.right[k].any()
-        assert row["gain"] == pytest.approx(row["right"] - some_edits.right[k].mean())
+        assert row["gain"] == pytest.approx(row["right"] - some_edits.right[k, [0, 4]].mean())
+
+
+def test_each_fourth_candidate_has_the_profiles_scales_and_the_others_their_own(tiny_profile):
+    seeds = feedback_figures.seeds_of(7, 8)
+    scales = feedback_figures.scales_of(tiny_profile, seeds)
+    s_t, s_i = scales["guidance_scale"], scales["image_guidance_scale"]
+    usual = tiny_profile.guidance_scale, tiny_profile.image_guidance_scale
+    assert [(a, b) == usual for a, b in zip(s_t, s_i, strict=True)] == [True, False, False, False] * 2
+    assert all(1.5 <= a <= 7.5 and 1.0 <= b <= 2.0 for a, b in zip(s_t, s_i, strict=True))
+    assert len(set(s_t)) == 7 and feedback_figures.scales_of(tiny_profile, seeds) == scales
 
 
 @pytest.fixture
@@ -352,7 +364,9 @@ def test_the_curves_are_measured_and_a_killed_run_paints_only_what_is_missing(
     monkeypatch.setattr(
         feedback_figures,
         "paint_cases",
-        lambda edit, cases, numbers, n: painted.extend(numbers) or paint(edit, cases, numbers, n),
+        lambda editor, profile, cases, numbers, n: (
+            painted.extend(numbers) or paint(editor, profile, cases, numbers, n)
+        ),
     )
     notes = small / "out" / "feedback" / "evaluated" / "sheets.jsonl"
     lines = notes.read_text().splitlines()

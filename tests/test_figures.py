@@ -25,6 +25,7 @@ from ip2p.study.limits import (
     ORDINARY,
     REPAIRED,
     SKEWED,
+    SPACE,
     about_houses,
     hard_edits,
     house_edits,
@@ -64,10 +65,23 @@ def test_hard_edits_are_what_they_are_called():
 
 def test_true_pairs_are_lessons_as_training_reads_them():
     rows = true_pairs(1)
-    assert len(rows) == len(LIMITS) and {*TEXT, *IMAGES} <= rows[0].keys()
-    for row, kind in zip(rows, LIMITS, strict=True):
+    assert len(rows) == len(SPACE) and {*TEXT, *IMAGES} <= rows[0].keys()
+    told_as = {"viewpoint": "size", "relation": "swap"}
+    for row, kind in zip(rows, SPACE, strict=True):
         before, after = parse(row["original_prompt"]), parse(row["edited_prompt"])
-        assert edit_kind(before, after) == ("size" if kind == "viewpoint" else kind)
+        assert edit_kind(before, after) == told_as.get(kind, kind)
+
+
+def test_a_named_thing_goes_or_comes_to_one_side_of_another():
+    edits = hard_edits("relation", 40, 0)
+    for number, edit in enumerate(edits):
+        side = "left" if "left" in edit.instruction else "right"
+        there = [edit.after.kind, edit.after.second[0]]
+        first, second = sorted(there, key=edit.instruction.index)
+        assert there == ([first, second] if side == "left" else [second, first]), edit.instruction
+        assert (edit_kind(edit.before, edit.after) == "swap") == (number % 2 == 0)
+        assert {edit.before.kind} <= set(there) and "hat" not in edit.before.extras
+    assert len({edit.instruction for edit in edits}) > 35
 
 
 def test_true_pairs_show_what_they_say():
@@ -170,7 +184,7 @@ def some_figures() -> dict[str, list[dict]]:
         hard.append(rows_of("InstructPix2Pix", kind, 0, right=kind == "count"))
     mended = []
     for k, method in enumerate((AS_SHIPPED, LEARNED_ON, REPAIRED)):
-        mended += [rows_of(method, kind, 1.5, right=k / 2) for kind in (*LIMITS, ORDINARY)]
+        mended += [rows_of(method, kind, 1.5, right=k / 2) for kind in (*SPACE, ORDINARY)]
     red = [rows_of(name, INTO_A_HOUSE, 0, red=name == SKEWED) for name in (SKEWED, BALANCED)]
     return {"figure10": less, "limits": hard, "repair": mended, "bias": red}
 

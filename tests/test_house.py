@@ -26,7 +26,7 @@ FLOORS = (
     ("study",),
     ("models",),
     ("factory",),
-    ("distillation", "feedback"),
+    ("distillation", "feedback", "region"),
     STAGES,
     ("backends",),
     ("dataset",),

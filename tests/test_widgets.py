@@ -19,9 +19,9 @@ from ip2p.distillation import new_student
 from ip2p.editing import Editor
 from ip2p.fast import SKETCH_STEPS, STUDENT_PREDICTS, Distilled
 from ip2p.profiles import get_profile
+from ip2p.region import box_mask
 from ip2p.teaching.compare import EditComparison, Question, TwoEdits
 from ip2p.teaching.explorer import EditExplorer, enlarged
-from ip2p.teaching.region import box_mask
 from ip2p.training import new_editor
 
 

@@ -19,7 +19,7 @@ from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits
 from ip2p.miniworld.language import choose_wording
 from ip2p.miniworld.render import FEET, layout
 from ip2p.profiles import Profile
-from ip2p.region import WHOLE, edit_region, train_region
+from ip2p.region import WHOLE, box_mask, edit_region, train_region
 from ip2p.study.ablations import random_pairs
 from ip2p.study.measures import BATCH, batches
 from ip2p.study.plots import save_comparison
@@ -35,7 +35,6 @@ from ip2p.study.points import (
     model_folder,
     true_pair,
 )
-from ip2p.teaching.region import box_mask
 
 # Kinds of edit: of one of two things of different kinds, or of one of two that differ in colour alone.
 COLOUR, KIND, TWINS = "colour of one", "kind of one", "colour of one of two alike"

@@ -21,9 +21,10 @@ from ip2p.common.grids import grid
 from ip2p.common.images import fit, open_image
 from ip2p.editing import Editor, Step
 from ip2p.fast import SKETCH_STEPS
+from ip2p.region import box_mask
 from ip2p.teaching.access import Access
 from ip2p.teaching.history import EditHistory, Turn
-from ip2p.teaching.region import RegionPicture, box_mask
+from ip2p.teaching.region import RegionPicture
 
 SCALES = "guidance_scale", "image_guidance_scale"
 PAUSE = 0.6  # seconds after which the full editor paints what the fast one has sketched
@@ -559,7 +560,7 @@ class EditExplorer(widgets.VBox):
         if self.shown is not None:
             edits.append(self.shown)
         if any(settings["box"] for settings in edits):
-            lines.insert(2, "from ip2p.teaching.region import box_mask")
+            lines.insert(2, "from ip2p.region import box_mask")
         for settings in edits:
             options = dict(settings)
             instruction = options.pop("instruction")

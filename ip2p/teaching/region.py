@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import anywidget
 import traitlets
-from PIL import Image, ImageDraw, ImageOps
 
 
 class RegionPicture(anywidget.AnyWidget):
@@ -93,16 +92,3 @@ class RegionPicture(anywidget.AnyWidget):
     .ip2p-box { position: absolute; border: 2px solid white; outline: 2px dashed #202124; }
     .ip2p-box { box-sizing: border-box; pointer-events: none; }
     """
-
-
-def box_mask(image: Image.Image, box: list[float]) -> Image.Image:
-    """White in a box of the square in the middle of an image, black elsewhere; of the image's shape.
-
-    box: left, top, right, bottom as shares of the square's sides."""
-    width, height = ImageOps.exif_transpose(image).size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    corners = [left + box[0] * side, top + box[1] * side, left + box[2] * side, top + box[3] * side]
-    mask = Image.new("L", (width, height))
-    ImageDraw.Draw(mask).rectangle([round(corner) for corner in corners], fill=255)
-    return mask
