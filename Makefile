@@ -9,7 +9,7 @@ ARGS   ?=
 TORCH  ?=
 BIN     = .venv/bin
 OFFLINE = not weights and not soak
-TEST    = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+TEST    = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder
 COMPILE = uv pip compile --universal --python-version 3.11 --extra dev --no-annotate pyproject.toml -o constraints.txt
 
 # With two busy threads on a two-core machine, threads that spin while they wait made PyTorch ten times slower.
@@ -28,7 +28,7 @@ help:  ## this list
 run: .venv/.ready  ## execute notebooks 00 to 05, with the primer 01b, into out/ (one: make run ARGS="--only 03")
 	@$(BIN)/ip2p notebooks $(ARGS)
 
-test: .venv/.ready  ## run the default tests, a file on each of two cores (some: make test ARGS="-k filter")
+test: .venv/.ready  ## run the default tests, on two cores (some: make test ARGS="-k filter")
 	$(TEST) -m 'not slow and $(OFFLINE)' $(ARGS)
 
 test-all: .venv/.ready  ## run all tests but the soak, the slow ones, too (only those: make test-all ARGS="-m slow")

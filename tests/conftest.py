@@ -9,19 +9,17 @@ from slow import SLOW
 
 from ip2p.paths import ROOT
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # a core for each worker
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PICTURES = ROOT / "out" / "browser"
 
 
-LONGEST_FIRST = (
-    "test_notebooks.py",
-    "test_browser.py",
-)  # files; else one core waits for the other at the end
+# These files begin, or else one core waits at the end for the other.
+LONGEST_FIRST = ("test_notebooks.py", "test_browser.py")
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that tests/slow.py names, and begin with the files that take longest."""
+    """Mark the tests that tests/slow.py names, and begin with what takes longest."""
     items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
     for item in items:
         name = f"{item.path.name}::{item.name}["

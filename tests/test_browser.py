@@ -19,7 +19,6 @@ from ip2p.teaching.notebook_files import NOTEBOOKS, read
 from ip2p.teaching.quiz import load_quiz
 
 NOTEBOOK = NOTEBOOKS / "05_guided_editing.ipynb"
-SMALL = {"EDITS": 4, "CURVE_STEPS": 4}
 
 
 SKETCHING = """
@@ -44,16 +43,19 @@ def assert_open_to_all(page, widget: str) -> None:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """JupyterLab over a folder with notebook 05 and, alone, its quiz; yields its address for a file name."""
+    """JupyterLab over a folder with what notebook 05 needs for its explorer and, alone, its quiz; yields its
+    address for a file name."""
     import nbformat
 
     folder = tmp_path_factory.mktemp("lab")
     notebook = read(NOTEBOOK)
-    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
-    cell.source += "".join(f"\n{name} = {value}" for name, value in ({"OUT": "'out'"} | SMALL).items())
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code[0].source += "\nOUT = 'out'"
+    *_, quiz = code
+    assert "parameters" in code[0].metadata["tags"] and "Quiz(" in quiz.source
+    notebook.cells = code[:3] + [cell for cell in code if "EditExplorer(" in cell.source]
     nbformat.write(notebook, folder / NOTEBOOK.name)
-    notebook.cells = notebook.cells[-2:-1]
-    assert "Quiz(" in notebook.cells[0].source
+    notebook.cells = [quiz]
     nbformat.write(notebook, folder / "quiz.ipynb")
     sketch = nbformat.v4.new_code_cell(SKETCHING)
     nbformat.write(
@@ -137,12 +139,11 @@ def test_a_quiz_by_keyboard_alone(lab, page):
 
 @pytest.fixture(scope="module")
 def explorer(lab, page):
-    """The page with notebook 05, all of whose cells have run; and the folder that JupyterLab shows."""
+    """The page with notebook 05's explorer, and the folder that JupyterLab shows."""
     address, folder = lab
     open_and_run(page, address(NOTEBOOK.name))
     message = page.locator(".widget-html").filter(has_text="Move a slider").first
     message.wait_for(timeout=900_000)
-    page.get_by_text("Direction over s_T:").last.wait_for(timeout=300_000)  # the last cell has run
     return page, folder
 
 

@@ -117,7 +117,7 @@ def paint_sheets(profile: Profile, cases: list[Case], candidates: int, folder: P
     there. Raises ValueError if other models began it."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / "sheets.jsonl"
-    made_by = {"candidates": candidates, "scales": [GUIDANCE, IMAGE_GUIDANCE], **model_checksums(profile)}
+    made_by = {"candidates": candidates, "scales": [*GUIDANCE, *IMAGE_GUIDANCE], **model_checksums(profile)}
     done = {row["case"] for row in begin_or_resume(notes, made_by)}
     todo = [k for k in range(len(cases)) if k not in done]
     if not todo:
