@@ -41,7 +41,7 @@ from ip2p.training import (
 
 
 def test_step_0_equals_the_base_model_for_any_conditioning_image(tiny_pipe):
-    base = tiny_pipe.unet
+    base = copy.deepcopy(tiny_pipe.unet)
     torch.nn.init.normal_(base.conv_in.bias)  # a rebuilt convolution that forgets its bias must fail here
     wide = widen_input(copy.deepcopy(base))
     z, text = torch.randn(3, 4, 8, 8), torch.randn(3, 7, 16)

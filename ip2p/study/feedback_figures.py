@@ -62,13 +62,13 @@ from ip2p.study.points import (
 from ip2p.study.progress import begin_or_resume, model_checksums
 
 EVALUATED = 300  # cases on which the best of n is judged ...
-CANDIDATES = 32  # ... and edits of each
+CANDIDATES = 16  # ... and edits of each
 COMPARED = 1000  # other cases, whose edits are compared ...
 COMPARED_CANDIDATES = 4  # ... and edits of each
 
 COMPARISONS = (50, 200, 1000, 3000)
 WRONG_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
-SIZES = (1, 2, 4, 8, 16, 32)
+SIZES = (1, 2, 4, 8, 16)
 USUAL = 1000  # comparisons, where their number is not the question
 BEST_OF = 4  # edits, likewise; one of them has the profile's scales
 GUIDANCE = (1.5, 7.5)  # between which s_T of the others lies ...
