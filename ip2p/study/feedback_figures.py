@@ -1,11 +1,9 @@
 """What comparisons buy: the judge plays annotators of known taste and known carelessness.
 
-Edits are painted once, by the fast editor, CANDIDATES of each evaluated case and COMPARED_CANDIDATES of each
-other one, and kept in out/figures/feedback, a sheet a case; a killed run goes on. Each fourth candidate has
-the profile's scales, the others have scales of their own: four noises alone give four nearly equal pictures.
-All curves are subsets of these candidates: annotators compare those of the other cases, a reward learns from
-their answers, and the judge says what the best of n by that reward is worth, on cases that nobody compared,
-beside an edit with the profile's scales.
+Edits are painted once, CANDIDATES of each evaluated case and COMPARED_CANDIDATES of each other one, and kept
+in out/figures/feedback, a sheet a case; a killed run goes on. All curves are subsets of them: annotators
+compare the candidates of the other cases, a reward learns from their answers, and the judge says what the
+best of n by that reward is worth, on cases that nobody compared.
 
 Here, and here alone, the judge chooses: it stands for people. It then measures its own taste, so these curves
 say what clean answers can buy, not what the taste of people is.
@@ -28,7 +26,7 @@ from tqdm.auto import tqdm
 from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.durable import append_line, write_atomically
 from ip2p.common.images import open_image
-from ip2p.editing import Editor, load_editor
+from ip2p.editing import load_editor
 from ip2p.feedback import (
     DIRECTION,
     QUALITY,
@@ -49,30 +47,19 @@ from ip2p.miniworld.judging import VALID
 from ip2p.profiles import Profile
 from ip2p.study.ablations import Arm, edit_function, random_pairs, trained_editor
 from ip2p.study.measures import BATCH
-from ip2p.study.points import (
-    OUT,
-    Case,
-    Point,
-    as_case,
-    has_fast,
-    held_out_cases,
-    images_of,
-    instructions_of,
-)
+from ip2p.study.points import OUT, Case, Point, as_case, held_out_cases
 from ip2p.study.progress import begin_or_resume, model_checksums
 
 EVALUATED = 300  # cases on which the best of n is judged ...
-CANDIDATES = 16  # ... and edits of each
+CANDIDATES = 32  # ... and edits of each
 COMPARED = 1000  # other cases, whose edits are compared ...
 COMPARED_CANDIDATES = 4  # ... and edits of each
 
 COMPARISONS = (50, 200, 1000, 3000)
 WRONG_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
-SIZES = (1, 2, 4, 8, 16)
+SIZES = (1, 2, 4, 8, 16, 32)
 USUAL = 1000  # comparisons, where their number is not the question
-BEST_OF = 4  # edits, likewise; one of them has the profile's scales
-GUIDANCE = (1.5, 7.5)  # between which s_T of the others lies ...
-IMAGE_GUIDANCE = (1.0, 2.0)  # ... and s_I
+BEST_OF = 4  # edits, likewise
 DRAWS = 5  # sets of comparisons over which a point is averaged
 
 # ------------------------------------------------------------------------------------ edits, kept on disk
@@ -96,45 +83,27 @@ def seeds_of(case: int, candidates: int) -> list[int]:
     return [case + 10_000 * k for k in range(candidates)]
 
 
-def scales_of(profile: Profile, seeds: list[int]) -> dict[str, list[float]]:
-    """s_T and s_I of the candidates of these seeds, as options of `Editor.many`."""
-    s_t, s_i = [], []
-    for seed in seeds:
-        rng = random.Random(seed)
-        usual = has_usual_scales(seed // 10_000)
-        s_t.append(profile.guidance_scale if usual else rng.uniform(*GUIDANCE))
-        s_i.append(profile.image_guidance_scale if usual else rng.uniform(*IMAGE_GUIDANCE))
-    return {"guidance_scale": s_t, "image_guidance_scale": s_i}
-
-
-def has_usual_scales(candidate: int) -> bool:
-    """Whether the candidate of this number is edited with the profile's scales."""
-    return candidate % BEST_OF == 0
-
-
 def paint_sheets(profile: Profile, cases: list[Case], candidates: int, folder: Path) -> None:
     """For each case a PNG in `folder` with its candidates side by side; those that an earlier run noted are
     there. Raises ValueError if other models began it."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / "sheets.jsonl"
-    made_by = {"candidates": candidates, "scales": [*GUIDANCE, *IMAGE_GUIDANCE], **model_checksums(profile)}
+    made_by = {"candidates": candidates, **model_checksums(profile)}
     done = {row["case"] for row in begin_or_resume(notes, made_by)}
     todo = [k for k in range(len(cases)) if k not in done]
     if not todo:
         return
-    editor = load_editor(profile, fast=has_fast(profile))
+    edit = edit_function(cache(partial(load_editor, profile)))
     at_once = max(1, BATCH // candidates)
     for start in tqdm(range(0, len(todo), at_once), desc=folder.name, mininterval=2.0):
         numbers = todo[start : start + at_once]
-        pictures = paint_cases(editor, profile, cases, numbers, candidates)
+        pictures = paint_cases(edit, cases, numbers, candidates)
         for k, number in enumerate(numbers):
             write_atomically(sheet(folder, number), side_by_side(pictures[k * candidates :][:candidates]))
             append_line(notes, {"case": number})
 
 
-def paint_cases(
-    editor: Editor, profile: Profile, cases: list[Case], numbers: list[int], candidates: int
-) -> list[Image.Image]:
+def paint_cases(edit: Callable, cases: list[Case], numbers: list[int], candidates: int) -> list[Image.Image]:
     """All candidates of the cases of these numbers, one case after the other."""
     wanted = []
     seeds = []
@@ -143,10 +112,7 @@ def paint_cases(
         seeds += seeds_of(number, candidates)
     pictures = []
     for start in range(0, len(wanted), BATCH):
-        of_batch = wanted[start : start + BATCH]
-        of_seeds = seeds[start : start + BATCH]
-        scales = scales_of(profile, of_seeds)
-        pictures += editor.many(images_of(of_batch), instructions_of(of_batch), seeds=of_seeds, **scales)
+        pictures += edit(wanted[start : start + BATCH], seeds[start : start + BATCH])
     return pictures
 
 
@@ -231,18 +197,16 @@ def answers(pool: Pool, n: int, wrong: float, seed: int) -> Compared:
 
 
 def best_of(pool: Pool, scores: np.ndarray, n: int) -> np.ndarray:
-    """The candidates with the largest scores of each n that follow each other, (cases, groups). Of each
-    BEST_OF the first n, where n is smaller: so each group has one with the profile's scales."""
+    """The candidates with the largest scores of each n that follow each other, (cases, candidates // n)."""
     n_cases, candidates = scores.shape
-    apart = max(n, BEST_OF)
-    groups = scores.reshape(n_cases, candidates // apart, apart)[:, :, :n]
-    return groups.argmax(2) + apart * np.arange(candidates // apart)
+    groups = scores.reshape(n_cases, candidates // n, n)
+    return groups.argmax(2) + n * np.arange(candidates // n)
 
 
 def rows_of_scores(method: str, setting: float, pool: Pool, scores: list[np.ndarray], n: int) -> list[dict]:
     """A row a case: the means over all groups of n candidates, and over several `scores` of the candidates.
-    "gain": the right edits of the best of n above those with the profile's scales; "reward": of the chosen
-    ones, in standard deviations of all candidates' from their mean."""
+    "gain": the right edits of the best of n above those of any; "reward": of the chosen ones, in standard
+    deviations of all candidates' from their mean."""
     chosen = [best_of(pool, score, n) for score in scores]
 
     def means(values: list[np.ndarray]) -> np.ndarray:
@@ -255,8 +219,7 @@ def rows_of_scores(method: str, setting: float, pool: Pool, scores: list[np.ndar
         "right": means([pool.right] * len(scores)),
         "reward": means([(score - score.mean()) / (score.std() + 1e-9) for score in scores]),
     }
-    usual = [k for k in range(pool.right.shape[1]) if has_usual_scales(k)]
-    measures["gain"] = measures["right"] - pool.right[:, usual].mean(1)
+    measures["gain"] = measures["right"] - pool.right.mean(1)
     rows = []
     for k in range(len(pool.cases)):
         row = {"method": method, "setting": setting, "edit": k, "kind": "all"}

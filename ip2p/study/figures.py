@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -18,6 +19,7 @@ from ip2p.clip_filter import ClipSimilarity
 from ip2p.common.devices import choose_training_dtype
 from ip2p.common.markdown import fill_pages
 from ip2p.editing import load_editor
+from ip2p.fast import FAST
 from ip2p.miniworld import render
 from ip2p.miniworld.captions import caption_pair
 from ip2p.options import refuse_outside
@@ -68,7 +70,7 @@ from ip2p.study.plots import (
     row_of,
     save_picture,
 )
-from ip2p.study.points import EDITS, Case, Point, alone, has_fast, held_out_cases, images_of, measure_figure
+from ip2p.study.points import EDITS, Case, Point, alone, held_out_cases, images_of, measure_figure
 from ip2p.study.region_figures import REGION_STEPS, region
 from ip2p.study.removal import removal, save_removal_sheet
 
@@ -83,7 +85,7 @@ def figure_8(profile: Profile) -> list[Point]:
     """Ours over s_I, and if there is one the fast editor; SDEdit over its strength, driven by the
     instruction, by a caption that says a part and by one that says everything; Text2LIVE, and the bounds."""
     editors = {"InstructPix2Pix": cache(lambda: load_editor(profile))}
-    if has_fast(profile):
+    if (Path(profile.editor) / FAST / "distilled.json").exists():
         editors["fast InstructPix2Pix"] = cache(lambda: load_editor(profile, fast=True))
     points = []
     for name, editor in editors.items():

@@ -26,7 +26,6 @@ from ip2p.common.devices import choose_dtype
 from ip2p.common.durable import append_line, locked, write_atomically
 from ip2p.common.images import as_tensor
 from ip2p.dataset.shards import read_pairs
-from ip2p.fast import FAST
 from ip2p.miniworld import caption, render
 from ip2p.miniworld.held_out import Edit, held_out_edits
 from ip2p.paths import DATA, ROOT
@@ -58,11 +57,6 @@ def place(*names: str) -> Path:
 def model_folder(name: str) -> Path:
     """Where an editor that was trained for figures is kept."""
     return place("models", re.sub(r"\W+", "-", name))
-
-
-def has_fast(profile: Profile) -> bool:
-    """Whether a distilled UNet lies in the folder of the profile's editor."""
-    return (Path(profile.editor) / FAST / "distilled.json").exists()
 
 
 @contextmanager
