@@ -102,8 +102,16 @@ def test_other_weights_at_the_same_path_are_another_job(tiny_pipe, clip, tmp_pat
         small_shards(TRIPLETS[:2], tmp_path / "a", profile, pipe=tiny_pipe, clip=clip)
 
 
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("per_seed", [1, 2])
-def test_rows_hold_the_settings_that_made_them(tiny_pipe, clip, tmp_path, per_seed):
+def test_rows_hold_the_settings_that_made_them(tiny_pipe, clip, tmp_path, per_seed, two_threads):
     """Each pair is what `sample_pairs` paints for its seed, p and guidance, alone or in a family."""
     small_shards(
         TRIPLETS, tmp_path / "a", TINY, pipe=tiny_pipe, clip=clip, per_seed=per_seed, candidates=4, keep=4
@@ -120,11 +128,7 @@ def test_rows_hold_the_settings_that_made_them(tiny_pipe, clip, tmp_path, per_se
                 torch.tensor(np.asarray(x), dtype=torch.int)
                 for x in (row[name], decode_image(encode_image(image[0])))
             )
-            apart = (seen - true).abs()
-            if per_seed == 1:
-                assert apart.max() == 0
-            else:  # 1/255 more or less may cross a step of WebP's quantisation, here and there
-                assert apart.float().mean() < 0.5 and apart.max() <= 16
+            assert (seen - true).abs().max() <= (0 if per_seed == 1 else 3), "the WebP of 1/255 more or less"
 
 
 def test_settings_depend_on_nothing_but_seed_and_number():
