@@ -5,8 +5,11 @@ Bradley and Terry (Biometrika 39, 1952) give every edit a reward r such that
 
     P(left is better) = sigmoid(r_left - r_right)
 
-and r, a small network on CLIP's features and on pixels, learns L = -log sigmoid(r_better - r_worse); who says
-"neither" has said either with probability 1/2. The reward is used in three ways, the simplest first:
+and r, linear in seven numbers that CLIP and the pixels say of an edit (FEATURES), learns
+
+    L = -log sigmoid(r_better - r_worse);
+
+who says "neither" has said either with probability 1/2. The reward is used in three ways, the simplest first:
 
 - `best_of_n`: edit n times, keep the best;
 - `better_lessons`: learn from the pairs that please most;
@@ -51,20 +54,25 @@ class Attempt(NamedTuple):
     after: str = ""
 
 
-NUMBERS = 7  # features that are a number each
-DIRECTION = 1  # which of them says whether the change points the way that was asked
+FEATURES = (  # what a reward is told of an edit
+    "likeness to the input",
+    "change points the way that was asked",
+    "likeness to what was asked",
+    "size of the change, for CLIP",
+    "mean change of a pixel",
+    "share of pixels that change visibly",
+    "more detail than the input",
+)
+DIRECTION = 1  # which of them CLIP's directional similarity is
 VISIBLE = 0.1  # a change of a pixel, in [0, 1], that one sees
 
 
 @torch.no_grad()
 def features(clip: ClipSimilarity, attempts: Sequence[Attempt], batch: int = 64) -> torch.Tensor:
-    """What the reward is told of n attempts, (n, NUMBERS + 2 d) for CLIP features of d numbers.
+    """FEATURES of n attempts, (n, 7).
 
-    The numbers: likeness to the input; whether the change between the pictures points the way that was asked;
-    likeness to what was asked; how large the change is for CLIP; the mean change of a pixel, and the share
-    of pixels that change visibly; what detail the output has more than the input. Then the change itself,
-    and its product with what was asked. "What was asked" is the change between the captions or, without them,
-    the instruction.
+    "What was asked" is the change between the captions or, without them, the instruction, for which CLIP was
+    not made: rewards that see captions choose much better (`ip2p figures feedback`).
     """
     parts = []
     for start in range(0, len(attempts), batch):
@@ -84,7 +92,7 @@ def features_of_batch(clip: ClipSimilarity, attempts: Sequence[Attempt]) -> torc
     else:
         goal = asked = clip.encode_text([attempt.instruction for attempt in attempts]).cpu()
     moved = (x_1 - x_0).abs().mean(1)  # (n, H, W)
-    numbers = [
+    of_each = [
         F.cosine_similarity(image_0, image_1),
         F.cosine_similarity(change, asked),
         F.cosine_similarity(image_1, goal),
@@ -93,7 +101,7 @@ def features_of_batch(clip: ClipSimilarity, attempts: Sequence[Attempt]) -> torc
         (moved > VISIBLE).float().mean((1, 2)),
         detail(x_1) - detail(x_0),
     ]
-    return torch.cat([torch.stack(numbers, 1), change, change * asked], 1)
+    return torch.stack(of_each, 1)
 
 
 def has_captions(attempts: Sequence[Attempt]) -> bool:
@@ -115,24 +123,22 @@ def detail(x: torch.Tensor) -> torch.Tensor:
 
 
 class Reward(nn.Module):
-    """`features` (n, width) -> rewards (n,): linear, or with one hidden layer. about: what made it."""
+    """`features` (n, 7) -> rewards (n,), linear. about: what made it."""
 
-    def __init__(self, width: int, hidden: int = 0):
+    def __init__(self):
         super().__init__()
-        self.about: dict = {"width": width, "hidden": hidden, "captions": False}
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
-        self.head: nn.Module = nn.Linear(width, 1, bias=False)  # it would say the same of left and right
-        if hidden:
-            self.head = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False))
-        else:
-            nn.init.zeros_(self.head.weight)
+        self.about: dict = {"captions": False}
+        self.register_buffer("mean", torch.zeros(len(FEATURES)))
+        self.register_buffer("scale", torch.ones(len(FEATURES)))
+        self.head = nn.Linear(len(FEATURES), 1, bias=False)  # a bias would say the same of left and right
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        width = self.about["width"]
-        if x.shape[-1] != width:
-            raise ValueError(f"the reward was learned with another CLIP: {width} features, not {x.shape[-1]}")
         return self.head((x - self.mean) / self.scale).squeeze(-1)
+
+    def weights(self) -> dict[str, float]:
+        """By how much the reward grows with one standard deviation more of each feature."""
+        return dict(zip(FEATURES, self.head.weight[0].tolist(), strict=True))
 
     def of(self, clip: ClipSimilarity, attempts: Sequence[Attempt]) -> torch.Tensor:
         """Rewards of n attempts, (n,). Raises ValueError if they have captions and those that were compared
@@ -147,8 +153,8 @@ class Reward(nn.Module):
 class Compared(NamedTuple):
     """n comparisons, ready to learn from."""
 
-    left: torch.Tensor  # (n, width)
-    right: torch.Tensor  # (n, width)
+    left: torch.Tensor  # (n, 7), see `features`
+    right: torch.Tensor  # (n, 7)
     target: torch.Tensor  # (n,), see TARGETS
     group: list[Hashable]  # which picture and sentence: those of one are held out together
     captions: bool = False
@@ -184,9 +190,9 @@ FOLDS = 5
 WEIGHT_DECAYS = (0.03, 0.3, 3.0, 30.0, 300.0)  # of all comparisons together
 
 
-def learn_reward(c: Compared, hidden: int = 0, seed: int = 0) -> Reward:
+def learn_reward(c: Compared, seed: int = 0) -> Reward:
     """The reward of comparisons, with that of WEIGHT_DECAYS which best predicts the answers to pictures and
-    sentences that were held out, FOLDS times a part of them. hidden: units of a hidden layer (0: none).
+    sentences that were held out, FOLDS times a part of them.
     Raises ValueError for comparisons of fewer pictures and sentences than FOLDS."""
     groups = sorted(set(c.group), key=str)
     if len(groups) < FOLDS:
@@ -197,43 +203,39 @@ def learn_reward(c: Compared, hidden: int = 0, seed: int = 0) -> Reward:
     random.Random(seed).shuffle(groups)
     fold_of = {group: k % FOLDS for k, group in enumerate(groups)}
     folds = [fold_of[group] for group in c.group]
-    losses = {decay: held_out_loss(c, folds, hidden, decay, seed) for decay in WEIGHT_DECAYS}
+    losses = {decay: held_out_loss(c, folds, decay) for decay in WEIGHT_DECAYS}
     decay = min(losses, key=losses.__getitem__)
-    reward = fit_reward(c, hidden, decay, seed)
+    reward = fit_reward(c, decay)
     reward.about |= {"comparisons": len(c.group), "weight_decay": decay, "held_out_loss": losses[decay]}
     return reward
 
 
-def held_out_loss(c: Compared, folds: list[int], hidden: int, decay: float, seed: int) -> float:
+def held_out_loss(c: Compared, folds: list[int], decay: float) -> float:
     """Mean `preference_loss` of comparisons by rewards that were learned without those of their fold. That of
     a reward which knows nothing is log 2."""
     total = 0.0
     for fold in range(FOLDS):
         held_out = c.rows([k for k, of in enumerate(folds) if of == fold])
-        reward = fit_reward(c.rows([k for k, of in enumerate(folds) if of != fold]), hidden, decay, seed)
+        reward = fit_reward(c.rows([k for k, of in enumerate(folds) if of != fold]), decay)
         with torch.no_grad():
             total += preference_loss(reward, held_out).item() * len(held_out.group)
     return total / len(folds)
 
 
-def fit_reward(c: Compared, hidden: int, decay: float, seed: int = 0) -> Reward:
+def fit_reward(c: Compared, decay: float) -> Reward:
     """The reward of least loss, mean(preference_loss) + decay / (2 n) |weights|^2, by L-BFGS."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        reward = Reward(c.left.shape[1], hidden)
+    reward = Reward()
     reward.about["captions"] = c.captions
     seen = torch.cat([c.left, c.right])
-    width = (seen.shape[1] - NUMBERS) / 2
     reward.mean.copy_(seen.mean(0))
     reward.scale.copy_(seen.std(0).clamp(min=1e-4))  # what hardly varied says little of other pictures
-    reward.scale[NUMBERS:] *= width**0.5  # so that many features together weigh as much as a number
     optimiser = torch.optim.LBFGS(
         reward.parameters(), max_iter=60, tolerance_change=1e-6, line_search_fn="strong_wolfe"
     )
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        size = torch.stack([weight.square().sum() for weight in reward.parameters()]).sum()
+        size = reward.head.weight.square().sum()
         loss = preference_loss(reward, c) + decay / (2 * len(c.group)) * size
         loss.backward()
         return loss
@@ -263,7 +265,7 @@ def load_reward(folder: str | Path, clip: str) -> Reward:
         raise ValueError(
             f"the reward in {folder} was learned with {about['clip']}, not {name_of_model(clip)}"
         )
-    reward = Reward(about["width"], about["hidden"])
+    reward = Reward()
     reward.load_state_dict(load_file(folder / "reward.safetensors"))
     reward.about = about
     return reward.requires_grad_(False)

@@ -1,9 +1,9 @@
 """What comparisons buy: the judge plays annotators of known taste and known carelessness.
 
-Edits are painted once, CANDIDATES of each evaluated case and COMPARED_CANDIDATES of each other one, and kept
-in out/figures/feedback, a sheet a case; a killed run goes on. All curves are subsets of them: annotators
-compare the candidates of the other cases, a reward learns from their answers, and the judge says what the
-best of n by that reward is worth, on cases that nobody compared.
+Edits are painted once, by the fast editor, CANDIDATES of each evaluated case and COMPARED_CANDIDATES of each
+other one, and kept in out/figures/feedback, a sheet a case; a killed run goes on. All curves are subsets of
+them: annotators compare the candidates of the other cases, a reward learns from their answers, and the judge
+says what the best of n by that reward is worth, on cases that nobody compared.
 
 Here, and here alone, the judge chooses: it stands for people. It then measures its own taste, so these curves
 say what clean answers can buy, not what the taste of people is.
@@ -51,13 +51,13 @@ from ip2p.study.points import OUT, Case, Point, as_case, held_out_cases
 from ip2p.study.progress import begin_or_resume, model_checksums
 
 EVALUATED = 300  # cases on which the best of n is judged ...
-CANDIDATES = 32  # ... and edits of each
+CANDIDATES = 16  # ... and edits of each
 COMPARED = 1000  # other cases, whose edits are compared ...
 COMPARED_CANDIDATES = 4  # ... and edits of each
 
 COMPARISONS = (50, 200, 1000, 3000)
 WRONG_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
-SIZES = (1, 2, 4, 8, 16, 32)
+SIZES = (1, 2, 4, 8, 16)
 USUAL = 1000  # comparisons, where their number is not the question
 BEST_OF = 4  # edits, likewise
 DRAWS = 5  # sets of comparisons over which a point is averaged
@@ -69,7 +69,8 @@ class Pool(NamedTuple):
     """All edits of some cases, and what there is to know of them: (cases, candidates, ...) each."""
 
     cases: list[Case]
-    features: torch.Tensor  # as an editor's user has them: without captions
+    features: torch.Tensor  # as whoever edits a photograph has them: without captions
+    told: torch.Tensor  # features with the captions before and after, which stage 1 wrote
     success: np.ndarray
     preservation: np.ndarray
 
@@ -88,12 +89,12 @@ def paint_sheets(profile: Profile, cases: list[Case], candidates: int, folder: P
     there. Raises ValueError if other models began it."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / "sheets.jsonl"
-    made_by = {"candidates": candidates, **model_checksums(profile)}
+    made_by = {"candidates": candidates, "fast": True, **model_checksums(profile)}
     done = {row["case"] for row in begin_or_resume(notes, made_by)}
     todo = [k for k in range(len(cases)) if k not in done]
     if not todo:
         return
-    edit = edit_function(cache(partial(load_editor, profile)))
+    edit = edit_function(cache(partial(load_editor, profile, fast=True)))
     at_once = max(1, BATCH // candidates)
     for start in tqdm(range(0, len(todo), at_once), desc=folder.name, mininterval=2.0):
         numbers = todo[start : start + at_once]
@@ -140,15 +141,17 @@ def pool(profile: Profile, clip: ClipSimilarity, cases: list[Case], candidates: 
     """The edits of the cases, painted where they are missing, and what CLIP and the judge say of them."""
     folder = OUT / "feedback" / name
     paint_sheets(profile, cases, candidates, folder)
-    told, success, kept = [], [], []
+    bare, told, success, kept = [], [], [], []
     for number, case in enumerate(tqdm(cases, desc=f"judging {name}", delay=2, mininterval=2.0)):
         outputs = pictures_of_sheet(sheet(folder, number))
-        told.append(features(clip, [Attempt(case.image, case.instruction, output) for output in outputs]))
+        attempts = [Attempt(case.image, case.instruction, output) for output in outputs]
+        bare.append(features(clip, attempts))
+        told.append(features(clip, [a._replace(before=case.before, after=case.after) for a in attempts]))
         before, *after = judge([case.image, *outputs])
         changed = difference(case.truth.before, case.truth.after)
         success.append([edit_success(case.truth.before, case.truth.after, reading) for reading in after])
         kept.append([preservation(before, reading, changed) for reading in after])
-    return Pool(cases, torch.stack(told), np.array(success), np.array(kept))
+    return Pool(cases, torch.stack(bare), torch.stack(told), np.array(success), np.array(kept))
 
 
 def pools(profile: Profile, clip: ClipSimilarity) -> tuple[Pool, Pool]:
@@ -174,12 +177,13 @@ def taste(pool: Pool) -> np.ndarray:
     return 100.0 * pool.right + 10.0 * pool.success + pool.preservation
 
 
-def answers(pool: Pool, n: int, wrong: float, seed: int) -> Compared:
+def answers(pool: Pool, n: int, wrong: float, seed: int, captions: bool = False) -> Compared:
     """n comparisons of two candidates of a case, each case once before any comes again. `wrong`: the share of
     answers, among those that prefer one, that say the other. Edits that are liked alike are answered
-    "neither"."""
+    "neither". captions: the features see them."""
     rng = random.Random(seed)
     liked = taste(pool)
+    seen = pool.told if captions else pool.features
     n_cases, candidates = liked.shape
     cases, left, right, target = [], [], [], []
     while len(cases) < n:
@@ -187,10 +191,10 @@ def answers(pool: Pool, n: int, wrong: float, seed: int) -> Compared:
     for case in cases:
         i, j = rng.sample(range(candidates), 2)
         better = 0.5 + 0.5 * float(np.sign(liked[case, i] - liked[case, j]))
-        left.append(pool.features[case, i])
-        right.append(pool.features[case, j])
+        left.append(seen[case, i])
+        right.append(seen[case, j])
         target.append(1 - better if rng.random() < wrong else better)
-    return Compared(torch.stack(left), torch.stack(right), torch.tensor(target), cases)
+    return Compared(torch.stack(left), torch.stack(right), torch.tensor(target), cases, captions)
 
 
 # ------------------------------------------------------------------------------------ the best of n
@@ -227,19 +231,22 @@ def rows_of_scores(method: str, setting: float, pool: Pool, scores: list[np.ndar
     return rows
 
 
-def scores_of_rewards(compared: Pool, evaluated: Pool, n: int, wrong: float = 0.0) -> list[np.ndarray]:
+def scores_of_rewards(
+    compared: Pool, evaluated: Pool, n: int, wrong: float = 0.0, captions: bool = True
+) -> list[np.ndarray]:
     """What DRAWS rewards, each learned from n comparisons of its own, say of the evaluated edits."""
+    seen = evaluated.told if captions else evaluated.features
     scores = []
     for seed in range(DRAWS):
-        reward = learn_reward(answers(compared, n, wrong, seed))
-        scores.append(reward(evaluated.features).numpy())
+        reward = learn_reward(answers(compared, n, wrong, seed, captions))
+        scores.append(reward(seen).numpy())
     return scores
 
 
 def feedback(profile: Profile) -> list[dict]:
-    """The right edits among the best of BEST_OF, over the number of comparisons, over the share of wrong
-    answers; among the best of n, over n, by rewards of few and of many comparisons, by CLIP's direction alone
-    (of the instruction), and by the judge, which is the bound."""
+    """The right edits among the best of BEST_OF, over the number of comparisons, by rewards that see captions
+    and by such that do not, and over the share of wrong answers; among the best of n, over n, by rewards of
+    few and of many comparisons, by CLIP's direction alone, and by the judge, which is the bound."""
     clip = ClipSimilarity(profile.clip, profile.device)
     compared, evaluated = pools(profile, clip)
     rows = []
@@ -247,15 +254,18 @@ def feedback(profile: Profile) -> list[dict]:
     def measure(method: str, setting: float, scores: list[np.ndarray], n: int) -> None:
         rows.extend(rows_of_scores(method, setting, evaluated, scores, n))
 
-    learned = {n: scores_of_rewards(compared, evaluated, n) for n in COMPARISONS}
-    for n, scores in learned.items():
-        measure(f"best of {BEST_OF}, over the comparisons", n, scores, BEST_OF)
+    learned = {}
+    for words, captions in (("with captions", True), ("without captions", False)):
+        for n in COMPARISONS:
+            learned[n, captions] = scores_of_rewards(compared, evaluated, n, captions=captions)
+            measure(f"{words}, over the comparisons", n, learned[n, captions], BEST_OF)
     for share in WRONG_SHARES:
         for n in COMPARISONS[-2:]:
-            scores = scores_of_rewards(compared, evaluated, n, share) if share else learned[n]
-            measure(f"best of {BEST_OF} by {n} comparisons, over the wrong share", share, scores, BEST_OF)
-    judged_by = {f"best of n by {n} comparisons": scores for n, scores in learned.items()}
-    judged_by["best of n by CLIP's direction"] = [evaluated.features[..., DIRECTION].numpy()]
+            scores = scores_of_rewards(compared, evaluated, n, share) if share else learned[n, True]
+            measure(f"by {n} comparisons, over the wrong share", share, scores, BEST_OF)
+    judged_by = {f"best of n by {n} comparisons": learned[n, True] for n in (COMPARISONS[0], USUAL)}
+    judged_by[f"best of n by {USUAL} comparisons, without captions"] = learned[USUAL, False]
+    judged_by["best of n by CLIP's direction"] = [evaluated.told[..., DIRECTION].numpy()]
     judged_by["best of n by the judge"] = [taste(evaluated)]
     for method, scores in judged_by.items():
         for n in SIZES:
@@ -271,7 +281,7 @@ def feedback_tuning(profile: Profile) -> list[Point]:
     pairs: nothing, only the better half of them, HIVE's weights, HIVE's words."""
     clip = ClipSimilarity(profile.clip, profile.device)
     compared, _ = pools(profile, clip)
-    reward = learn_reward(answers(compared, USUAL, 0.0, seed=0))
+    reward = learn_reward(answers(compared, USUAL, 0.0, seed=0, captions=True))
     points = [Point("as shipped", 0, edit_function(cache(partial(load_editor, profile))))]
     for name, pairs in tuning_pairs(profile, clip, reward).items():
         words = QUALITY[-1] if name == "quality in words" else ""

@@ -190,7 +190,7 @@ def painting_function(profile: Profile) -> Callable:
 
 # ------------------------------------------------------------------------------------------------- repair
 
-REPAIR_STEPS = 3000  # AURORA (Krojer et al., 2024) takes thousands of small ones, too
+REPAIR_STEPS = 2000  # AURORA (Krojer et al., 2024) takes thousands of small ones, too
 REPAIR_LR = 1 / 5  # of the learning rate with which the editor was trained
 TRUE_SHARE = 1 / 4  # of the lessons; the others are the editor's own
 ROUNDS = 4  # own pairs are told so often, so that as many different true ones go with them
