@@ -140,13 +140,14 @@ def test_a_share_of_the_instructions_is_that_of_another_pair():
         assert sorted(row["original_prompt"] for row in mixed_up) == [str(k) for k in range(8)]
 
 
-def test_a_quarter_of_the_lessons_of_repair_are_true(monkeypatch):
-    own = [{"original_prompt": "own"}] * 36
+def test_half_of_the_lessons_of_repair_are_true_and_most_of_these_of_new_kinds(monkeypatch):
+    own = [{"original_prompt": "own"}] * 22
     monkeypatch.setattr(limits, "random_pairs", lambda profile: own)
     rows = own_and_true_pairs(MINI)
     told = own * limits.ROUNDS
-    assert rows[: len(told)] == told and len(rows) - len(told) == len(limits.SPACE) * 7
-    assert 0.24 < 1 - len(told) / len(rows) < 0.26
+    assert rows[: len(told)] == told and 0.4 < 1 - len(told) / len(rows) < 0.6
+    of_new_kinds = sum(limits.UNTAUGHT.values()) / (len(limits.SPACE) - 2 + sum(limits.UNTAUGHT.values()))
+    assert of_new_kinds > 0.5
 
 
 # ------------------------------------------------------------------------------------------------- trainings

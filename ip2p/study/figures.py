@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,15 +45,10 @@ from ip2p.study.baselines import sdedit, text2live
 from ip2p.study.feedback_figures import feedback, feedback_tuning
 from ip2p.study.forecast import Work, forecast
 from ip2p.study.limits import (
-    AS_SHIPPED,
     BALANCED,
     INTO_A_HOUSE,
-    LEARNED_ON,
-    ORDINARY,
     REPAIR_STEPS,
-    REPAIRED,
     SKEWED,
-    SPACE,
     bias,
     hard_and_ordinary_cases,
     hard_cases,
@@ -211,8 +206,6 @@ REMOVAL = "One stage removed at a time: eight edits by six editors, and their nu
 FIGURE_8 = "InstructPix2Pix, SDEdit and Text2LIVE in CLIP's plane and in the judge's"
 FIGURE_10 = "Trained on all, a tenth and a hundredth of the pairs, and on unfiltered ones"
 
-FEEDBACK = "What comparisons buy: right edits among the best of several, by a reward that learned from them"
-
 POOL = Work(candidates=SELECTION_TRIPLETS * CANDIDATES)
 
 FIGURES = {
@@ -240,7 +233,7 @@ FIGURES = {
     ),
     "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
     "region": Figure(region, 1, REGION_STEPS, work=Work(edits=12 * EDITS), draw=plot_kinds),
-    "feedback": Figure(feedback, draw=plot_gains, on_a_page=FEEDBACK),
+    "feedback": Figure(feedback, draw=plot_gains),
     "feedback-tuning": Figure(feedback_tuning, 3),
 }
 
@@ -340,13 +333,41 @@ def hard_kinds() -> str:
     return ", ".join(right)
 
 
-def repaired() -> str:
-    """Of each kind: as shipped, after learning on, and after learning on with true pairs."""
-    told = []
-    for kind in (*SPACE, ORDINARY):
-        shares = [mean_of("repair", method, "right", kind) for method in (AS_SHIPPED, LEARNED_ON, REPAIRED)]
-        told.append(f"{kind} {', '.join(shares)}")
-    return "; ".join(told)
+GAINS_OF_FOUR = {  # who chooses the best of four -> method and setting of the figure feedback
+    "50 comparisons": ("with captions, over the comparisons", 50),
+    "1,000 comparisons": ("with captions, over the comparisons", 1000),
+    "1,000 comparisons, 40% of them wrong": ("by 1000 comparisons, over the wrong share", 0.4),
+    "1,000 comparisons, without captions": ("without captions, over the comparisons", 1000),
+    "CLIP's direction alone": ("best of n by CLIP's direction", 4),
+    "the judge itself: the bound": ("best of n by the judge", 4),
+}
+
+
+def gains_of_four() -> str:
+    """A table of how many more edits are right if one of GAINS_OF_FOUR chooses."""
+    rows = read_csv("feedback")
+    usual = row_of(rows, "best of n by the judge", "right", setting=1)["mean"]
+    lines = [f"| Best of four by | right edits above {usual:.3f}, those of any |", "|---|---:|"]
+    for name, (method, setting) in GAINS_OF_FOUR.items():
+        row = row_of(rows, method, "gain", setting=setting)
+        lines.append(f"| {name} | {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}) |")
+    return "\n".join(lines)
+
+
+def right_by_kind(name: str) -> str:
+    """The right edits of a figure, with 95% intervals, as a Markdown table: a line a kind, a column a
+    method."""
+    rows = [row for row in read_csv(name) if row["measure"] == "right" and row["kind"] != "all"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    lines = [f"| Kind of edit | {' | '.join(methods)} |", "|---" + "|---:" * len(methods) + "|"]
+    for kind in kinds:
+        cells = []
+        for method in methods:
+            row = row_of(rows, method, "right", kind)
+            cells.append(f"{row['mean']:.2f} ({row['low']:.2f} to {row['high']:.2f})")
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def red_houses() -> str:
@@ -383,8 +404,10 @@ TOLD = {  # part of a page -> the figure that it tells of, and what it tells
     "less_data": ("figure10", less_data),
     "no_filter": ("figure10", no_filter),
     "limits": ("limits", hard_kinds),
-    "repair": ("repair", repaired),
+    "repair": ("repair", partial(right_by_kind, "repair")),
+    "region": ("region", partial(right_by_kind, "region")),
     "bias": ("bias", red_houses),
+    "feedback": ("feedback", gains_of_four),
     "fast_plane": ("fast", fast_beside_full),
 }
 

@@ -54,7 +54,7 @@ LIMITS = ("count", "position", "swap", "viewpoint", "size", "add")
 SPACE = (*LIMITS, "relation")  # what true pairs teach in `repair`
 ORDINARY = "ordinary"  # edits of all other kinds
 
-AS_SHIPPED, LEARNED_ON, REPAIRED = "as shipped", "learning on", "learning on, with true pairs"
+AS_SHIPPED, REPAIRED = "as shipped", "learning on, with true pairs"
 
 RELATION = (  # how it is asked for that {a} be on one side of {b}
     "({move} {a} {on} {b}|{a} should (be|stand) {on} {b}|let {a} (be|stand) {on} {b}|"
@@ -191,16 +191,17 @@ def painting_function(profile: Profile) -> Callable:
 # ------------------------------------------------------------------------------------------------- repair
 
 REPAIR_STEPS = 2000  # AURORA (Krojer et al., 2024) takes thousands of small ones, too
-REPAIR_LR = 1 / 5  # of the learning rate with which the editor was trained
-TRUE_SHARE = 1 / 4  # of the lessons; the others are the editor's own
-ROUNDS = 4  # own pairs are told so often, so that as many different true ones go with them
+REPAIR_LR = 1 / 2  # of the learning rate with which the editor was trained
+TRUE_SHARE = 1 / 2  # of the lessons; the others are the editor's own
+ROUNDS = 2  # own pairs are told so often, so that as many different true ones go with them
+UNTAUGHT = {"swap": 3, "relation": 3}  # in no lesson of the editor's: so many times as many true ones
 
 
 def true_pairs(n: int) -> list[dict]:
-    """n rendered pairs of each of SPACE, as rows of `read_pairs`."""
+    """n rendered pairs of each of SPACE, of UNTAUGHT more, as rows of `read_pairs`."""
     pairs = []
     for kind in SPACE:
-        pairs += [true_pair(hard_edit) for hard_edit in hard_edits(kind, n, 0)]
+        pairs += [true_pair(hard_edit) for hard_edit in hard_edits(kind, UNTAUGHT.get(kind, 1) * n, 0)]
     return pairs
 
 
@@ -208,31 +209,27 @@ def own_and_true_pairs(profile: Profile) -> list[dict]:
     """The profile's pairs, ROUNDS times, and so many true ones of SPACE that they are TRUE_SHARE of all."""
     own = random_pairs(profile) * ROUNDS
     wanted = len(own) * TRUE_SHARE / (1 - TRUE_SHARE)
-    return own + true_pairs(max(1, round(wanted / len(SPACE))))
+    shares = sum(UNTAUGHT.get(kind, 1) for kind in SPACE)
+    return own + true_pairs(max(1, round(wanted / shares)))
 
 
-def repaired_arms(profile: Profile) -> dict[str, Arm]:
-    """The shipped editor learns on: from its own pairs alone, and from them and true ones."""
+def repaired_arm(profile: Profile) -> Arm:
+    """The shipped editor learns on, from its own pairs and from true ones."""
     options = {"steps": REPAIR_STEPS, "lr": profile.train_lr * REPAIR_LR}
-    arms = {}
-    for name, pairs in {LEARNED_ON: random_pairs, REPAIRED: own_and_true_pairs}.items():
-        arms[name] = Arm(name, partial(pairs, profile), options, start=lambda: profile.editor)
-    return arms
+    return Arm(REPAIRED, partial(own_and_true_pairs, profile), options, start=lambda: profile.editor)
 
 
 def repair(profile: Profile) -> list[Point]:
-    """Does truth repair the limits, and do ordinary edits suffer? The shipped editor, and `repaired_arms`."""
+    """Does truth repair the limits, and do ordinary edits suffer? The shipped editor, and `repaired_arm`."""
     shipped = cache(lambda: load_editor(profile))
     points = [Point(AS_SHIPPED, profile.image_guidance_scale, edit_function(shipped))]
-    return points + points_of_arms(profile, repaired_arms(profile))
+    return points + points_of_arms(profile, {REPAIRED: repaired_arm(profile)})
 
 
 def save_repair_sheet(profile: Profile) -> None:
-    """data/images/repair.jpg: what they make of one edit of each of SPACE, and the truth."""
+    """data/images/repair.jpg: what both make of one edit of each of SPACE, and the truth."""
     cases = hard_cases(profile, 1, SPACE)
-    editors = {AS_SHIPPED: load_editor(profile)}
-    for name, arm in repaired_arms(profile).items():
-        editors[name] = trained_editor(profile, arm)
+    editors = {AS_SHIPPED: load_editor(profile), REPAIRED: trained_editor(profile, repaired_arm(profile))}
     outputs, titles = {}, []
     for name, editor in editors.items():
         outputs[name] = edit_cases(editor, cases)
