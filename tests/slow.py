@@ -17,7 +17,7 @@ SLOW = {
     # 03 and 04 stay in the default run: between them they paint, filter, train and edit
     **{
         f"{NOTEBOOK}[{number}": f"notebook {number} runs, its claims hold, its solutions are right"
-        for number in ("00", "01_", "01b", "02", "05", "06", "07", "90")
+        for number in ("00", "01_", "01b", "02", "05", "06", "07", "08", "90")
     },
     "test_notebooks.py::test_notebook_04_learns_as_much_as_it_claims": (
         "the claims of notebook 04 about learning, which need all of its steps"

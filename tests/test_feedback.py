@@ -322,7 +322,7 @@ def small(monkeypatch, tmp_path, tiny_judge):
     from ip2p.miniworld import judging
 
     monkeypatch.setattr(judging, "load_judge", lambda path=None: tiny_judge)
-    for module in (points, plots):
+    for module in (points, plots, feedback_figures):
         monkeypatch.setattr(module, "DATA", tmp_path)
     monkeypatch.setattr(feedback_figures, "OUT", tmp_path / "out")
     # the tiny editor has no student
@@ -346,6 +346,8 @@ def test_the_curves_are_measured_and_a_killed_run_paints_only_what_is_missing(
     assert [row["setting"] for row in curve(rows, "with captions, over the comparisons", "gain")] == [10, 20]
     assert [row["setting"] for row in curve(rows, "best of n by the judge", "right")] == [1, 4]
     assert all(row["mean"] == 0 for row in curve(rows, "best of n by 10 comparisons", "gain")[:1])
+    pool = feedback_figures.load_compared()
+    assert pool.told.shape == (6, 2, len(FEATURES)) and not torch.equal(pool.told, pool.features)
     painted = []
     paint = feedback_figures.paint_cases
     monkeypatch.setattr(

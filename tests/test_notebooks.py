@@ -22,6 +22,7 @@ SMALL = {
     "05_guided_editing": {"EDITS": 6},
     "06_evaluation": {"EDITS": 12, "LAYER_STEPS": 30},
     "07_limits_and_bias": {},
+    "08_beyond_the_paper": {},
     "90_scaling_out": {"TRIPLETS": 4, "ON_THE_CLUSTER": 4},
 }
 

@@ -7,7 +7,7 @@ import pytest
 from ip2p.teaching.notebook_files import NOTEBOOKS, number_of, read
 from ip2p.teaching.quiz import QUIZZES, Quiz, load_quiz, marked_up
 
-NUMBERS = ("00", "01", "01b", "02", "03", "04", "05", "06", "07")
+NUMBERS = ("00", "01", "01b", "02", "03", "04", "05", "06", "07", "08")
 
 
 def notebook_of(number: str):

@@ -44,6 +44,7 @@ from ip2p.feedback import (
 from ip2p.miniworld import difference, edit_success, judge, preservation
 from ip2p.miniworld.held_out import held_out_edits
 from ip2p.miniworld.judging import VALID
+from ip2p.paths import DATA
 from ip2p.profiles import Profile
 from ip2p.study.ablations import Arm, edit_function, random_pairs, trained_editor
 from ip2p.study.measures import BATCH
@@ -168,6 +169,25 @@ def pools(profile: Profile, clip: ClipSimilarity) -> tuple[Pool, Pool]:
     return compared, evaluated
 
 
+def save_compared(pool: Pool) -> None:
+    """data/eval/feedback.npz: all that `answers` asks of the pool whose edits annotators compare."""
+    np.savez_compressed(
+        DATA / "eval" / "feedback.npz",
+        features=pool.features.numpy().astype(np.float16),
+        told=pool.told.numpy().astype(np.float16),
+        success=pool.success,
+        preservation=pool.preservation.astype(np.float16),
+    )
+
+
+def load_compared() -> Pool:
+    """That pool, without its cases. Raises FileNotFoundError if `ip2p figures feedback` never ran."""
+    with np.load(DATA / "eval" / "feedback.npz") as arrays:
+        told = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in ("features", "told")}
+        success, preservation = arrays["success"], arrays["preservation"].astype(np.float64)
+    return Pool([], told["features"], told["told"], success, preservation)
+
+
 # ------------------------------------------------------------------------------------ annotators
 
 
@@ -249,6 +269,7 @@ def feedback(profile: Profile) -> list[dict]:
     few and of many comparisons, by CLIP's direction alone, and by the judge, which is the bound."""
     clip = ClipSimilarity(profile.clip, profile.device)
     compared, evaluated = pools(profile, clip)
+    save_compared(compared)
     rows = []
 
     def measure(method: str, setting: float, scores: list[np.ndarray], n: int) -> None:

@@ -66,7 +66,7 @@ from ip2p.study.plots import (
     save_picture,
 )
 from ip2p.study.points import EDITS, Case, Point, alone, held_out_cases, images_of, measure_figure
-from ip2p.study.region_figures import REGION_STEPS, region
+from ip2p.study.region_figures import REGION_EDITS, REGION_STEPS, region
 from ip2p.study.removal import removal, save_removal_sheet
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
@@ -225,14 +225,14 @@ FIGURES = {
     "limits": Figure(limits, cases_of=hard_cases, draw=plot_kinds),
     "repair": Figure(
         repair,
-        2,
+        1,
         REPAIR_STEPS,
         cases_of=hard_and_ordinary_cases,
         draw=plot_kinds,
         save_sheet=save_repair_sheet,
     ),
     "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
-    "region": Figure(region, 1, REGION_STEPS, work=Work(edits=12 * EDITS), draw=plot_kinds),
+    "region": Figure(region, 1, REGION_STEPS, work=Work(edits=3 * REGION_EDITS), draw=plot_kinds),
     "feedback": Figure(feedback, draw=plot_gains),
     "feedback-tuning": Figure(feedback_tuning, 3),
 }

@@ -24,7 +24,6 @@ from ip2p.study.ablations import random_pairs
 from ip2p.study.measures import BATCH, batches
 from ip2p.study.plots import save_comparison
 from ip2p.study.points import (
-    EDITS,
     Case,
     alone,
     as_case,
@@ -53,6 +52,7 @@ THIS_KIND = (
 
 REGION_STEPS = 2000
 REGION_LR = 1 / 5  # of the learning rate with which the editor was trained
+REGION_EDITS = 400  # a quarter of each kind
 LOOSE = 0.12  # of a thing's side: how far each side of a drawn box is off, at most
 
 # ---------------------------------------------------------------------------------------------- edits, boxes
@@ -165,7 +165,7 @@ def region_methods(profile: Profile) -> dict[str, Callable]:
     return {SENTENCE: by_sentence, MASKED: under_mask, AS_INPUT: by_region}
 
 
-def region(profile: Profile, n: int = 4 * EDITS) -> list[dict]:
+def region(profile: Profile, n: int = REGION_EDITS) -> list[dict]:
     """The three methods on the same edits and boxes; a row an edit, as `measure_outputs` gives them. Of two
     things alike the judge knows nothing, so `read_twins` reads their colours."""
     clip = ClipSimilarity(profile.clip, profile.device)
