@@ -228,11 +228,11 @@ FIGURES = {
         1,
         REPAIR_STEPS,
         cases_of=hard_and_ordinary_cases,
-        draw=plot_kinds,
+        draw=None,
         save_sheet=save_repair_sheet,
     ),
     "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
-    "region": Figure(region, 1, REGION_STEPS, work=Work(edits=3 * REGION_EDITS), draw=plot_kinds),
+    "region": Figure(region, 1, REGION_STEPS, work=Work(edits=3 * REGION_EDITS), draw=None),
     "feedback": Figure(feedback, draw=plot_gains),
     "feedback-tuning": Figure(feedback_tuning, 3),
 }

@@ -186,7 +186,7 @@ def region(profile: Profile, n: int = REGION_EDITS) -> list[dict]:
     framed = [
         case._replace(image=with_frame(case.image, box)) for case, box in zip(cases, boxes, strict=True)
     ]
-    save_comparison("region", framed, outputs, range(9))
+    save_comparison("region", framed, outputs, range(6))
     return rows
 
 
