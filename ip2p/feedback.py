@@ -72,7 +72,7 @@ def features(clip: ClipSimilarity, attempts: Sequence[Attempt], batch: int = 64)
     """FEATURES of n attempts, (n, 7).
 
     "What was asked" is the change between the captions or, without them, the instruction, for which CLIP was
-    not made: rewards that see captions choose much better (`ip2p figures feedback`).
+    not made: rewards that see captions choose better (`ip2p figures feedback`).
     """
     parts = []
     for start in range(0, len(attempts), batch):
