@@ -63,6 +63,9 @@ USUAL = 1000  # comparisons, where their number is not the question
 BEST_OF = 4  # edits, likewise
 DRAWS = 5  # sets of comparisons over which a point is averaged
 
+TUNING_STEPS = 1000
+TUNING_LR = 1 / 2  # of the learning rate with which the editor was trained
+
 # ------------------------------------------------------------------------------------ edits, kept on disk
 
 
@@ -299,10 +302,10 @@ def feedback(profile: Profile) -> list[dict]:
 
 def feedback_tuning(profile: Profile) -> list[Point]:
     """The shipped editor learns on, alike but for what the reward of USUAL clean comparisons says of its own
-    pairs: nothing, only the better half of them, HIVE's weights, HIVE's words."""
+    pairs: nothing, only the better half of them, HIVE's weights, HIVE's words. Raises FileNotFoundError if
+    `ip2p figures feedback` never ran."""
     clip = ClipSimilarity(profile.clip, profile.device)
-    compared, _ = pools(profile, clip)
-    reward = learn_reward(answers(compared, USUAL, 0.0, seed=0, captions=True))
+    reward = learn_reward(answers(load_compared(), USUAL, 0.0, seed=0, captions=True))
     points = [Point("as shipped", 0, edit_function(cache(partial(load_editor, profile))))]
     for name, pairs in tuning_pairs(profile, clip, reward).items():
         words = QUALITY[-1] if name == "quality in words" else ""
@@ -323,8 +326,8 @@ def tuning_pairs(profile: Profile, clip: ClipSimilarity, reward: Reward) -> dict
 
 
 def tuned_arm(profile: Profile, name: str, pairs: list[dict]) -> Arm:
-    """The shipped editor, that learns on from these pairs in small steps."""
-    options = {"lr": profile.train_lr / 10}
+    """The shipped editor, that learns on from these pairs."""
+    options = {"steps": TUNING_STEPS, "lr": profile.train_lr * TUNING_LR}
     return Arm(f"feedback, {name}", lambda: pairs, options, start=lambda: profile.editor)
 
 
