@@ -374,7 +374,7 @@ def test_a_tiny_editor_is_measured_by_the_command(tiny, small, capsys):
 def board(small, monkeypatch, tmp_path):
     """A leaderboard and its page in a folder of their own."""
     (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text("")
+    (tmp_path / "README.md").write_text("<!-- figures:leaders -->not measured yet<!-- /figures -->\n")
     page = tmp_path / "docs" / "results.md"
     page.write_text("<!-- figures:leaderboard -->not measured yet<!-- /figures -->\n")
     monkeypatch.setattr(bench, "ROOT", tmp_path)
@@ -387,6 +387,7 @@ def test_the_leaderboard_is_sorted_and_keeps_one_row_a_name(small, board, tmp_pa
     benchmark("best", perfect(small), "out", write=True)
     lines = [line for line in board.read_text().splitlines() if line.startswith("|")]
     assert lines[2].startswith("| best | 1.00 (") and lines[3].startswith("| same \\| as before | 0.00 (")
+    assert "| best | 1.00 | 1.00 |" in (tmp_path / "README.md").read_text()
     shutil.rmtree(tmp_path / "out" / "best")
     benchmark("best", unedited("worse now"), "out", write=True)
     rows = [json.loads(line) for line in (tmp_path / "leaderboard.jsonl").read_text().splitlines()]

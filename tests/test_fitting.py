@@ -96,7 +96,7 @@ def test_a_full_memory_is_a_sentence(monkeypatch, capsys):
         raise full()
 
     monkeypatch.setattr("ip2p.teaching.hero.hero", fails)
-    assert main(["hero", "--out", "hero.gif"]) == 1
+    assert main(["hero", "--out", "hero.webp"]) == 1
     assert capsys.readouterr().err.startswith(
         "ip2p: the memory is full; what helps: for `train` --accumulate"
     )

@@ -368,7 +368,7 @@ def add_to_board(row: dict) -> None:
     board = [other for other in board if other["name"] != row["name"]]
     board.append(row)
     board.sort(key=right_of, reverse=True)
-    fill_pages(ROOT, {"leaderboard": table_of_board(board)})
+    fill_pages(ROOT, {"leaderboard": table_of_board(board), "leaders": short_table_of_board(board)})
     write_atomically(BOARD, json_lines(board))
 
 
@@ -394,6 +394,18 @@ def table_of_board(board: Sequence[dict]) -> str:
             escaped(how_asked(row)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def short_table_of_board(board: Sequence[dict]) -> str:
+    """What the README shows of it."""
+    lines = [
+        "| Editor | Right | Worded by hand | Swap |",
+        "|---|---:|---:|---:|",
+    ]
+    for row in sorted(board, key=right_of, reverse=True):
+        right = [f"{row['figures'][kind]['right'][0]:.2f}" for kind in ("all", "by hand", "swap")]
+        lines.append(f"| {escaped(row['name'])} | {' | '.join(right)} |")
     return "\n".join(lines)
 
 

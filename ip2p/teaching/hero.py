@@ -1,5 +1,5 @@
 """The picture at the top of the README, a slider that is dragged over real edits: `ip2p hero --out
-data/images/hero.gif`."""
+data/images/hero.webp`."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def hero(out: str | Path, profile: str | Profile = "mini", seed: int = 0) -> Non
         edited = editor.many(inputs, list(EDITS.values()), seeds=[seed] * len(inputs), guidance_scale=scale)
         frames.append(frame(inputs, edited, scale))
     frames += frames[-2:0:-1]
-    first, *others = [picture.quantize(128, dither=Image.Dither.NONE) for picture in frames]
-    first.save(out, save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
+    first, *others = frames
+    first.save(out, save_all=True, append_images=others, duration=MILLISECONDS, loop=0, quality=80, method=6)
 
 
 def frame(inputs: list, edited: list, scale: float) -> Image.Image:
