@@ -1,6 +1,7 @@
 """Comparisons of a person, the reward that learns from them, and what it is used for."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,9 +32,18 @@ from ip2p.feedback import (
     with_quality,
 )
 from ip2p.options import TrainOptions
-from ip2p.profiles import load_edit_pipeline
+from ip2p.profiles import MINI, load_edit_pipeline
 from ip2p.study import feedback_figures, plots, points
-from ip2p.study.feedback_figures import Pool, answers, best_of, rows_of_scores, taste
+from ip2p.study.feedback_figures import (
+    Pool,
+    answers,
+    best_of,
+    feedback_tuning,
+    gains_over_shipped,
+    rows_of_scores,
+    taste,
+    tuned_arms,
+)
 from ip2p.study.plots import curve, read_csv
 from ip2p.study.points import held_out_cases
 from ip2p.training import set_up_processes, step_losses
@@ -363,7 +373,50 @@ def test_the_curves_are_measured_and_a_killed_run_paints_only_what_is_missing(
 
 
 def test_outside_of_the_miniature_world_nobody_plays_annotators(tiny_profile, clip):
-    from dataclasses import replace
-
+    outside = replace(tiny_profile, in_world=False)
     with pytest.raises(ValueError, match="only in the miniature world can the judge play annotators"):
-        feedback_figures.pools(replace(tiny_profile, in_world=False), clip)
+        feedback_figures.pools(outside, clip)
+    with pytest.raises(ValueError, match="only in the miniature world"):
+        feedback_tuning(outside)
+
+
+# ------------------------------------------------------------------------------------ the tuned editor
+
+
+def test_editors_learn_on_from_all_the_best_the_weighted_and_the_graded_lessons(monkeypatch):
+    rows = [{"edit_prompt": f"edit {k}"} for k in range(10)]
+    rewards = [float(k) for k in range(10)]
+    monkeypatch.setattr(feedback_figures, "rewarded_pairs", lambda profile: (rows, rewards))
+    pairs = {name: arm.pairs() for name, arm in tuned_arms(MINI).items()}
+    assert pairs["learning on"] == rows
+    assert pairs["better half of the lessons"] == rows[5:]
+    weights = [row["weight"] for row in pairs["weights on the loss"]]
+    assert weights == sorted(weights) and np.mean(weights) == pytest.approx(1)
+    assert pairs["quality in words"][9]["edit_prompt"].endswith("five out of five")
+    assert {arm.start() for arm in tuned_arms(MINI).values()} == {MINI.editor}
+
+
+def test_only_the_editor_that_knows_the_words_is_asked_for_quality(monkeypatch):
+    asked = []
+
+    def edit(cases, seeds):
+        asked.append(cases[0].instruction)
+        return [case.image for case in cases]
+
+    monkeypatch.setattr(feedback_figures, "edit_function", lambda editor: edit)
+    case = held_out_cases(MINI, 1)[0]
+    for point in feedback_tuning(MINI):
+        point.edit([case], [0])
+    assert asked[:-1] == [case.instruction] * 4
+    assert asked[-1] == with_quality(case.instruction, "image quality is five out of five")
+
+
+def test_the_gain_of_a_tuned_editor_is_told_edit_by_edit():
+    rows = []
+    for method, rights in {"as shipped": (True, False), "learning on": (True, True)}.items():
+        rows += [
+            {"method": method, "setting": 0, "edit": k, "kind": "time", "right": right}
+            for k, right in enumerate(rights)
+        ]
+    gains = gains_over_shipped(rows)
+    assert [(row["method"], row["gain"]) for row in gains] == [("learning on", 0), ("learning on", 1)]

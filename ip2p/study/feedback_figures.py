@@ -32,7 +32,6 @@ from ip2p.feedback import (
     QUALITY,
     Attempt,
     Compared,
-    Reward,
     better_lessons,
     features,
     learn_reward,
@@ -158,14 +157,18 @@ def pool(profile: Profile, clip: ClipSimilarity, cases: list[Case], candidates: 
     return Pool(cases, torch.stack(bare), torch.stack(told), np.array(success), np.array(kept))
 
 
-def pools(profile: Profile, clip: ClipSimilarity) -> tuple[Pool, Pool]:
-    """The edits that annotators compare, and those on which rewards are judged. Raises ValueError outside of
-    the miniature world, where nobody knows what an annotator would say."""
+def need_truth(profile: Profile) -> None:
     if not profile.in_world:
         raise ValueError(
             "only in the miniature world can the judge play annotators; compare edits yourself with "
             "ip2p.teaching.compare, or take --profile mini"
         )
+
+
+def pools(profile: Profile, clip: ClipSimilarity) -> tuple[Pool, Pool]:
+    """The edits that annotators compare, and those on which rewards are judged. Raises ValueError outside of
+    the miniature world, where nobody knows what an annotator would say."""
+    need_truth(profile)
     others = [as_case(edit) for edit in held_out_edits(COMPARED, profile.edit_kinds, seed=1)]
     compared = pool(profile, clip, others, COMPARED_CANDIDATES, "compared")
     evaluated = pool(profile, clip, held_out_cases(profile, EVALUATED), CANDIDATES, "evaluated")
@@ -300,45 +303,66 @@ def feedback(profile: Profile) -> list[dict]:
 # ------------------------------------------------------------------------------------ the tuned editor
 
 
+def all_alike(rows: list[dict], rewards: list[float]) -> list[dict]:
+    return rows
+
+
+LESSONS = {  # how an editor learns on -> the lessons, of pairs and their rewards
+    "learning on": all_alike,
+    "better half of the lessons": better_lessons,
+    "weights on the loss": lesson_weights,
+    "quality in words": quality_words,
+}
+
+AS_SHIPPED = "as shipped"
+
+
 def feedback_tuning(profile: Profile) -> list[Point]:
-    """The shipped editor learns on, alike but for what the reward of USUAL clean comparisons says of its own
-    pairs: nothing, only the better half of them, HIVE's weights, HIVE's words. Raises FileNotFoundError if
-    `ip2p figures feedback` never ran."""
-    clip = ClipSimilarity(profile.clip, profile.device)
-    reward = learn_reward(answers(load_compared(), USUAL, 0.0, seed=0, captions=True))
-    points = [Point("as shipped", 0, edit_function(cache(partial(load_editor, profile))))]
-    for name, pairs in tuning_pairs(profile, clip, reward).items():
-        words = QUALITY[-1] if name == "quality in words" else ""
-        arm = tuned_arm(profile, name, pairs)
-        points.append(Point(name, 0, tuned_edit(profile, arm, words), editor=arm.name))
+    """The shipped editor, and what it becomes if it learns on from its own pairs, alike but for what the
+    reward of USUAL clean comparisons makes of them (LESSONS). Raises ValueError outside the world."""
+    need_truth(profile)
+    points = [Point(AS_SHIPPED, 0, edit_function(cache(partial(load_editor, profile))))]
+    for name, arm in tuned_arms(profile).items():
+        edit = edit_function(cache(partial(trained_editor, profile, arm)))
+        if LESSONS[name] is quality_words:
+            edit = partial(ask_for_quality, edit)
+        points.append(Point(name, 0, edit, editor=arm.name))
     return points
 
 
-def tuning_pairs(profile: Profile, clip: ClipSimilarity, reward: Reward) -> dict[str, list[dict]]:
-    rows = random_pairs(profile)
-    rewards = lesson_rewards(reward, clip, rows)
-    return {
-        "learning on": rows,
-        "better half of the lessons": better_lessons(rows, rewards),
-        "weights on the loss": lesson_weights(rows, rewards),
-        "quality in words": quality_words(rows, rewards),
-    }
-
-
-def tuned_arm(profile: Profile, name: str, pairs: list[dict]) -> Arm:
-    """The shipped editor, that learns on from these pairs."""
+def tuned_arms(profile: Profile) -> dict[str, Arm]:
     options = {"steps": TUNING_STEPS, "lr": profile.train_lr * TUNING_LR}
-    return Arm(f"feedback, {name}", lambda: pairs, options, start=lambda: profile.editor)
+    pairs = cache(partial(rewarded_pairs, profile))
+    arms = {}
+    for name, lessons in LESSONS.items():
+        told = partial(lessons_of, lessons, pairs)
+        arms[name] = Arm(f"feedback, {name}", told, options, start=lambda: profile.editor)
+    return arms
 
 
-def tuned_edit(profile: Profile, arm: Arm, words: str) -> Callable:
-    """A point's `edit` by an editor that learned on; `words` are added to each instruction."""
-    edit = edit_function(cache(partial(trained_editor, profile, arm)))
+def rewarded_pairs(profile: Profile) -> tuple[list[dict], list[float]]:
+    """The profile's pairs, and their rewards."""
+    reward = learn_reward(answers(load_compared(), USUAL, 0.0, seed=0, captions=True))
+    rows = random_pairs(profile)
+    return rows, lesson_rewards(reward, ClipSimilarity(profile.clip, profile.device), rows)
 
-    def edit_with_words(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
-        asked = []
-        for case in cases:
-            asked.append(case._replace(instruction=with_quality(case.instruction, words)))
-        return edit(asked, seeds)
 
-    return edit_with_words if words else edit
+def lessons_of(lessons: Callable, pairs: Callable[[], tuple[list[dict], list[float]]]) -> list[dict]:
+    return lessons(*pairs())
+
+
+def ask_for_quality(edit: Callable, cases: list[Case], seeds: list[int]) -> list[Image.Image]:
+    """A point's `edit`, with the words for the best quality after each instruction."""
+    asked = [case._replace(instruction=with_quality(case.instruction, QUALITY[-1])) for case in cases]
+    return edit(asked, seeds)
+
+
+def gains_over_shipped(rows: list[dict]) -> list[dict]:
+    """ "gain": how many more of an editor's edits are right than of the shipped one's, edit by edit."""
+    shipped = {row["edit"]: row["right"] for row in rows if row["method"] == AS_SHIPPED}
+    gains = []
+    for row in rows:
+        if row["method"] != AS_SHIPPED:
+            about = {name: row[name] for name in ("method", "setting", "edit", "kind")}
+            gains.append(about | {"gain": float(row["right"]) - shipped[row["edit"]]})
+    return gains

@@ -42,7 +42,14 @@ from ip2p.study.ablations import (
     sharing,
 )
 from ip2p.study.baselines import sdedit, text2live
-from ip2p.study.feedback_figures import feedback, feedback_tuning
+from ip2p.study.feedback_figures import (
+    AS_SHIPPED,
+    LESSONS,
+    TUNING_STEPS,
+    feedback,
+    feedback_tuning,
+    gains_over_shipped,
+)
 from ip2p.study.forecast import Work, forecast
 from ip2p.study.limits import (
     BALANCED,
@@ -234,7 +241,7 @@ FIGURES = {
     "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
     "region": Figure(region, 1, REGION_STEPS, work=Work(edits=3 * REGION_EDITS), draw=None),
     "feedback": Figure(feedback, draw=plot_gains),
-    "feedback-tuning": Figure(feedback_tuning, 3),
+    "feedback-tuning": Figure(feedback_tuning, 4, TUNING_STEPS, more_rows=gains_over_shipped, draw=None),
 }
 
 ROWS = ("selection", "bias", "region", "feedback")  # whose content is rows, and takes as long as it takes
@@ -354,6 +361,20 @@ def gains_of_four() -> str:
     return "\n".join(lines)
 
 
+def single_answers() -> str:
+    """A table of the edits that are right and of what they keep, by editors that learned on from a reward."""
+    rows = read_csv("feedback-tuning")
+    lines = ["| Editor | right, above the shipped one's | right | preservation |", "|---|---:|---:|---:|"]
+    for method in (AS_SHIPPED, *LESSONS):
+        gain = ""
+        if method != AS_SHIPPED:
+            row = row_of(rows, method, "gain")
+            gain = f"{row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        right, kept = (row_of(rows, method, measure)["mean"] for measure in ("right", "preservation"))
+        lines.append(f"| {method} | {gain} | {right:.3f} | {kept:.3f} |")
+    return "\n".join(lines)
+
+
 def right_by_kind(name: str) -> str:
     """The right edits of a figure, with 95% intervals, as a Markdown table: a line a kind, a column a
     method."""
@@ -408,6 +429,7 @@ TOLD = {  # part of a page -> the figure that it tells of, and what it tells
     "region": ("region", partial(right_by_kind, "region")),
     "bias": ("bias", red_houses),
     "feedback": ("feedback", gains_of_four),
+    "tuning": ("feedback-tuning", single_answers),
     "fast_plane": ("fast", fast_beside_full),
 }
 
