@@ -46,6 +46,7 @@ from ip2p.miniworld.judging import VALID
 from ip2p.paths import DATA
 from ip2p.profiles import Profile
 from ip2p.study.ablations import Arm, edit_function, random_pairs, trained_editor
+from ip2p.study.limits import AS_SHIPPED
 from ip2p.study.measures import BATCH
 from ip2p.study.points import OUT, Case, Point, as_case, held_out_cases
 from ip2p.study.progress import begin_or_resume, model_checksums
@@ -158,6 +159,7 @@ def pool(profile: Profile, clip: ClipSimilarity, cases: list[Case], candidates: 
 
 
 def need_truth(profile: Profile) -> None:
+    """Raises ValueError outside of the miniature world, where nobody knows what an annotator would say."""
     if not profile.in_world:
         raise ValueError(
             "only in the miniature world can the judge play annotators; compare edits yourself with "
@@ -166,8 +168,8 @@ def need_truth(profile: Profile) -> None:
 
 
 def pools(profile: Profile, clip: ClipSimilarity) -> tuple[Pool, Pool]:
-    """The edits that annotators compare, and those on which rewards are judged. Raises ValueError outside of
-    the miniature world, where nobody knows what an annotator would say."""
+    """The edits that annotators compare, and those on which rewards are judged. Raises ValueError as
+    `need_truth` does."""
     need_truth(profile)
     others = [as_case(edit) for edit in held_out_edits(COMPARED, profile.edit_kinds, seed=1)]
     compared = pool(profile, clip, others, COMPARED_CANDIDATES, "compared")
@@ -314,12 +316,10 @@ LESSONS = {  # how an editor learns on -> the lessons, of pairs and their reward
     "quality in words": quality_words,
 }
 
-AS_SHIPPED = "as shipped"
-
 
 def feedback_tuning(profile: Profile) -> list[Point]:
     """The shipped editor, and what it becomes if it learns on from its own pairs, alike but for what the
-    reward of USUAL clean comparisons makes of them (LESSONS). Raises ValueError outside the world."""
+    reward of USUAL clean comparisons makes of them (LESSONS). Raises ValueError as `need_truth` does."""
     need_truth(profile)
     points = [Point(AS_SHIPPED, 0, edit_function(cache(partial(load_editor, profile))))]
     for name, arm in tuned_arms(profile).items():

@@ -43,7 +43,6 @@ from ip2p.study.ablations import (
 )
 from ip2p.study.baselines import sdedit, text2live
 from ip2p.study.feedback_figures import (
-    AS_SHIPPED,
     LESSONS,
     TUNING_STEPS,
     feedback,
@@ -52,6 +51,7 @@ from ip2p.study.feedback_figures import (
 )
 from ip2p.study.forecast import Work, forecast
 from ip2p.study.limits import (
+    AS_SHIPPED,
     BALANCED,
     INTO_A_HOUSE,
     REPAIR_STEPS,
