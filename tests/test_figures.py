@@ -23,20 +23,18 @@ from ip2p.study.limits import (
     INTO_A_HOUSE,
     LIMITS,
     ORDINARY,
-    REPAIRED,
     SKEWED,
     SPACE,
-    UNTAUGHT,
     about_houses,
     hard_edits,
     house_edits,
     house_pairs,
     house_triplets,
     rows_of_lessons,
-    true_pairs,
 )
 from ip2p.study.plots import save_comparison
 from ip2p.study.points import Point, held_out_cases, true_pair
+from ip2p.study.repair import REMEMBERING, REPAIRED, UNTAUGHT, true_pairs
 
 
 def test_a_partial_caption_says_the_edit_and_leaves_something_unsaid():
@@ -193,8 +191,8 @@ def some_figures() -> dict[str, list[dict]]:
     for kind in ("count", "position", "swap", "viewpoint"):
         hard.append(rows_of("InstructPix2Pix", kind, 0, right=kind == "count"))
     mended = []
-    for k, method in enumerate((AS_SHIPPED, REPAIRED)):
-        mended += [rows_of(method, kind, 1.5, right=k) for kind in (*SPACE, ORDINARY)]
+    for k, method in enumerate((AS_SHIPPED, REPAIRED, REMEMBERING)):
+        mended += [rows_of(method, kind, 1.5, right=k / 2) for kind in (*SPACE, ORDINARY)]
     red = [rows_of(name, INTO_A_HOUSE, 0, red=name == SKEWED) for name in (SKEWED, BALANCED)]
     return {"figure10": less, "limits": hard, "repair": mended, "bias": red}
 
@@ -212,10 +210,10 @@ def test_what_was_measured_is_told_and_of_the_rest_the_command(elsewhere):
     assert said["no_filter"] == "likeness 0.30 instead of 0.60"
     assert said["limits"] == "count 1.00, position 0.00, swap 0.00, viewpoint 0.00"
     assert said["repair"].startswith(
-        "| Kind of edit | as shipped | learning on, with true pairs |\n|---|---:|---:|\n"
+        "| Kind of edit | as shipped | learning on, with true pairs | and then remembering |\n"
     )
-    assert [line.split(" | ")[1][:4] for line in said["repair"].splitlines()[2:]] == ["0.00"] * 8
-    assert [line.split(" | ")[2][:4] for line in said["repair"].splitlines()[2:]] == ["1.00"] * 8
+    for column, mean in enumerate(("0.00", "0.50", "1.00"), start=1):
+        assert [line.split(" | ")[column][:4] for line in said["repair"].splitlines()[2:]] == [mean] * 8
     assert said["bias"] == "1.00 of the outputs red, unasked; balanced: 0.00"
     assert re.fullmatch(r"!\[Trained on all.*\]\(\.\./data/images/figure10\.png\)", said["curves"])
 

@@ -14,9 +14,9 @@ from ip2p.dataset.shards import Manifest, read_pairs
 from ip2p.dataset.triplets import DELIMITER, STOP
 from ip2p.editing import load_editor
 from ip2p.fast import FAST
-from ip2p.miniworld import edit_kind, judging, parse
+from ip2p.miniworld import judging
 from ip2p.profiles import MINI
-from ip2p.study import ablations, figures, forecast, limits, plots, points, removal
+from ip2p.study import ablations, figures, forecast, plots, points, removal
 from ip2p.study.ablations import (
     SLIDERS,
     Arm,
@@ -30,7 +30,7 @@ from ip2p.study.ablations import (
 )
 from ip2p.study.figures import figure_8, make_figures
 from ip2p.study.forecast import Work
-from ip2p.study.limits import LIMITS, own_and_true_pairs
+from ip2p.study.limits import LIMITS
 from ip2p.study.plots import read_csv, row_of
 from ip2p.study.points import alone, model_folder
 from ip2p.study.removal import arms, few_shot_triplets, table_of_editors, with_random_input_weights
@@ -138,17 +138,6 @@ def test_a_share_of_the_instructions_is_that_of_another_pair():
         mixed_up = mixed_up_pairs(lambda: list(rows), share)
         assert sum(row["edit_prompt"] != row["original_prompt"] for row in mixed_up) == wrong
         assert sorted(row["original_prompt"] for row in mixed_up) == [str(k) for k in range(8)]
-
-
-def test_half_of_the_lessons_of_repair_are_true_and_most_of_these_of_new_kinds(monkeypatch):
-    own = [{"original_prompt": "own"}] * 22
-    monkeypatch.setattr(limits, "random_pairs", lambda profile: own)
-    rows = own_and_true_pairs(MINI)
-    told = own * limits.ROUNDS
-    true = rows[len(told) :]
-    assert rows[: len(told)] == told and len(true) == len(told)
-    swaps = [edit_kind(parse(row["original_prompt"]), parse(row["edited_prompt"])) == "swap" for row in true]
-    assert sum(swaps) == 18, "12 swaps, and of 12 relations those that move what is there"
 
 
 # ------------------------------------------------------------------------------------------------- trainings

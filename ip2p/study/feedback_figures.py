@@ -32,6 +32,7 @@ from ip2p.feedback import (
     QUALITY,
     Attempt,
     Compared,
+    Reward,
     better_lessons,
     features,
     learn_reward,
@@ -65,6 +66,7 @@ DRAWS = 5  # sets of comparisons over which a point is averaged
 
 TUNING_STEPS = 1000
 TUNING_LR = 1 / 2  # of the learning rate with which the editor was trained
+ANSWERS_LR = 1 / 10  # likewise, where the lessons are the editor's own answers
 
 # ------------------------------------------------------------------------------------ edits, kept on disk
 
@@ -158,6 +160,17 @@ def pool(profile: Profile, clip: ClipSimilarity, cases: list[Case], candidates: 
     return Pool(cases, torch.stack(bare), torch.stack(told), np.array(success), np.array(kept))
 
 
+def answered_pair(case: Case, answer: Image.Image) -> dict:
+    """An editor's answer to a case as a row of `read_pairs`, both pictures as large as the answer."""
+    return {
+        "original_prompt": case.before,
+        "original_image": case.image.resize(answer.size),
+        "edit_prompt": case.instruction,
+        "edited_prompt": case.after,
+        "edited_image": answer,
+    }
+
+
 def need_truth(profile: Profile) -> None:
     """Raises ValueError outside of the miniature world, where nobody knows what an annotator would say."""
     if not profile.in_world:
@@ -167,12 +180,15 @@ def need_truth(profile: Profile) -> None:
         )
 
 
+def compared_cases(profile: Profile) -> list[Case]:
+    return [as_case(edit) for edit in held_out_edits(COMPARED, profile.edit_kinds, seed=1)]
+
+
 def pools(profile: Profile, clip: ClipSimilarity) -> tuple[Pool, Pool]:
     """The edits that annotators compare, and those on which rewards are judged. Raises ValueError as
     `need_truth` does."""
     need_truth(profile)
-    others = [as_case(edit) for edit in held_out_edits(COMPARED, profile.edit_kinds, seed=1)]
-    compared = pool(profile, clip, others, COMPARED_CANDIDATES, "compared")
+    compared = pool(profile, clip, compared_cases(profile), COMPARED_CANDIDATES, "compared")
     evaluated = pool(profile, clip, held_out_cases(profile, EVALUATED), CANDIDATES, "evaluated")
     return compared, evaluated
 
@@ -316,33 +332,63 @@ LESSONS = {  # how an editor learns on -> the lessons, of pairs and their reward
     "quality in words": quality_words,
 }
 
+OWN_ANSWERS = {"any own answer": False, "best own answer of four": True}  # -> whether the reward chooses
+
 
 def feedback_tuning(profile: Profile) -> list[Point]:
-    """The shipped editor, and what it becomes if it learns on from its own pairs, alike but for what the
-    reward of USUAL clean comparisons makes of them (LESSONS). Raises ValueError as `need_truth` does."""
+    """The shipped editor, and what it becomes if it learns on: from its own pairs, alike but for what the
+    reward of USUAL clean comparisons makes of them (LESSONS); and, more gently, from its own answers, of
+    which that reward chooses one for each sentence, or chance (OWN_ANSWERS). Raises ValueError as
+    `need_truth` does."""
     need_truth(profile)
     points = [Point(AS_SHIPPED, 0, edit_function(cache(partial(load_editor, profile))))]
     for name, arm in tuned_arms(profile).items():
         edit = edit_function(cache(partial(trained_editor, profile, arm)))
-        if LESSONS[name] is quality_words:
+        if LESSONS.get(name) is quality_words:
             edit = partial(ask_for_quality, edit)
         points.append(Point(name, 0, edit, editor=arm.name))
     return points
 
 
 def tuned_arms(profile: Profile) -> dict[str, Arm]:
-    options = {"steps": TUNING_STEPS, "lr": profile.train_lr * TUNING_LR}
     pairs = cache(partial(rewarded_pairs, profile))
-    arms = {}
+    told: dict[str, Callable] = {}
     for name, lessons in LESSONS.items():
-        told = partial(lessons_of, lessons, pairs)
-        arms[name] = Arm(f"feedback, {name}", told, options, start=lambda: profile.editor)
+        told[name] = partial(lessons_of, lessons, pairs)
+    for name, by_reward in OWN_ANSWERS.items():
+        told[name] = partial(own_answers, profile, by_reward)
+    arms = {}
+    for name, rows in told.items():
+        share = ANSWERS_LR if name in OWN_ANSWERS else TUNING_LR
+        options = {"steps": TUNING_STEPS, "lr": profile.train_lr * share}
+        arms[name] = Arm(f"feedback, {name}", rows, options, start=lambda: profile.editor)
     return arms
+
+
+def usual_reward() -> Reward:
+    """Learned from USUAL clean comparisons."""
+    return learn_reward(answers(load_compared(), USUAL, 0.0, seed=0, captions=True))
+
+
+def own_answers(profile: Profile, by_reward: bool) -> list[dict]:
+    """One of the fast editor's answers to each compared case, as rows of `read_pairs`: that with the largest
+    reward, or any."""
+    cases = compared_cases(profile)
+    folder = OUT / "feedback" / "compared"
+    paint_sheets(profile, cases, COMPARED_CANDIDATES, folder)
+    rewards = usual_reward()(load_compared().told).numpy()  # (cases, candidates)
+    rng = random.Random(0)
+    rows = []
+    for number, case in enumerate(cases):
+        of_four = pictures_of_sheet(sheet(folder, number))
+        chosen = rewards[number].argmax() if by_reward else rng.randrange(COMPARED_CANDIDATES)
+        rows.append(answered_pair(case, of_four[chosen]))
+    return rows
 
 
 def rewarded_pairs(profile: Profile) -> tuple[list[dict], list[float]]:
     """The profile's pairs, and their rewards."""
-    reward = learn_reward(answers(load_compared(), USUAL, 0.0, seed=0, captions=True))
+    reward = usual_reward()
     rows = random_pairs(profile)
     return rows, lesson_rewards(reward, ClipSimilarity(profile.clip, profile.device), rows)
 

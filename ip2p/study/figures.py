@@ -43,7 +43,6 @@ from ip2p.study.ablations import (
 )
 from ip2p.study.baselines import sdedit, text2live
 from ip2p.study.feedback_figures import (
-    LESSONS,
     TUNING_STEPS,
     feedback,
     feedback_tuning,
@@ -54,14 +53,10 @@ from ip2p.study.limits import (
     AS_SHIPPED,
     BALANCED,
     INTO_A_HOUSE,
-    REPAIR_STEPS,
     SKEWED,
     bias,
-    hard_and_ordinary_cases,
     hard_cases,
     limits,
-    repair,
-    save_repair_sheet,
 )
 from ip2p.study.plots import (
     plot_gains,
@@ -75,6 +70,7 @@ from ip2p.study.plots import (
 from ip2p.study.points import EDITS, Case, Point, alone, held_out_cases, images_of, measure_figure
 from ip2p.study.region_figures import REGION_EDITS, REGION_STEPS, region
 from ip2p.study.removal import removal, save_removal_sheet
+from ip2p.study.repair import hard_and_ordinary_cases, repair, save_repair_sheet
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
 
@@ -233,7 +229,6 @@ FIGURES = {
     "repair": Figure(
         repair,
         1,
-        REPAIR_STEPS,
         cases_of=hard_and_ordinary_cases,
         draw=None,
         save_sheet=save_repair_sheet,
@@ -241,7 +236,7 @@ FIGURES = {
     "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
     "region": Figure(region, 1, REGION_STEPS, work=Work(edits=3 * REGION_EDITS), draw=None),
     "feedback": Figure(feedback, draw=plot_gains),
-    "feedback-tuning": Figure(feedback_tuning, 4, TUNING_STEPS, more_rows=gains_over_shipped, draw=None),
+    "feedback-tuning": Figure(feedback_tuning, 6, TUNING_STEPS, more_rows=gains_over_shipped, draw=None),
 }
 
 ROWS = ("selection", "bias", "region", "feedback")  # whose content is rows, and takes as long as it takes
@@ -365,7 +360,7 @@ def single_answers() -> str:
     """A table of the edits that are right and of what they keep, by editors that learned on from a reward."""
     rows = read_csv("feedback-tuning")
     lines = ["| Editor | right, above the shipped one's | right | preservation |", "|---|---:|---:|---:|"]
-    for method in (AS_SHIPPED, *LESSONS):
+    for method in dict.fromkeys(row["method"] for row in rows):
         gain = ""
         if method != AS_SHIPPED:
             row = row_of(rows, method, "gain")

@@ -1,4 +1,4 @@
-"""What the editor cannot do, why, and what mends it: limits, repair, bias."""
+"""What the editor cannot do, and what its lessons have to do with it: the figures `limits` and `bias`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from ip2p.miniworld.captions import what_to_say
 from ip2p.miniworld.held_out import HELD_OUT, Edit, held_out_edits, possible_edits
 from ip2p.miniworld.language import choose_wording
 from ip2p.profiles import Profile, load_text_to_image
-from ip2p.study.ablations import Arm, edit_function, points_of_arms, random_pairs, trained_editor
-from ip2p.study.measures import run_editor, score
+from ip2p.study.ablations import Arm, edit_function, trained_editor
+from ip2p.study.measures import run_editor
 from ip2p.study.plots import save_comparison
 from ip2p.study.points import (
     EDITS,
@@ -46,7 +46,6 @@ from ip2p.study.points import (
     labelled,
     measure_outputs,
     place,
-    true_pair,
     truths_of,
 )
 
@@ -54,7 +53,7 @@ LIMITS = ("count", "position", "swap", "viewpoint", "size", "add")
 SPACE = (*LIMITS, "relation")  # what true pairs teach in `repair`
 ORDINARY = "ordinary"  # edits of all other kinds
 
-AS_SHIPPED, REPAIRED = "as shipped", "learning on, with true pairs"
+AS_SHIPPED = "as shipped"
 
 RELATION = (  # how it is asked for that {a} be on one side of {b}
     "({move} {a} {on} {b}|{a} should (be|stand) {on} {b}|let {a} (be|stand) {on} {b}|"
@@ -150,13 +149,14 @@ def ordinary_cases(profile: Profile, n: int) -> list[Case]:
     return [as_case(edit)._replace(kind=ORDINARY) for edit in held_out_edits(n, kinds)]
 
 
-def hard_and_ordinary_cases(profile: Profile, n: int) -> list[Case]:
-    return hard_cases(profile, n, SPACE) + ordinary_cases(profile, n)
-
-
 def true_outputs(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
     """Renders of the scenes after the true edits."""
     return [render(case.truth.after) for case in cases]
+
+
+def edit_cases(editor: Editor, cases: list[Case]) -> list[Image.Image]:
+    """The editor's answers to cases of the miniature world."""
+    return run_editor(editor, truths_of(cases), images_of(cases))
 
 
 # ------------------------------------------------------------------------------------------------- limits
@@ -186,67 +186,6 @@ def painting_function(profile: Profile) -> Callable:
         return [[to_pil(picture) for picture in pictures] for pictures in (first, second)]
 
     return paint
-
-
-# ------------------------------------------------------------------------------------------------- repair
-
-REPAIR_STEPS = 2000  # AURORA (Krojer et al., 2024) takes thousands of small ones, too
-REPAIR_LR = 1 / 2  # of the learning rate with which the editor was trained
-TRUE_SHARE = 1 / 2  # of the lessons; the others are the editor's own
-ROUNDS = 2  # own pairs are told so often, so that as many different true ones go with them
-UNTAUGHT = {"swap": 3, "relation": 3}  # in no lesson of the editor's: so many times as many true ones
-
-
-def true_pairs(n: int) -> list[dict]:
-    """n rendered pairs of each of SPACE, of UNTAUGHT more, as rows of `read_pairs`."""
-    pairs = []
-    for kind in SPACE:
-        pairs += [true_pair(hard_edit) for hard_edit in hard_edits(kind, UNTAUGHT.get(kind, 1) * n, 0)]
-    return pairs
-
-
-def own_and_true_pairs(profile: Profile) -> list[dict]:
-    """The profile's pairs, ROUNDS times, and so many true ones of SPACE that they are TRUE_SHARE of all."""
-    own = random_pairs(profile) * ROUNDS
-    wanted = len(own) * TRUE_SHARE / (1 - TRUE_SHARE)
-    shares = sum(UNTAUGHT.get(kind, 1) for kind in SPACE)
-    return own + true_pairs(max(1, round(wanted / shares)))
-
-
-def repaired_arm(profile: Profile) -> Arm:
-    """The shipped editor learns on, from its own pairs and from true ones."""
-    options = {"steps": REPAIR_STEPS, "lr": profile.train_lr * REPAIR_LR}
-    return Arm(REPAIRED, partial(own_and_true_pairs, profile), options, start=lambda: profile.editor)
-
-
-def repair(profile: Profile) -> list[Point]:
-    """Does truth repair the limits, and do ordinary edits suffer? The shipped editor, and `repaired_arm`."""
-    shipped = cache(lambda: load_editor(profile))
-    points = [Point(AS_SHIPPED, profile.image_guidance_scale, edit_function(shipped))]
-    return points + points_of_arms(profile, {REPAIRED: repaired_arm(profile)})
-
-
-def save_repair_sheet(profile: Profile) -> None:
-    """data/images/repair.jpg: what both make of one edit of each of SPACE, and the truth."""
-    cases = hard_cases(profile, 1, SPACE)
-    editors = {AS_SHIPPED: load_editor(profile), REPAIRED: trained_editor(profile, repaired_arm(profile))}
-    outputs, titles = {}, []
-    for name, editor in editors.items():
-        outputs[name] = edit_cases(editor, cases)
-        verdicts = score(truths_of(cases), images_of(cases), outputs[name])
-        titles.append([title_of_row(row) for row in verdicts])
-    outputs["the truth"] = true_outputs(cases, [])
-    save_comparison("repair", cases, outputs, range(len(cases)), titles)
-
-
-def edit_cases(editor: Editor, cases: list[Case]) -> list[Image.Image]:
-    """The editor's answers to cases of the miniature world."""
-    return run_editor(editor, truths_of(cases), images_of(cases))
-
-
-def title_of_row(row: dict) -> str:
-    mark = "✓" if row["success"] else "✗"
-    return f"{mark}  {row['preservation']:.0%} kept"
 
 
 # --------------------------------------------------------------------------------------------------- bias
