@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ip2p.clip_filter import ClipSimilarity
-from ip2p.common.durable import append_line, write_atomically
+from ip2p.common.durable import append_line, name_of_model, write_atomically
 from ip2p.common.images import open_image
 from ip2p.editing import load_editor
 from ip2p.feedback import (
@@ -50,7 +50,7 @@ from ip2p.study.ablations import Arm, edit_function, random_pairs, trained_edito
 from ip2p.study.limits import AS_SHIPPED
 from ip2p.study.measures import BATCH
 from ip2p.study.points import OUT, Case, Point, as_case, held_out_cases
-from ip2p.study.progress import begin_or_resume, model_checksums
+from ip2p.study.progress import begin_or_resume
 
 EVALUATED = 300  # cases on which the best of n is judged ...
 CANDIDATES = 16  # ... and edits of each
@@ -92,10 +92,10 @@ def seeds_of(case: int, candidates: int) -> list[int]:
 
 def paint_sheets(profile: Profile, cases: list[Case], candidates: int, folder: Path) -> None:
     """For each case a PNG in `folder` with its candidates side by side; those that an earlier run noted are
-    there. Raises ValueError if other models began it."""
+    there. Raises ValueError if another editor began it."""
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / "sheets.jsonl"
-    made_by = {"candidates": candidates, "fast": True, **model_checksums(profile)}
+    made_by = {"candidates": candidates, "fast": True, "editor": name_of_model(profile.editor)}
     done = {row["case"] for row in begin_or_resume(notes, made_by)}
     todo = [k for k in range(len(cases)) if k not in done]
     if not todo:
