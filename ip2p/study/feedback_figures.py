@@ -66,7 +66,8 @@ DRAWS = 5  # sets of comparisons over which a point is averaged
 
 TUNING_STEPS = 1000
 TUNING_LR = 1 / 2  # of the learning rate with which the editor was trained
-ANSWERS_LR = 1 / 10  # likewise, where the lessons are the editor's own answers
+ANSWERS_STEPS = 500  # likewise, where the lessons are the editor's own answers
+ANSWERS_LR = 1 / 10
 
 # ------------------------------------------------------------------------------------ edits, kept on disk
 
@@ -352,16 +353,16 @@ def feedback_tuning(profile: Profile) -> list[Point]:
 
 def tuned_arms(profile: Profile) -> dict[str, Arm]:
     pairs = cache(partial(rewarded_pairs, profile))
-    told: dict[str, Callable] = {}
-    for name, lessons in LESSONS.items():
-        told[name] = partial(lessons_of, lessons, pairs)
-    for name, by_reward in OWN_ANSWERS.items():
-        told[name] = partial(own_answers, profile, by_reward)
     arms = {}
-    for name, rows in told.items():
-        share = ANSWERS_LR if name in OWN_ANSWERS else TUNING_LR
-        options = {"steps": TUNING_STEPS, "lr": profile.train_lr * share}
-        arms[name] = Arm(f"feedback, {name}", rows, options, start=lambda: profile.editor)
+
+    def add(name: str, lessons: Callable[[], list[dict]], steps: int, lr: float) -> None:
+        options = {"steps": steps, "lr": profile.train_lr * lr}
+        arms[name] = Arm(f"feedback, {name}", lessons, options, start=lambda: profile.editor)
+
+    for name, lessons in LESSONS.items():
+        add(name, partial(lessons_of, lessons, pairs), TUNING_STEPS, TUNING_LR)
+    for name, by_reward in OWN_ANSWERS.items():
+        add(name, partial(own_answers, profile, by_reward), ANSWERS_STEPS, ANSWERS_LR)
     return arms
 
 
