@@ -234,6 +234,15 @@ def test_a_figure_is_written_with_its_picture_and_into_the_pages(
     assert "(../data/images/figure8.png)" in (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
 
 
+def test_a_csv_says_how_long_each_of_its_editors_was_trained():
+    assert figures.told_steps((1500, 1500)) == "1500 steps each"
+    assert figures.told_steps((2000, 1200)) == "2000, 1200 steps"
+    for name, figure in figures.FIGURES.items():
+        if name not in figures.ROWS:
+            trained = {point.editor for point in figure.content(MINI) if point.editor}
+            assert len(trained) == len(figure.trainings), name
+
+
 def test_the_pages_say_what_the_figures_say():
     pages = "".join(path.read_text(encoding="utf-8") for path in pages_of(ROOT))
     for name, text in outcomes().items():

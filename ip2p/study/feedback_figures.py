@@ -66,8 +66,8 @@ DRAWS = 5  # sets of comparisons over which a point is averaged
 
 TUNING_STEPS = 1000
 TUNING_LR = 1 / 2  # of the learning rate with which the editor was trained
-ANSWERS_STEPS = 500  # likewise, where the lessons are the editor's own answers
-ANSWERS_LR = 1 / 10
+ANSWERS_STEPS = 500  # where the lessons are the editor's own answers
+ANSWERS_LR = 1 / 10  # likewise
 
 # ------------------------------------------------------------------------------------ edits, kept on disk
 

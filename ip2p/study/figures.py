@@ -43,6 +43,7 @@ from ip2p.study.ablations import (
 )
 from ip2p.study.baselines import sdedit, text2live
 from ip2p.study.feedback_figures import (
+    ANSWERS_STEPS,
     TUNING_STEPS,
     feedback,
     feedback_tuning,
@@ -70,7 +71,13 @@ from ip2p.study.plots import (
 from ip2p.study.points import EDITS, Case, Point, alone, held_out_cases, images_of, measure_figure
 from ip2p.study.region_figures import REGION_EDITS, REGION_STEPS, region
 from ip2p.study.removal import removal, save_removal_sheet
-from ip2p.study.repair import hard_and_ordinary_cases, repair, save_repair_sheet
+from ip2p.study.repair import (
+    REMEMBERING_STEPS,
+    REPAIR_STEPS,
+    hard_and_ordinary_cases,
+    repair,
+    save_repair_sheet,
+)
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)  # of SDEdit; the paper's begin at 0.3
 
@@ -195,8 +202,7 @@ class Figure(NamedTuple):
     """How a figure comes about."""
 
     content: Callable[[Profile], list[Point] | list[dict]]  # points to be measured, or rows that are
-    trainings: int = 0  # of editors, `steps` each
-    steps: int = ABLATION_STEPS
+    trainings: tuple[int, ...] = ()  # the steps of each
     work: Work = Work()  # what else it costs; edits of points are counted
     cases_of: Callable[[Profile, int], list[Case]] = held_out_cases  # that points edit
     more_rows: Callable[[list[dict]], list[dict]] | None = None  # that follow from those of the points
@@ -211,32 +217,38 @@ FIGURE_10 = "Trained on all, a tenth and a hundredth of the pairs, and on unfilt
 
 POOL = Work(candidates=SELECTION_TRIPLETS * CANDIDATES)
 
+ABLATION = (ABLATION_STEPS,)
+
 FIGURES = {
     "removal": Figure(
-        removal, 6, work=Work(sets=3), draw=None, save_sheet=save_removal_sheet, on_a_page=REMOVAL
+        removal, 6 * ABLATION, work=Work(sets=3), draw=None, save_sheet=save_removal_sheet, on_a_page=REMOVAL
     ),
     "figure8": Figure(figure_8, on_a_page=FIGURE_8),
-    "figure10": Figure(figure_10, 4, on_a_page=FIGURE_10),
+    "figure10": Figure(figure_10, 4 * ABLATION, on_a_page=FIGURE_10),
     "plane": Figure(plane, draw=plot_scales),
     "fast": Figure(fast, draw=None),
-    "attention": Figure(attention, 4, work=Work(sets=4)),
-    "sharing": Figure(sharing, 4, work=Work(sets=4)),
-    "noise": Figure(noise, 3, work=Work(sets=1)),
-    "dropout": Figure(dropout, 2, work=Work(sets=1), more_rows=responses, save_sheet=save_dropout_sheet),
-    "candidates": Figure(candidates, 4, work=POOL),
+    "attention": Figure(attention, 4 * ABLATION, work=Work(sets=4)),
+    "sharing": Figure(sharing, 4 * ABLATION, work=Work(sets=4)),
+    "noise": Figure(noise, 3 * ABLATION, work=Work(sets=1)),
+    "dropout": Figure(
+        dropout, 2 * ABLATION, work=Work(sets=1), more_rows=responses, save_sheet=save_dropout_sheet
+    ),
+    "candidates": Figure(candidates, 4 * ABLATION, work=POOL),
     "selection": Figure(selection, work=POOL, draw=None),
     "limits": Figure(limits, cases_of=hard_cases, draw=plot_kinds),
     "repair": Figure(
         repair,
-        1,
+        (REPAIR_STEPS, REMEMBERING_STEPS),
         cases_of=hard_and_ordinary_cases,
         draw=None,
         save_sheet=save_repair_sheet,
     ),
-    "bias": Figure(bias, 2, work=Work(edits=3 * EDITS), draw=None),
-    "region": Figure(region, 1, REGION_STEPS, work=Work(edits=3 * REGION_EDITS), draw=None),
+    "bias": Figure(bias, 2 * ABLATION, work=Work(edits=3 * EDITS), draw=None),
+    "region": Figure(region, (REGION_STEPS,), work=Work(edits=3 * REGION_EDITS), draw=None),
     "feedback": Figure(feedback, draw=plot_gains),
-    "feedback-tuning": Figure(feedback_tuning, 6, TUNING_STEPS, more_rows=gains_over_shipped, draw=None),
+    "feedback-tuning": Figure(
+        feedback_tuning, 4 * (TUNING_STEPS,) + 2 * (ANSWERS_STEPS,), more_rows=gains_over_shipped, draw=None
+    ),
 }
 
 ROWS = ("selection", "bias", "region", "feedback")  # whose content is rows, and takes as long as it takes
@@ -269,7 +281,7 @@ def make_figures(names: Iterable[str], profile: str | Profile = "mini", n: int =
 def work_of(name: str, profile: Profile, n: int) -> Work:
     """What a figure costs; of Text2LIVE, which trains a network an edit, it knows nothing."""
     figure = FIGURES[name]
-    work = figure.work._replace(steps=figure.trainings * figure.steps)
+    work = figure.work._replace(steps=sum(figure.trainings))
     if name in ROWS:
         return work
     kinds = len(figure.cases_of(profile, 1))
@@ -279,7 +291,7 @@ def work_of(name: str, profile: Profile, n: int) -> Work:
 def make_figure(name: str, profile: Profile, n: int) -> None:
     """One of FIGURES."""
     figure = FIGURES[name]
-    about = {"trainings": f"{figure.steps} steps each"} if figure.trainings else {}
+    about = {"trainings": told_steps(figure.trainings)} if figure.trainings else {}
     path = measure_figure(
         name, figure.content(profile), profile, n, figure.cases_of, figure.more_rows, **about
     )
@@ -291,6 +303,12 @@ def make_figure(name: str, profile: Profile, n: int) -> None:
     if profile.name == "mini":
         with alone("pages", "renewing"):
             fill_pages(ROOT, outcomes())
+
+
+def told_steps(trainings: tuple[int, ...]) -> str:
+    """ "1500 steps each", or "2000, 1200 steps"."""
+    alike = len(set(trainings)) == 1
+    return f"{trainings[0]} steps each" if alike else f"{', '.join(map(str, trainings))} steps"
 
 
 # --------------------------------------------------------------------------------------------- the pages
