@@ -243,6 +243,16 @@ def test_a_csv_says_how_long_each_of_its_editors_was_trained():
             assert len(trained) == len(figure.trainings), name
 
 
+def test_a_page_names_the_figures_that_were_measured_with_earlier_models(elsewhere, monkeypatch):
+    monkeypatch.setattr(figures, "model_checksums", lambda profile: {"editor": "ours 1", "judge": "judge 2"})
+    rows = some_figures()["limits"]
+    points.write_csv("limits", rows, {"command": "none", "editor": "ours 1", "judge": "judge 2"})
+    assert figures.measured_before() == "all were measured with the models that are bundled now."
+    points.write_csv("limits", rows, {"command": "none", "editor": "ours 1", "judge": "judge 1"})
+    named = "measured with earlier models, named in brackets, are `limits` (judge 1)."
+    assert figures.measured_before() == named
+
+
 def test_the_pages_say_what_the_figures_say():
     pages = "".join(path.read_text(encoding="utf-8") for path in pages_of(ROOT))
     for name, text in outcomes().items():

@@ -69,6 +69,7 @@ from ip2p.study.plots import (
     save_picture,
 )
 from ip2p.study.points import EDITS, Case, Point, alone, held_out_cases, images_of, measure_figure
+from ip2p.study.progress import model_checksums
 from ip2p.study.region_figures import REGION_EDITS, REGION_STEPS, region
 from ip2p.study.removal import removal, save_removal_sheet
 from ip2p.study.repair import (
@@ -318,10 +319,33 @@ def outcomes() -> dict[str, str]:
     """What the pages say of the figures: what came out of those that were measured, and which command
     measures the others."""
     shown = [name for name, figure in FIGURES.items() if figure.on_a_page]
-    said = {"curves": curves() or f"`ip2p figures {' '.join(shown)}` measures them"}
+    said = {"measured_before": measured_before()}
+    said |= {"curves": curves() or f"`ip2p figures {' '.join(shown)}` measures them"}
     for part, (name, told) in TOLD.items():
         said[part] = told() if is_measured(name) else f"`ip2p figures {name}` measures it"
     return said
+
+
+def measured_before() -> str:
+    """Which figures were measured with other models than those that are bundled now, by the heads of their
+    CSVs."""
+    now = model_checksums(MINI)
+    told = []
+    for name in FIGURES:
+        if is_measured(name):
+            then = head_of_csv(name)
+            others = [f"{then[model]}" for model in now if then.get(model, now[model]) != now[model]]
+            told += [f"`{name}` ({', '.join(others)})"] if others else []
+    if not told:
+        return "all were measured with the models that are bundled now."
+    return f"measured with earlier models, named in brackets, are {', '.join(told)}."
+
+
+def head_of_csv(name: str) -> dict[str, str]:
+    """What a figure was made with."""
+    lines = (DATA / "eval" / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+    about = [line.removeprefix("# ").split(": ", 1) for line in lines if line.startswith("#")]
+    return dict(about)
 
 
 def curves() -> str:
