@@ -88,6 +88,11 @@ def repaired_arm(profile: Profile) -> Arm:
     return Arm(REPAIRED, partial(own_and_true_pairs, profile), options, start=lambda: profile.editor)
 
 
+@cache  # to see that it is trained means to render its true pairs again
+def repaired_editor(profile: Profile) -> Editor:
+    return trained_editor(profile, repaired_arm(profile))
+
+
 # ------------------------------------------------------------------------------------ remembering
 
 REMEMBERING_STEPS = 1200
@@ -196,10 +201,11 @@ def memory_loss(
     return edit_loss(off_the_teacher, scheduler, source, target, text, empty, draws)
 
 
+@cache
 def remembering_editor(profile: Profile) -> Editor:
     """The repaired editor, after REMEMBERING_STEPS more; a training that was stopped goes on."""
     folder = model_folder(REMEMBERING)
-    trained_editor(profile, repaired_arm(profile))
+    repaired_editor(profile)
     with alone("editor-remembering", "training"):
         own = own_pairs(profile) + answered_pairs(profile, ANSWERS)
         start = str(model_folder(repaired_arm(profile).name))
@@ -223,7 +229,7 @@ def repair(profile: Profile) -> list[Point]:
     and what that one remembers."""
     editors = {
         AS_SHIPPED: partial(load_editor, profile),
-        REPAIRED: partial(trained_editor, profile, repaired_arm(profile)),
+        REPAIRED: partial(repaired_editor, profile),
         REMEMBERING: partial(remembering_editor, profile),
     }
     points = []
