@@ -148,6 +148,21 @@ def test_what_it_will_cost_is_said_first(small, capsys, tiny_profile, judged_by_
     assert "unedited: 4 edits" in capsys.readouterr().out
 
 
+def test_what_is_measured_does_not_wait_for_the_training_of_what_follows(
+    small, tiny_profile, judged_by_nobody
+):
+    unedited = small.points[0]
+
+    def still_learning(cases, seeds):
+        raise KeyboardInterrupt
+
+    trained_later = Point("trained later", 0, still_learning, editor="trained later")
+    with pytest.raises(KeyboardInterrupt):
+        measure_figure("small", [unedited, trained_later], tiny_profile, 10)
+    lines = (points.OUT / "small.jsonl").read_text().splitlines()
+    assert [json.loads(line)["edit"] for line in lines[1:]] == list(range(10))
+
+
 def test_a_figure_that_was_never_made_is_said_so():
     with pytest.raises(ValueError, match="ip2p figures nothing"):
         read_csv("nothing")

@@ -270,18 +270,22 @@ def labelled(method: str, setting: float, numbers: Sequence[int], rows: list[dic
 
 def print_estimate(todo: dict[Point, list[int]], cases: list[Case]) -> None:
     """Say what is to come: how many edits by each method, and how long they take, from two by its first
-    point."""
+    point. An editor that may have yet to be trained takes as long as the methods before it."""
     seconds: dict[str, float] = {}  # an edit
     counts: dict[str, int] = {}
     for point, numbers in todo.items():
         counts[point.method] = counts.get(point.method, 0) + len(numbers)
-        if point.method not in seconds:
-            first = numbers[:2]
-            if point.editor:  # is trained now, if it never was
-                point.edit([cases[first[0]]], first[:1])
-            begin = time.perf_counter()
-            point.edit([cases[k] for k in first], first)
-            seconds[point.method] = (time.perf_counter() - begin) / len(first)
+        if point.method in seconds:
+            continue
+        if point.editor and seconds:
+            seconds[point.method] = max(seconds.values())
+            continue
+        first = numbers[:2]
+        if point.editor:  # is trained now, if it never was
+            point.edit([cases[first[0]]], first[:1])
+        begin = time.perf_counter()
+        point.edit([cases[k] for k in first], first)
+        seconds[point.method] = (time.perf_counter() - begin) / len(first)
     for method, count in counts.items():
         each = seconds[method]
         minutes = count * each / 60
