@@ -46,11 +46,11 @@ def test_corrupted_pictures_keep_shape_and_range_and_repeat():
 
 
 def test_training_pairs_lie_side_by_side(tmp_path):
-    todo, pictures, even = training_pairs(tmp_path, ((4, 1, "wild"), (3, 2, "even")))
+    todo, pictures, mixes = training_pairs(tmp_path, ((4, 1, "wild"), (3, 2, "even")))
     again, same, _ = training_pairs(tmp_path, ((4, 1, "wild"), (3, 2, "even")))
     assert todo == again and torch.equal(pictures, same)
     assert pictures.shape == (14, 3, 128, 128) and pictures.dtype == torch.uint8
-    assert even.tolist() == [False] * 8 + [True] * 6
+    assert mixes == ["wild"] * 8 + ["even"] * 6
     for before, after in zip(todo[::2], todo[1::2], strict=True):
         assert difference(before, after) and before.seed == after.seed
 

@@ -176,6 +176,7 @@ MIXES = {
         extra=0.3,
     ),
 }
+MIXES["two"] = MIXES["wild"]._replace(count=(1, 0, 0), second=1.0)  # always with a second object
 
 
 def as_random(rng: random.Random | int) -> random.Random:

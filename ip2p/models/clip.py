@@ -29,11 +29,12 @@ from ip2p.miniworld.held_out import HELD_OUT, Edit, caption_pairs, held_out_edit
 from ip2p.models.autoencoder import decode, encode
 from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
 from ip2p.models.files import CORES, filling, half, minutes, names, write_json
-from ip2p.models.judge import SETS as JUDGE_SETS
 from ip2p.models.renders import cached_draw, cached_renders
 from ip2p.models.text_encoder import MAX_TOKENS, tokenise
 
-SETS = (*JUDGE_SETS, (5000, 2, "wild"))  # (renders, seed, mix), and an edit of each
+SETS = ((7000, 1, "wild"), (4000, 3, "even"), (5000, 2, "wild"))  # (renders, seed, mix), and an edit of each
+
+REPAINTED_SETS = 2  # of them, the first ones, from which the autoencoder repaints pairs
 
 # How often a pair is drawn that differs in these; any other once.
 OFTEN = {
@@ -262,17 +263,13 @@ def measure_edits(model: CLIP, tokenizer, work: Path, n: int) -> dict:
 
 
 class Lessons:
-    """Pictures and their scenes, in pairs: a scene beside one edit of it.
-
-    The autoencoder repaints pairs of the first sets alone, those that the judge learns from, too.
-    """
+    """Pictures and their scenes, in pairs: a scene beside one edit of it."""
 
     def __init__(self, work: Path, vae, sets: tuple, size: int, seed: int):
         self.scenes, self.pictures, _ = training_pairs(work, sets, size)
         self.weights = pair_weights(self.scenes)
         if vae is not None:
-            of_judge = 2 * sum(n for n, *_ in sets[: len(JUDGE_SETS)])
-            pictures = self.pictures[:of_judge]
+            pictures = self.pictures[: 2 * sum(n for n, *_ in sets[:REPAINTED_SETS])]
             self.repainted_rows, self.repainted = repainted_pairs(work, vae, pictures, seed=seed)
             self.weights_repainted = pair_weights([self.scenes[row] for row in self.repainted_rows.tolist()])
 

@@ -20,21 +20,21 @@ from ip2p.models.renders import cached_edits, cached_renders
 
 def training_pairs(
     work: Path, sets: tuple, size: int = 128
-) -> tuple[list[Scene], torch.Tensor, torch.Tensor]:
-    """Scenes, their pictures (n, 3, size, size) uint8, and whether each is of the mix "even", (n,) bool.
+) -> tuple[list[Scene], torch.Tensor, list[str]]:
+    """Scenes, their pictures (n, 3, size, size) uint8, and the mix that each is of.
 
     `sets`: (n, seed, mix) each. Scene 2i + 1 is a random edit of scene 2i. The pictures are kept in `work`.
     """
     todo: list[Scene] = []
-    pictures, even = [], []
+    pictures, mixes = [], []
     for n, seed, mix in sets:
         before, pictures_before = cached_renders(work, n, seed, mix, size)
         after, pictures_after = cached_edits(work, n, seed, mix, size)
         for pair in zip(before, after, strict=True):
             todo += pair
         pictures.append(torch.stack([pictures_before, pictures_after], 1).flatten(0, 1))
-        even += [mix == "even"] * (2 * n)
-    return todo, torch.cat(pictures), torch.tensor(even)
+        mixes += [mix] * (2 * n)
+    return todo, torch.cat(pictures), mixes
 
 
 def repainted_pairs(

@@ -19,11 +19,12 @@ from ip2p.models.corrupt import corrupt, repainted_pairs, training_pairs
 from ip2p.models.files import CORES, filling, half, minutes, names, write_json
 from ip2p.models.renders import cached_draw, cached_renders
 
-SETS = ((7000, 1, "wild"), (4000, 3, "even"))  # (renders, seed, mix), and an edit of each
+# (renders, seed, mix), and an edit of each
+SETS = ((7000, 1, "wild"), (4000, 3, "even"), (8000, 5, "two"))
 
-EVEN_SHARE = 0.3  # of the samples; the rest are of the mix "wild"
+SHARES = {"wild": 0.5, "even": 0.2, "two": 0.3}  # of the samples
 
-SECOND_WEIGHT = 4.0  # how often scenes with a second object are drawn, beside others of their mix
+REPAINTED = 5000  # pairs that go through the autoencoder
 
 HALF_WAY = 0.5  # share of the steps after which every second sample has been through the autoencoder
 
@@ -86,15 +87,12 @@ class Lessons:
     ones."""
 
     def __init__(self, work: Path, vae, sets: tuple, size: int, seed: int):
-        scenes, self.pictures, even = training_pairs(work, sets, size)
+        scenes, self.pictures, mixes = training_pairs(work, sets, size)
         self.truth = classes(scenes)
-        second = torch.tensor([scene.second is not None for scene in scenes])
-        often = torch.where(second, SECOND_WEIGHT, 1.0)
-        self.weights = torch.where(
-            even, EVEN_SHARE * often / often[even].sum(), (1 - EVEN_SHARE) * often / often[~even].sum()
-        )
+        self.weights = torch.tensor([SHARES[mix] / mixes.count(mix) for mix in mixes])
         if vae is not None:
-            self.repainted_rows, self.repainted = repainted_pairs(work, vae, self.pictures, seed=seed)
+            n = min(REPAINTED, len(scenes) // 2)
+            self.repainted_rows, self.repainted = repainted_pairs(work, vae, self.pictures, n, seed)
             self.weights_repainted = self.weights[self.repainted_rows]
 
     def take(
@@ -117,7 +115,7 @@ def build(
     size: int = SIZE,
     device: str | torch.device = "cpu",
     dtype: str = "auto",
-    steps: int = 6000,
+    steps: int = 8000,
     batch: int = 64,
     held_out: int = 2000,
     seed: int = 0,
