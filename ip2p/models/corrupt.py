@@ -18,9 +18,7 @@ from ip2p.models.autoencoder import SCALING_FACTOR, decode, encode
 from ip2p.models.renders import cached_edits, cached_renders
 
 
-def training_pairs(
-    work: Path, sets: tuple, size: int = 128
-) -> tuple[list[Scene], torch.Tensor, list[str]]:
+def training_pairs(work: Path, sets: tuple, size: int = 128) -> tuple[list[Scene], torch.Tensor, list[str]]:
     """Scenes, their pictures (n, 3, size, size) uint8, and the mix that each is of.
 
     `sets`: (n, seed, mix) each. Scene 2i + 1 is a random edit of scene 2i. The pictures are kept in `work`.
