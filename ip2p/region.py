@@ -15,18 +15,18 @@ A box is [left, top, right, bottom] in shares of the picture's sides, as `Region
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from ip2p.common.diffusion import embed
-from ip2p.common.durable import locked, name_of_model
-from ip2p.common.train_loop import train_loop
 from ip2p.dataset.lessons import Cache, Lessons
 from ip2p.editing import Editor
-from ip2p.profiles import Profile, load_edit_pipeline
-from ip2p.training import checksum_of_pairs, edit_loss, same_run, widen_input
+from ip2p.learning_on import learn_on
+from ip2p.profiles import Profile
+from ip2p.training import checksum_of_pairs, edit_loss, widen_input
 
 Box = Sequence[float]
 
@@ -86,29 +86,17 @@ def edit_region(
 
 
 def train_region(rows: list[dict], out: Path, profile: Profile, *, steps: int, lr: float, seed: int = 0):
-    """Teach the profile's editor to take regions, from rows as of `read_pairs` that have a "region" each, and
-    save it as a pipeline folder. An interrupted run goes on; one with other settings is a ValueError. Returns
-    (pipeline, log of `train_loop`)."""
-    settings = {"pairs": checksum_of_pairs(rows), "start": name_of_model(profile.editor)}
-    settings |= {"steps": steps, "lr": lr, "batch": profile.train_batch, "seed": seed}
-    done = out / "model_index.json"
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out, "training in"):
-        same_run(out / "work", settings, done)
-        pipe = load_edit_pipeline(profile.editor)
-        pipe.vae.requires_grad_(False)
-        pipe.text_encoder.requires_grad_(False)
-        widen_input(pipe.unet, 1)
-        pipe.to(profile.place()[0])
-        losses = region_losses(pipe, rows, out / "work" / "cache", profile)
-        options = {"seed": seed, "muon": profile.muon, "ema_decay": 0.999, "decay": 0.5, "desc": "training"}
-        log = train_loop(losses, pipe.unet, out / "work", steps=steps, lr=lr, **options)
-        if not done.exists():  # it is written last
-            pipe.save_pretrained(out)
-    return pipe, log
+    """Teach the profile's editor to take regions, from rows as of `read_pairs` that have a "region" each; see
+    `learn_on`. Returns (pipeline, log of `train_loop`)."""
+    settings = {"pairs": checksum_of_pairs(rows)}
+    losses = partial(region_losses, rows, profile)
+    widen = partial(widen_input, channels=1)
+    return learn_on(
+        profile.editor, out, profile, settings, losses, steps=steps, lr=lr, seed=seed, alter=widen
+    )
 
 
-def region_losses(pipe, rows: list[dict], cache: Path, profile: Profile):
+def region_losses(rows: list[dict], profile: Profile, pipe, cache: Path):
     """For `train_loop`: the loss of one step."""
     lessons = Lessons(pipe, rows, profile.resolution, Cache(pipe, rows, cache, profile.resolution))
     lessons.mirrorable = [False] * len(rows)  # a region lies where it lies

@@ -41,7 +41,10 @@ from ip2p.study.feedback_figures import (
     best_of,
     feedback_tuning,
     gains_over_shipped,
+    own_answers,
+    pictures_of_sheet,
     rows_of_scores,
+    sheet,
     taste,
     tuned_arms,
 )
@@ -382,6 +385,18 @@ def test_outside_of_the_miniature_world_nobody_plays_annotators(tiny_profile, cl
 
 
 # ------------------------------------------------------------------------------------ the tuned editor
+
+
+def test_of_an_editors_own_answers_the_reward_chooses_or_chance_does(small, tiny_profile, clip):
+    compared, _ = feedback_figures.pools(tiny_profile, clip)
+    feedback_figures.save_compared(compared)
+    rewards = feedback_figures.usual_reward()(feedback_figures.load_compared().told)
+    best, any_one = (own_answers(tiny_profile, by_reward) for by_reward in (True, False))
+    for number, row in enumerate(best):
+        answers_there = pictures_of_sheet(sheet(small / "out" / "feedback" / "compared", number))
+        assert row["edited_image"].tobytes() == answers_there[rewards[number].argmax()].tobytes()
+        assert any_one[number]["edited_image"].tobytes() in [answer.tobytes() for answer in answers_there]
+        assert row["edit_prompt"] == compared.cases[number].instruction == any_one[number]["edit_prompt"]
 
 
 def test_editors_learn_on_from_all_the_best_the_weighted_and_the_graded_lessons(monkeypatch):

@@ -249,7 +249,7 @@ def test_a_page_names_the_figures_that_were_measured_with_earlier_models(elsewhe
     points.write_csv("limits", rows, {"command": "none", "editor": "ours 1", "judge": "judge 2"})
     assert figures.measured_before() == "all were measured with the models that are bundled now."
     points.write_csv("limits", rows, {"command": "none", "editor": "ours 1", "judge": "judge 1"})
-    named = "measured with earlier models, named in brackets, are `limits` (judge 1)."
+    named = "some were measured with earlier models: `limits` with judge 1."
     assert figures.measured_before() == named
 
 

@@ -27,6 +27,7 @@ FLOORS = (
     ("models",),
     ("factory",),
     ("distillation", "feedback", "region"),
+    ("learning_on",),
     STAGES,
     ("backends",),
     ("dataset",),

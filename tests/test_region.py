@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ip2p import learning_on
 from ip2p.editing import load_editor
 from ip2p.miniworld import Scene, difference, judging, render
 from ip2p.miniworld.render import layout
@@ -82,18 +83,16 @@ def test_before_training_a_region_changes_nothing_and_afterwards_it_does(learner
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(learner, monkeypatch):
     profile, folder = learner
     rows = pairs_of_halves()
-    import ip2p.region
-
-    whole_loop = ip2p.region.train_loop
+    whole_loop = learning_on.train_loop
 
     def stopped(*args, **options):
         whole_loop(*args, **options, stop_after=5)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ip2p.region, "train_loop", stopped)
+    monkeypatch.setattr(learning_on, "train_loop", stopped)
     with pytest.raises(KeyboardInterrupt):
         train_region(rows, folder / "stopped", profile, steps=12, lr=2e-3)
-    monkeypatch.setattr(ip2p.region, "train_loop", whole_loop)
+    monkeypatch.setattr(learning_on, "train_loop", whole_loop)
     with pytest.raises(ValueError, match="another run, with other lr"):
         train_region(rows, folder / "stopped", profile, steps=12, lr=1e-3)
     pipe, log = train_region(rows, folder / "stopped", profile, steps=12, lr=2e-3)

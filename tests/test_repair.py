@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ip2p import learning_on
 from ip2p.common.diffusion import embed
 from ip2p.editing import load_editor
 from ip2p.miniworld import edit_kind, judging, parse
@@ -100,16 +101,16 @@ def test_remembering_that_was_stopped_goes_on_to_the_same_weights(learner, tmp_p
     lessons = pairs_in((220, 30, 30)), pairs_in((30, 30, 220))
     start = learner.editor
     whole, _ = train_remembering(*lessons, start, tmp_path / "whole", learner, steps=6, lr=1e-3)
-    whole_loop = repair.train_loop
+    whole_loop = learning_on.train_loop
 
     def stopped(*args, **options):
         whole_loop(*args, **options, stop_after=3)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(repair, "train_loop", stopped)
+    monkeypatch.setattr(learning_on, "train_loop", stopped)
     with pytest.raises(KeyboardInterrupt):
         train_remembering(*lessons, start, tmp_path / "stopped", learner, steps=6, lr=1e-3)
-    monkeypatch.setattr(repair, "train_loop", whole_loop)
+    monkeypatch.setattr(learning_on, "train_loop", whole_loop)
     with pytest.raises(ValueError, match="another run, with other own pairs"):
         others = pairs_in((30, 220, 30))
         train_remembering(lessons[0], others, start, tmp_path / "stopped", learner, steps=6, lr=1e-3)

@@ -218,7 +218,7 @@ FIGURE_10 = "Trained on all, a tenth and a hundredth of the pairs, and on unfilt
 
 POOL = Work(candidates=SELECTION_TRIPLETS * CANDIDATES)
 
-ABLATION = (ABLATION_STEPS,)
+ABLATION = (ABLATION_STEPS,)  # a training; 4 * ABLATION are four
 
 FIGURES = {
     "removal": Figure(
@@ -330,15 +330,16 @@ def measured_before() -> str:
     """Which figures were measured with other models than those that are bundled now, by the heads of their
     CSVs."""
     now = model_checksums(MINI)
-    told = []
-    for name in FIGURES:
-        if is_measured(name):
-            then = head_of_csv(name)
-            others = [f"{then[model]}" for model in now if then.get(model, now[model]) != now[model]]
-            told += [f"`{name}` ({', '.join(others)})"] if others else []
-    if not told:
+    figures_of: dict[str, list[str]] = {}  # an earlier model -> the figures that it stands in
+    for name in filter(is_measured, FIGURES):
+        then = head_of_csv(name)
+        for model, bundled in now.items():
+            if then.get(model, bundled) != bundled:
+                figures_of.setdefault(then[model], []).append(f"`{name}`")
+    if not figures_of:
         return "all were measured with the models that are bundled now."
-    return f"measured with earlier models, named in brackets, are {', '.join(told)}."
+    told = [f"{', '.join(names)} with {model}" for model, names in figures_of.items()]
+    return f"some were measured with earlier models: {'; '.join(told)}."
 
 
 def head_of_csv(name: str) -> dict[str, str]:

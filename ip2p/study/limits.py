@@ -154,11 +154,6 @@ def true_outputs(cases: list[Case], seeds: list[int]) -> list[Image.Image]:
     return [render(case.truth.after) for case in cases]
 
 
-def edit_cases(editor: Editor, cases: list[Case]) -> list[Image.Image]:
-    """The editor's answers to cases of the miniature world."""
-    return run_editor(editor, truths_of(cases), images_of(cases))
-
-
 # ------------------------------------------------------------------------------------------------- limits
 
 
@@ -297,6 +292,11 @@ def bias(profile: Profile, n: int = EDITS // 2) -> list[dict]:
             row["colour"] = reading["colour"] == case.truth.before.colour
         rows += of_method
     return rows
+
+
+def edit_cases(editor: Editor, cases: list[Case]) -> list[Image.Image]:
+    """The editor's answers to cases of the miniature world."""
+    return run_editor(editor, truths_of(cases), images_of(cases))
 
 
 def concatenated(rows: list[dict], more: list[dict]) -> list[dict]:

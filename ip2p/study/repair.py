@@ -22,11 +22,11 @@ from types import SimpleNamespace
 import torch
 
 from ip2p.common.diffusion import embed, velocity
-from ip2p.common.durable import locked, name_of_model
-from ip2p.common.train_loop import train_loop
+from ip2p.common.durable import name_of_model
 from ip2p.dataset.lessons import Cache, Lessons
 from ip2p.dataset.shards import read_pairs
 from ip2p.editing import Editor, load_editor
+from ip2p.learning_on import learn_on
 from ip2p.miniworld import edit_kind, instruction, parse
 from ip2p.miniworld.held_out import Edit, possible_edits
 from ip2p.profiles import Profile, load_edit_pipeline
@@ -53,7 +53,7 @@ from ip2p.study.points import (
     true_pair,
     truths_of,
 )
-from ip2p.training import Draws, checksum_of_pairs, edit_loss, same_run
+from ip2p.training import Draws, checksum_of_pairs, edit_loss
 
 REPAIRED, REMEMBERING = "learning on, with true pairs", "and then remembering"
 
@@ -97,7 +97,7 @@ def repaired_editor(profile: Profile) -> Editor:
 
 REMEMBERING_STEPS = 1200
 REMEMBERING_LR = 1 / 2  # of the learning rate with which the editor was trained
-TRUE_PAIRS = 200  # of each of SPACE, of UNTAUGHT three times as many
+TRUE_PAIRS = 200  # of each of SPACE, of UNTAUGHT more
 ANSWERS = 2000  # of the shipped editor's, to scenes of its own
 
 
@@ -134,28 +134,14 @@ def train_remembering(
     true: list[dict], own: list[dict], start: str, out: Path, profile: Profile, *, steps: int, lr: float
 ):
     """Teach the editor in the folder `start` from true pairs and from what the profile's editor predicts on
-    its own ones, both as rows of `read_pairs`, and save it as a pipeline folder. An interrupted run goes on;
-    one with other settings is a ValueError. Returns (pipeline, log of `train_loop`)."""
+    its own ones, both as rows of `read_pairs`; see `learn_on`. Returns (pipeline, log of `train_loop`)."""
     settings = {"pairs": checksum_of_pairs(true), "own pairs": checksum_of_pairs(own)}
-    settings |= {"start": name_of_model(start), "teacher": name_of_model(profile.editor)}
-    settings |= {"steps": steps, "lr": lr, "batch": profile.train_batch}
-    done = out / "model_index.json"
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out, "training in"):
-        same_run(out / "work", settings, done)
-        pipe = load_edit_pipeline(start)
-        pipe.vae.requires_grad_(False)
-        pipe.text_encoder.requires_grad_(False)
-        pipe.to(profile.place()[0])
-        losses = remembering_losses(pipe, true, own, out / "work" / "cache", profile)
-        options = {"muon": profile.muon, "ema_decay": 0.999, "decay": 0.5, "desc": "remembering"}
-        log = train_loop(losses, pipe.unet, out / "work", steps=steps, lr=lr, **options)
-        if not done.exists():  # it is written last
-            pipe.save_pretrained(out)
-    return pipe, log
+    settings |= {"teacher": name_of_model(profile.editor)}
+    losses = partial(remembering_losses, true, own, profile)
+    return learn_on(start, out, profile, settings, losses, steps=steps, lr=lr)
 
 
-def remembering_losses(pipe, true: list[dict], own: list[dict], cache: Path, profile: Profile):
+def remembering_losses(true: list[dict], own: list[dict], profile: Profile, pipe, cache: Path):
     """For `train_loop`: the loss of one step, half of its lessons true, half own ones."""
     rows = true + own
     lessons = Lessons(pipe, rows, profile.resolution, Cache(pipe, rows, cache, profile.resolution))
@@ -228,14 +214,14 @@ def repair(profile: Profile) -> list[Point]:
     """Does truth repair the limits, and do ordinary edits suffer? The shipped editor, what it learns on to,
     and what that one remembers."""
     editors = {
-        AS_SHIPPED: partial(load_editor, profile),
+        AS_SHIPPED: cache(partial(load_editor, profile)),
         REPAIRED: partial(repaired_editor, profile),
         REMEMBERING: partial(remembering_editor, profile),
     }
     points = []
-    for name, load in editors.items():
+    for name, editor in editors.items():
         trained = "" if name == AS_SHIPPED else name
-        points.append(Point(name, profile.image_guidance_scale, edit_function(cache(load)), editor=trained))
+        points.append(Point(name, profile.image_guidance_scale, edit_function(editor), editor=trained))
     return points
 
 
